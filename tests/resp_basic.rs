@@ -220,6 +220,8 @@ const MASTER: Flags = &[
     ("--peer", These(&["nowhere", "0.0.0.0:1", "unix:/run/a.sock"])),
     ("--log", Nothing),
     ("--new", AnythingButYesAndNo),
+    ("--users-file", Nothing),
+    ("--password-file", Nothing),
     ("--fsync", These(&["sometimes"])),
     ("--compact-min", These(&["much", "-1"])),
     ("--copies", These(&["0", "65", "some", "-1"])),

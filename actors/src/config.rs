@@ -214,6 +214,14 @@ pub struct MasterConfig {
     #[arg(long, env = "DSM_NEW")]
     pub new: bool,
 
+    /// File of the users and what each may do, in the form of Redis' ACL files; `ACL LOAD` reads it anew
+    #[arg(long, env = "DSM_USERS_FILE", value_name = "FILE")]
+    pub users_file: Option<PathBuf>,
+
+    /// File of the password that a client must give which names no user, as Redis' requirepass
+    #[arg(long, env = "DSM_PASSWORD_FILE", value_name = "FILE")]
+    pub password_file: Option<PathBuf>,
+
     /// When a write counts as written to the log
     #[arg(long, env = "DSM_FSYNC", value_name = "POLICY", value_enum, default_value = "always")]
     pub fsync: Fsync,
@@ -363,6 +371,8 @@ impl Default for MasterConfig {
             peers: Vec::new(),
             log: PathBuf::from("kv_store.log"),
             new: false,
+            users_file: None,
+            password_file: None,
             fsync: Fsync::default(),
             compact_min: ByteSize::mib(64),
             copies: CopyCount::default(),

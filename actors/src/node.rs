@@ -17,6 +17,7 @@ use crate::node_error::NodeError;
 use crate::slave::SlaveActor;
 use crate::supervision::{Dismiss, Fate, Stop};
 use actix::prelude::*;
+use dsm_protocol::acl::Accounts;
 use dsm_protocol::ids::SlaveId;
 use dsm_protocol::machine::welcome::is_outvoted;
 use dsm_protocol::record::line_bytes_max;
@@ -128,6 +129,10 @@ pub(crate) async fn open_master(
         listeners.push(open_door(&env, address, &config).await?);
     }
     journal.check(&env, &config).await?;
+    let accounts = {
+        let (users, env) = (door::accounts::read_users(&env, &config).await?, Rc::clone(&env));
+        Rc::new(Accounts::new(users, move || env.now()))
+    };
     let config = Rc::new(config);
     let bound = listeners[0].local_address().unwrap_or(listen.main);
     let address = config.advertise.clone().unwrap_or_else(|| bound.clone());
@@ -167,6 +172,7 @@ pub(crate) async fn open_master(
         fate: fate.clone(),
         cluster,
         journal: journal.of_master(&env, &config, (&address, line_bytes_max), &fate),
+        accounts,
     });
     let facts = door::server_facts(&config);
     let context = Context { env, config, facts, journal, switchboard: Rc::clone(&switchboard) };

@@ -37,6 +37,14 @@ pub enum NodeError {
         #[source]
         cause: Arc<io::Error>,
     },
+    /// A file of users or of a password is wrong.
+    #[error("{} cannot be used: {what}", path.display())]
+    Users {
+        /// The path of the file.
+        path: PathBuf,
+        /// What is wrong with it, and in which line. Never a password.
+        what: String,
+    },
     /// The log is not one that a reign may go on from.
     #[error("the log {} is damaged", path.display())]
     Corrupt {

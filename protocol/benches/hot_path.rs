@@ -11,6 +11,7 @@ use dsm_protocol::machine::master::{Directory, Entry, Slot};
 use dsm_protocol::record::{self, line_bytes_max, Operation, Place, Scanner, Step};
 use dsm_protocol::resp::{self, Conversation, Limits, Parser, Protocol, ServerFacts, Shape};
 use std::hint::black_box;
+use std::rc::Rc;
 use std::time::Duration;
 
 const PIPELINE: usize = 16;
@@ -38,7 +39,7 @@ fn resp(bench: &mut Criterion) {
     group.bench_function("parse 16 GETs", |b| b.iter_batched(|| sent.clone(), parse, BatchSize::SmallInput));
     let understand = |mut buffer: BytesMut| {
         let (mut parser, mut out) = (Parser::new(limits), Vec::new());
-        let mut conversation = Conversation::new(1, facts);
+        let mut conversation = Conversation::new(1, facts, Rc::default());
         while let Ok(Some(args)) = parser.next(&mut buffer) {
             black_box(conversation.handle(args, &mut out));
         }

@@ -61,9 +61,11 @@
 #![deny(clippy::disallowed_methods)]
 #![deny(clippy::wildcard_enum_match_arm)]
 
+pub mod acl;
 mod checksum;
 pub mod command;
 pub mod frame;
+mod glob;
 pub mod handshake;
 pub mod ids;
 pub mod info;

@@ -26,6 +26,11 @@ const PARTING_MAX: Duration = Duration::from_secs(1);
 /// that sends more is cut off.
 const READ_OFF_BYTES_MAX: usize = 2 * 1024 * 1024;
 
+/// Why a native client is refused where there are users.
+const NATIVE_UNKNOWN: &str =
+    "this master serves users who say who they are (--users-file, --password-file): use a Redis \
+                              client with AUTH";
+
 /// How many of these bytes are read at once.
 const READ_OFF_BYTES: usize = 16 * 1024;
 
@@ -100,6 +105,11 @@ async fn serve(
                 HelloRole::Master { .. } => "master link",
             });
             match hello.role {
+                // A native client cannot say who it is.
+                HelloRole::Client if context.switchboard.accounts.users().is_guarded() => {
+                    reject(outbox, NATIVE_UNKNOWN);
+                    Ok(())
+                }
                 HelloRole::Client => native_client(stream, buffer, outbox, context).await,
                 HelloRole::Slave { .. } => slave(stream, buffer, handshake, outbox, context, hello).await,
                 HelloRole::Master { .. } => peer(stream, buffer, handshake, outbox, context, hello).await,

@@ -6,6 +6,7 @@
 //!
 //! | file | is |
 //! |---|---|
+//! | `accounts` | the users, read from their files |
 //! | `accept` | the listening socket |
 //! | `connection` | the life of one connection, of whatever kind |
 //! | `meet` | the handshake; its rules are in `dsm_protocol::handshake` |
@@ -20,6 +21,7 @@
 //! | `switchboard` | what all connections share, and their way to the master |
 
 pub(crate) mod accept;
+pub(crate) mod accounts;
 pub(crate) mod admission;
 mod connection;
 pub(crate) mod counters;

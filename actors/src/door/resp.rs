@@ -1,5 +1,6 @@
 //! A Redis client's connection.
 
+use super::accounts::load;
 use super::admission::check_sizes;
 use super::counters::count;
 use super::origin::Origin;
@@ -13,6 +14,7 @@ use dsm_protocol::handshake::{AcceptEvent, Accepting};
 use dsm_protocol::ids::SessionId;
 use dsm_protocol::resp::{Conversation, Handling, Parsed, Parser};
 use std::io;
+use std::rc::Rc;
 use std::time::Duration;
 
 /// A request of more words than this is checked and handed over in turns of its own, so many words at a time.
@@ -32,7 +34,8 @@ pub(super) async fn redis(
     let id = SessionId(context.switchboard.next_id());
     let guard = SessionGuard::open(context, id, Origin::Resp, outbox);
     let mut parser = Parser::new(context.facts.limits);
-    let mut conversation = Conversation::new(id.0, context.facts).with_addresses(address, "");
+    let mut conversation = Conversation::new(id.0, context.facts, Rc::clone(&context.switchboard.accounts))
+        .with_addresses(address, "");
     let mut own = Vec::new();
     let unfinished = context.switchboard.gate.unfinished_requests.part();
     let (env, mut effects) = (&context.env, Vec::new());
@@ -43,6 +46,7 @@ pub(super) async fn redis(
         if outbox.is_ended() {
             return Ok(());
         }
+        parser.set_of_stranger(!conversation.is_known());
         let args = match parser.next_within(&mut buffer, WIDE_ARGS) {
             Ok(Parsed::Request(args)) => {
                 if !handshake.is_known() {
@@ -117,6 +121,13 @@ pub(super) async fn redis(
                     Some(refusal) => guard.refuse(coding, &refusal),
                 }
             }
+            Handling::AnsweredLate(pause) => {
+                tokio::select! {
+                    () = env.pause(pause) => guard.say(&own),
+                    () = parted(stream, &guard.session, true) => break,
+                }
+            }
+            Handling::LoadUsers => guard.say(&load(context).await),
             Handling::AnsweredAndClose => {
                 guard.say(&own);
                 break;

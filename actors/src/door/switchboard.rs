@@ -10,6 +10,7 @@ use crate::reading::READ_BYTES;
 use crate::slave_proxy::EndReason;
 use crate::turns::TurnLengths;
 use actix::prelude::Recipient;
+use dsm_protocol::acl::Accounts;
 use dsm_protocol::command::Command;
 use dsm_protocol::frame::FrameError;
 use dsm_protocol::ids::{LinkId, Millis, SessionId};
@@ -105,6 +106,8 @@ pub(crate) struct Switchboard {
     /// Writes the answers of the master's turns.
     pub(crate) flusher: Rc<Flusher>,
     pub(crate) errors: ErrorCounters,
+    /// The users, and what was refused to them.
+    pub(crate) accounts: Rc<Accounts>,
     /// Set when the node stops: connections are then neither accepted nor read.
     pub(crate) stopping: Cell<bool>,
     pub(crate) stop: Notify,
@@ -126,6 +129,7 @@ impl Switchboard {
         gate: Rc<Gate>,
         answers: AnswerPool,
         turns: Rc<TurnLengths>,
+        accounts: Rc<Accounts>,
     ) -> Self {
         Switchboard {
             answers: Rc::new(answers),
@@ -137,6 +141,7 @@ impl Switchboard {
             gate,
             links: RefCell::default(),
             errors: ErrorCounters::default(),
+            accounts,
             stopping: Cell::new(false),
             stop: Notify::new(),
             is_over_time: Cell::new(false),

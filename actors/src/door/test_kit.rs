@@ -37,7 +37,7 @@ pub(super) fn deaf_master(config: MasterConfig) -> (Context, Inbox<Arrived>) {
     let env = crate::env::real::RealEnv::new();
     let turns = TurnLengths::new(Rc::clone(&env));
     let (answers, drain) = (AnswerPool::new(usize::MAX), Drains.start().recipient());
-    let board = Switchboard::new(inbox.clone(), drain, Gate::new(&config), answers, turns);
+    let board = Switchboard::new(inbox.clone(), drain, Gate::new(&config), answers, turns, Rc::default());
     let facts = server_facts(&config);
     let (config, switchboard) = (Rc::new(config), Rc::new(board));
     (Context { env, facts, config, journal: JournalKind::default(), switchboard }, inbox)

@@ -58,6 +58,7 @@ use crate::turns::TurnLengths;
 use actix::prelude::*;
 use agenda::Agenda;
 use clients::Clients;
+use dsm_protocol::acl::Accounts;
 use dsm_protocol::ids::ClusterId;
 use dsm_protocol::machine::front::{self, Front};
 use dsm_protocol::machine::master::{self, Master};
@@ -124,6 +125,8 @@ pub(crate) struct Parts {
     /// Whose log it is, once that is known: shared with the links to other masters.
     pub(crate) cluster: Rc<Cell<Option<ClusterId>>>,
     pub(crate) journal: MakesJournal,
+    /// Who may do what.
+    pub(crate) accounts: Rc<Accounts>,
 }
 
 impl MasterActor {
@@ -137,8 +140,10 @@ impl MasterActor {
             let answers = AnswerPool::new(parts.config.max_answer_bytes.as_u64() as usize);
             let turns = TurnLengths::new(Rc::clone(&parts.env));
             let drain = ctx.address().recipient();
-            let switchboard =
-                Rc::new(Switchboard::new(for_switchboard, drain, Gate::new(&parts.config), answers, turns));
+            let switchboard = {
+                let (gate, accounts) = (Gate::new(&parts.config), Rc::clone(&parts.accounts));
+                Rc::new(Switchboard::new(for_switchboard, drain, gate, answers, turns, accounts))
+            };
             *shared_board.borrow_mut() = Some(Rc::clone(&switchboard));
             Self::new(parts, inbox, switchboard, ctx)
         });
@@ -152,7 +157,7 @@ impl MasterActor {
         switchboard: Rc<Switchboard>,
         ctx: &mut Context<Self>,
     ) -> Self {
-        let Parts { env, config, kind, address, fate, cluster, journal } = parts;
+        let Parts { env, config, kind, address, fate, cluster, journal, .. } = parts;
         let now = env.now();
         let journal = journal(ctx.address().recipient(), Rc::clone(&switchboard.turns));
         let jump_ms = (config.ack_timeout.min(config.failover_timeout).as_millis() as u64 / 4).max(100);

@@ -5,6 +5,7 @@ use super::slave_link::SlaveLink;
 use super::MasterActor;
 use crate::config::{Fsync, MasterKind};
 use crate::journal::Wording;
+use dsm_protocol::acl::IncidentKind;
 use dsm_protocol::command::ErrorWord;
 use dsm_protocol::ids::SlaveId;
 use dsm_protocol::info::{
@@ -237,6 +238,7 @@ impl MasterActor {
         let gate = &self.switchboard.gate;
         let (counters, answers) = (&gate.counters, &self.switchboard.answers);
         let (requests, frames) = (&gate.unfinished_requests, &gate.unfinished_frames);
+        let accounts = &self.switchboard.accounts;
         ClientsInfo {
             connected_clients: self.clients.len() as u64,
             connections: gate.connections() as u64,
@@ -252,6 +254,9 @@ impl MasterActor {
             unfinished_link_bytes: frames.bytes() as u64,
             links_cut: frames.cut(),
             slow_readers_cut: counters.slow_readers_cut.get(),
+            logins_failed: accounts.count(IncidentKind::Auth),
+            commands_denied: accounts.count(IncidentKind::Command),
+            keys_denied: accounts.count(IncidentKind::Key),
             handshakes_timed_out: counters.handshakes_timed_out.get(),
             protocol_errors: counters.protocol_errors.get(),
             idle_closed: counters.idle_closed.get(),

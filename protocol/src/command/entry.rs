@@ -173,6 +173,17 @@ pub(crate) enum Own {
     Reset,
     /// `CLIENT`, `CONFIG`: the second word says what to do.
     Container,
+    AclCat,
+    /// What only the users file can do.
+    AclChange,
+    AclDryrun,
+    AclGetUser,
+    AclHelp,
+    AclList,
+    AclLoad,
+    AclLog,
+    AclUsers,
+    AclWhoAmI,
     ClientGetName,
     ClientHelp,
     ClientId,

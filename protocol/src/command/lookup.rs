@@ -1,10 +1,10 @@
 //! The table of all command names of the RESP protocol, joined from the families, and the lookup in it.
 
 use super::entry::Spec;
-use super::{connection, generic, server, strings};
+use super::{acl, connection, generic, server, strings};
 
 /// The families, in the order in which `COMMAND` lists them.
-const FAMILIES: [&[Spec]; 4] = [strings::NAMES, generic::NAMES, connection::NAMES, server::NAMES];
+const FAMILIES: [&[Spec]; 5] = [strings::NAMES, generic::NAMES, connection::NAMES, server::NAMES, acl::NAMES];
 
 /// How many names there are.
 const COUNT: usize = {
@@ -100,6 +100,24 @@ pub(crate) fn find_command(name: &[u8]) -> Option<&'static Spec> {
             return COMMANDS.get(place);
         }
         slot = (slot + 1) % SLOTS;
+    }
+}
+
+/// Finds the subcommand `word` of a container, ignoring case.
+pub(crate) fn find_subcommand(container: &'static Spec, word: &[u8]) -> Option<&'static Spec> {
+    container
+        .subcommands
+        .iter()
+        .find(|spec| spec.name.as_bytes()[container.name.len() + 1..].eq_ignore_ascii_case(word))
+}
+
+/// Finds a command by its full name: `get` or `client|id`.
+pub(crate) fn find_by_full_name(name: &[u8]) -> Option<&'static Spec> {
+    let mut words = name.splitn(2, |&byte| byte == b'|');
+    let spec = find_command(words.next()?)?;
+    match words.next() {
+        None => Some(spec),
+        Some(word) => find_subcommand(spec, word),
     }
 }
 

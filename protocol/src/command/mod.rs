@@ -3,7 +3,7 @@
 //! | file | owns |
 //! |---|---|
 //! | `mod.rs` | the list of commands: their fields, and their numbers on the wire |
-//! | `strings.rs`, `generic.rs`, `server.rs`, `connection.rs` | one family each: the entries of its commands |
+//! | `strings.rs`, `generic.rs`, `server.rs`, `connection.rs`, `acl.rs` | one family each: the entries of its commands |
 //! | `entry.rs` | the types of an entry |
 //! | `words.rs` | the words of a request, and the checks of them |
 //! | `lookup.rs` | the names, and the lookup in them |
@@ -12,6 +12,7 @@
 //! A new command is a line in the list, an entry in the file of its family, and its semantics in the master machine
 //! (`machine/master/`). Everything else is derived.
 
+mod acl;
 mod connection;
 mod entry;
 mod generic;
@@ -23,7 +24,7 @@ mod words;
 
 pub use entry::{AnswerLength, Changes, CommandFacts, Operands, PromptLine};
 pub(crate) use entry::{Argument, Does, KeyList, Own, Spec};
-pub(crate) use lookup::{find_command, COMMANDS};
+pub(crate) use lookup::{find_by_full_name, find_command, find_subcommand, COMMANDS};
 pub use reply::{ErrorWord, Reply, ReplyError};
 pub(crate) use words::{Lengths, Unfit, Words};
 

@@ -347,6 +347,12 @@ sections! {
         links_cut: u64,
         /// Connections cut because they took no bytes for too long.
         slow_readers_cut: u64,
+        /// Passwords that were wrong, or of users that there are not.
+        logins_failed: u64,
+        /// Commands that their users may not use.
+        commands_denied: u64,
+        /// Commands on keys that their users may not use so.
+        keys_denied: u64,
         /// Connections closed because they did not say in time who they are.
         handshakes_timed_out: u64,
         /// Connections closed because of bytes that make no sense.

@@ -139,6 +139,9 @@ uploads_cut:0
 unfinished_link_bytes:0
 links_cut:0
 slow_readers_cut:0
+logins_failed:0
+commands_denied:0
+keys_denied:0
 handshakes_timed_out:0
 protocol_errors:0
 idle_closed:0

@@ -2,8 +2,9 @@
 //! arguments. All of it is derived from the table (`command/`); owns only its form.
 
 use super::encode::{array, bulk, error, error_parts, integer, map, null, set, status, unsigned};
-use super::{glob, Protocol};
-use crate::command::{find_command, Argument, Spec, COMMANDS};
+use super::Protocol;
+use crate::command::{find_by_full_name, find_command, find_subcommand, Argument, Spec, COMMANDS};
+use crate::glob;
 use bytes::Bytes;
 
 /// The most names that one `COMMAND INFO` or `COMMAND DOCS` may ask for, because the answer for each is long.
@@ -40,23 +41,6 @@ pub(super) fn find(args: &[Bytes], out: &mut Vec<u8>) -> Option<&'static Spec> {
 /// Appends the error for a wrong number of arguments.
 pub(super) fn wrong_arity(name: &str, out: &mut Vec<u8>) {
     error_parts(out, &[b"ERR wrong number of arguments for '", name.as_bytes(), b"' command"]);
-}
-
-fn find_subcommand(container: &'static Spec, word: &[u8]) -> Option<&'static Spec> {
-    container
-        .subcommands
-        .iter()
-        .find(|spec| spec.name.as_bytes()[container.name.len() + 1..].eq_ignore_ascii_case(word))
-}
-
-/// Finds a command by its full name: `get` or `client|id`.
-fn find_by_full_name(name: &[u8]) -> Option<&'static Spec> {
-    let mut words = name.splitn(2, |&byte| byte == b'|');
-    let spec = find_command(words.next()?)?;
-    match words.next() {
-        None => Some(spec),
-        Some(word) => find_subcommand(spec, word),
-    }
 }
 
 fn unknown_command(args: &[Bytes], out: &mut Vec<u8>) {

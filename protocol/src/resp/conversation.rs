@@ -2,23 +2,35 @@
 //! [`Command`]. Owns the connection's state (protocol version, names), never the socket, the store or the order of
 //! answers.
 
-use super::command;
 use super::encode::{array, bulk, error, error_parts, map, null, status, unsigned, verbatim};
 use super::parse::parse_integer;
-use super::{glob, Args, Limits, Protocol, Shape};
-use crate::command::{Command, Does, Lengths, Own, Unfit, Words};
+use super::{acl, command};
+use super::{Args, Limits, Protocol, Shape};
+use crate::acl::{Accounts, Denied, IncidentKind, User, DEFAULT_USER};
+use crate::command::{Command, Does, Lengths, Own, Spec, Unfit, Words};
+use crate::glob;
 use crate::ids::SlaveIdError;
 use crate::info::Sections;
 use bytes::Bytes;
+use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// The longest name that a client may give itself or its library, in bytes.
 pub const CLIENT_ATTRIBUTE_MAX: usize = 256;
 
-/// The only user there is. It has no password.
-const USER: &[u8] = b"default";
+/// How long the answer to a wrong password waits, in milliseconds, and twice as long after each further one on the connection.
+const LOGIN_PAUSE_MS: u64 = 50;
+const LOGIN_PAUSE_MS_MAX: u64 = 2000;
 
 const WRONG_PASSWORD: &str = "WRONGPASS invalid username-password pair or user is disabled.";
+const NO_AUTH: &str = "NOAUTH Authentication required.";
+const NO_AUTH_HELLO: &str = "NOAUTH HELLO must be called with the client already authenticated, otherwise the HELLO \
+     AUTH <user> <pass> option can be used to authenticate the client and select the RESP protocol version at the same time";
+const NO_PASSWORD: &str =
+    "ERR AUTH <password> called without any password configured for the default user. Are you sure \
+     your configuration is correct?";
+const NO_ACL_CHANGE: &str = "ERR users are not changed by commands: edit the users file and send ACL LOAD";
 const NOT_AN_INTEGER: &str = "ERR value is not an integer or out of range";
 const SYNTAX_ERROR: &str = "ERR syntax error";
 
@@ -69,9 +81,13 @@ pub enum Handling {
     AnsweredAndClose,
     /// Close the connection without an answer.
     Close,
+    /// A password was wrong: send the answer in `out` after this pause, and go on.
+    AnsweredLate(Duration),
+    /// Read the users anew, answer with what has become of it, and go on.
+    LoadUsers,
 }
 
-/// The state of one connection: the version of the protocol, names.
+/// The state of one connection: the version of the protocol, who it is, names.
 #[derive(Clone, Debug)]
 pub struct Conversation {
     id: u64,
@@ -82,12 +98,26 @@ pub struct Conversation {
     client_name: String,
     library_name: String,
     library_version: String,
+    accounts: Rc<Accounts>,
+    /// The name that it has proved; `None` before.
+    identity: Option<String>,
+    /// Who it is by now; `None` if it must say so first.
+    user: Option<Arc<User>>,
+    /// The users of which that is one.
+    generation: u64,
+    wrong_passwords: u32,
 }
 
 impl Conversation {
-    /// A new connection, shown as `id`, in RESP2 and without a name.
-    pub fn new(id: u64, facts: ServerFacts) -> Self {
+    /// A new connection, shown as `id`, in RESP2 and without a name, that may do what anybody may by `accounts`.
+    pub fn new(id: u64, facts: ServerFacts, accounts: Rc<Accounts>) -> Self {
+        let user = accounts.users().anonymous().cloned();
         Conversation {
+            generation: accounts.generation(),
+            accounts,
+            identity: None,
+            user,
+            wrong_passwords: 0,
             id,
             facts,
             protocol: Protocol::Resp2,
@@ -112,6 +142,16 @@ impl Conversation {
         self.protocol
     }
 
+    /// Whether it may do anything but say who it is.
+    pub fn is_known(&self) -> bool {
+        self.user.is_some()
+    }
+
+    /// The user that it is; `None` if it must say so first.
+    pub fn user(&self) -> Option<&str> {
+        self.user.as_deref().map(User::name)
+    }
+
     /// The name that the client gave itself; empty before it did.
     pub fn client_name(&self) -> &str {
         &self.client_name
@@ -133,7 +173,13 @@ impl Conversation {
             }
             return Handling::Answered;
         };
+        if !self.may(spec, &args, out) {
+            return Handling::Answered;
+        }
         match spec.does {
+            Does::Own(Own::Auth) => self.auth(&args[1..], out),
+            Does::Own(Own::Hello) => self.hello(&args[1..], out),
+            Does::Own(Own::AclLoad) => Handling::LoadUsers,
             Does::Ask(read) => {
                 let Limits { key_max, value_max, .. } = self.facts.limits;
                 match read(&mut Words::after_name(args, Lengths { key_max, value_max })) {
@@ -171,10 +217,12 @@ impl Conversation {
             },
             Own::Echo => args.iter().for_each(|message| bulk(out, message)),
             Own::Select => select(&args[0], out),
-            Own::Hello => self.hello(args, out),
-            Own::Auth => auth(args, out),
+            // Those are handled before.
+            Own::Hello | Own::Auth | Own::AclLoad => {}
             Own::Reset => {
                 self.protocol = Protocol::Resp2;
+                self.identity = None;
+                self.user = self.accounts.users().anonymous().cloned();
                 self.client_name.clear();
                 status(out, "RESET");
             }
@@ -205,6 +253,15 @@ impl Conversation {
             Own::CommandDocs => command::document(self.protocol, rest, out),
             Own::CommandInfo => command::describe(self.protocol, rest, out),
             Own::CommandList => command::list(rest, out),
+            Own::AclCat => acl::categories(rest, out),
+            Own::AclChange => error(out, NO_ACL_CHANGE),
+            Own::AclDryrun => acl::try_out(&self.accounts, &rest[0], &rest[1..], out),
+            Own::AclGetUser => acl::user(self.protocol, &self.accounts, &rest[0], out),
+            Own::AclHelp => command::help("acl", out),
+            Own::AclList => acl::list(&self.accounts, out),
+            Own::AclLog => acl::log(self.protocol, &self.accounts, rest, out),
+            Own::AclUsers => acl::names(&self.accounts, out),
+            Own::AclWhoAmI => bulk(out, self.user().unwrap_or(DEFAULT_USER).as_bytes()),
             Own::ClientHelp => command::help("client", out),
             Own::CommandHelp => command::help("command", out),
             Own::ConfigHelp => command::help("config", out),
@@ -218,14 +275,110 @@ impl Conversation {
         }
     }
 
+    /// Whether this connection may make that request; else appends why not.
+    fn may(&mut self, spec: &'static Spec, args: &[Bytes], out: &mut Vec<u8>) -> bool {
+        self.look_at_users();
+        let denied = match &self.user {
+            None => None,
+            Some(user) => match user.check(spec, args) {
+                Ok(()) => return true,
+                Err(denied) => Some((denied, user.name())),
+            },
+        };
+        // By these it says who it is, or leaves.
+        if spec.flags.contains(&"no_auth") {
+            return true;
+        }
+        match denied {
+            None => error(out, NO_AUTH),
+            Some((Denied::Command(name), user)) => {
+                self.accounts.note(IncidentKind::Command, name.as_bytes(), user, self.describe(spec.name));
+                let name = name.as_bytes();
+                error_parts(out, &[b"NOPERM this user has no permissions to run the '", name, b"' command"]);
+            }
+            Some((Denied::Key(key), user)) => {
+                self.accounts.note(IncidentKind::Key, &key, user, self.describe(spec.name));
+                error(out, "NOPERM this user has no permissions to access one of the keys used as arguments");
+            }
+        }
+        false
+    }
+
+    /// Finds out who it is among the users of now, if they have changed.
+    fn look_at_users(&mut self) {
+        if self.generation != self.accounts.generation() {
+            self.generation = self.accounts.generation();
+            let users = self.accounts.users();
+            self.user = match &self.identity {
+                None => users.anonymous(),
+                Some(name) => users.get(name).filter(|user| user.is_on()),
+            }
+            .cloned();
+        }
+    }
+
+    /// Becomes that user if the password is right; else appends that it is not, and says so.
+    fn log_in(
+        &mut self,
+        name: &[u8],
+        password: &[u8],
+        command: &str,
+        out: &mut Vec<u8>,
+    ) -> Result<(), Handling> {
+        let users = self.accounts.users();
+        if let Some(user) = users.authenticate(name, password) {
+            self.identity = Some(user.name().to_owned());
+            self.user = Some(Arc::clone(user));
+            return Ok(());
+        }
+        let pause_ms = (LOGIN_PAUSE_MS << self.wrong_passwords.min(10)).min(LOGIN_PAUSE_MS_MAX);
+        self.wrong_passwords += 1;
+        let user = String::from_utf8_lossy(command::printable(name, CLIENT_ATTRIBUTE_MAX));
+        self.accounts.note(IncidentKind::Auth, command.as_bytes(), &user, self.describe(command));
+        error(out, WRONG_PASSWORD);
+        Err(Handling::AnsweredLate(Duration::from_millis(pause_ms)))
+    }
+
+    /// `AUTH [user] password`.
+    fn auth(&mut self, args: &[Bytes], out: &mut Vec<u8>) -> Handling {
+        let (user, password) = match args {
+            [_] if self.accounts.users().anonymous().is_some() => {
+                error(out, NO_PASSWORD);
+                return Handling::Answered;
+            }
+            [password] => (DEFAULT_USER.as_bytes(), password),
+            [user, password] => (&user[..], password),
+            _ => {
+                error(out, SYNTAX_ERROR);
+                return Handling::Answered;
+            }
+        };
+        if let Err(late) = self.log_in(user, password, "auth", out) {
+            return late;
+        }
+        status(out, "OK");
+        Handling::Answered
+    }
+
+    fn hello(&mut self, args: &[Bytes], out: &mut Vec<u8>) -> Handling {
+        match self.greet(args, out) {
+            Ok(()) => Handling::Answered,
+            Err(late) => late,
+        }
+    }
+
     /// `HELLO [version [AUTH user password] [SETNAME name]]`. Changes nothing unless all of it is right.
-    fn hello(&mut self, args: &[Bytes], out: &mut Vec<u8>) {
+    fn greet(&mut self, args: &[Bytes], out: &mut Vec<u8>) -> Result<(), Handling> {
+        let wrong = |out: &mut Vec<u8>, text: &str| {
+            error(out, text);
+            Err(Handling::Answered)
+        };
         let protocol = match args.first().map(|version| parse_integer(version)) {
             None => self.protocol,
             Some(Some(2)) => Protocol::Resp2,
             Some(Some(3)) => Protocol::Resp3,
-            Some(Some(_)) => return error(out, "NOPROTO unsupported protocol version"),
-            Some(None) => return error(out, "ERR Protocol version is not an integer or out of range"),
+            Some(Some(_)) => return wrong(out, "NOPROTO unsupported protocol version"),
+            Some(None) => return wrong(out, "ERR Protocol version is not an integer or out of range"),
         };
         let mut user = None;
         let mut name = None;
@@ -233,25 +386,28 @@ impl Conversation {
         loop {
             options = match options {
                 [] => break,
-                [option, given, _password, rest @ ..] if option.eq_ignore_ascii_case(b"auth") => {
-                    user = Some(given);
+                [option, given, password, rest @ ..] if option.eq_ignore_ascii_case(b"auth") => {
+                    user = Some((given, password));
                     rest
                 }
                 [option, given, rest @ ..] if option.eq_ignore_ascii_case(b"setname") => {
                     let Some(given) = client_name(given, out) else {
-                        return;
+                        return Err(Handling::Answered);
                     };
                     name = Some(given);
                     rest
                 }
                 [option, ..] => {
                     let option = command::printable(option, 128);
-                    return error_parts(out, &[b"ERR Syntax error in HELLO option '", option, b"'"]);
+                    error_parts(out, &[b"ERR Syntax error in HELLO option '", option, b"'"]);
+                    return Err(Handling::Answered);
                 }
             };
         }
-        if user.is_some_and(|user| user != USER) {
-            return error(out, WRONG_PASSWORD);
+        match user {
+            Some((user, password)) => self.log_in(user, password, "hello", out)?,
+            None if self.user.is_none() => return wrong(out, NO_AUTH_HELLO),
+            None => {}
         }
         self.protocol = protocol;
         if let Some(name) = name {
@@ -272,6 +428,7 @@ impl Conversation {
         }
         bulk(out, b"modules");
         array(out, 0);
+        Ok(())
     }
 
     fn protocol_number(&self) -> u64 {
@@ -284,11 +441,12 @@ impl Conversation {
     /// This connection as a line of `CLIENT LIST`: the fields of Redis that mean something here.
     fn describe(&self, command: &str) -> String {
         format!(
-            "id={} addr={} laddr={} name={} db=0 cmd={command} user=default resp={} lib-name={} lib-ver={}\n",
+            "id={} addr={} laddr={} name={} db=0 cmd={command} user={} resp={} lib-name={} lib-ver={}\n",
             self.id,
             self.peer_address,
             self.local_address,
             self.client_name,
+            self.user().unwrap_or(DEFAULT_USER),
             self.protocol_number(),
             self.library_name,
             self.library_version,
@@ -411,19 +569,6 @@ fn select(index: &[u8], out: &mut Vec<u8>) {
             error(out, "ERR value is out of range, value must between -2147483648 and 2147483647");
         }
         None => error(out, NOT_AN_INTEGER),
-    }
-}
-
-fn auth(args: &[Bytes], out: &mut Vec<u8>) {
-    match args {
-        [_password] => error(
-            out,
-            "ERR AUTH <password> called without any password configured for the default user. \
-             Are you sure your configuration is correct?",
-        ),
-        [user, _password] if user == USER => status(out, "OK"),
-        [_user, _password] => error(out, WRONG_PASSWORD),
-        _ => error(out, SYNTAX_ERROR),
     }
 }
 

@@ -8,15 +8,15 @@
 //!
 //! See <https://redis.io/docs/latest/develop/reference/protocol-spec/> and `docs/FORMATS.md`.
 
+mod acl;
 mod command;
 mod conversation;
 mod encode;
-mod glob;
 mod parse;
 
 pub use conversation::{Conversation, Handling, ServerFacts, CLIENT_ATTRIBUTE_MAX};
 pub use encode::{encode_entry, encode_reply, encode_values, Shape};
-pub use parse::{Parsed, Parser, ProtocolError};
+pub use parse::{Parsed, Parser, ProtocolError, STRANGER_ARGS_MAX, STRANGER_BULK_MAX};
 
 use crate::record::PAYLOAD_BYTES_MAX;
 use bytes::Bytes;

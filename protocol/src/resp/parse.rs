@@ -20,6 +20,12 @@ pub enum ProtocolError {
     /// The number after `$` is not a number, is negative, or over [`Limits::bulk_max`].
     #[error("Protocol error: invalid bulk length")]
     InvalidBulkLength,
+    /// The number after `*` is over [`STRANGER_ARGS_MAX`], of a client that must say who it is.
+    #[error("Protocol error: unauthenticated multibulk length")]
+    StrangerArrayLength,
+    /// The number after `$` is over [`STRANGER_BULK_MAX`], of a client that must say who it is.
+    #[error("Protocol error: unauthenticated bulk length")]
+    StrangerBulkLength,
     /// An array's entry does not begin with `$`.
     #[error("Protocol error: expected '$', got '{}'", char::from(*.0))]
     ExpectedBulk(u8),
@@ -51,6 +57,8 @@ impl ProtocolError {
             ),
             ProtocolError::InvalidArrayLength
             | ProtocolError::InvalidBulkLength
+            | ProtocolError::StrangerArrayLength
+            | ProtocolError::StrangerBulkLength
             | ProtocolError::ArrayLengthTooLong
             | ProtocolError::BulkLengthTooLong
             | ProtocolError::InlineTooLong
@@ -60,6 +68,12 @@ impl ProtocolError {
     }
 }
 
+/// The most words in a request of a client that must say who it is, as in Redis.
+pub const STRANGER_ARGS_MAX: usize = 10;
+
+/// The longest of them, in bytes.
+pub const STRANGER_BULK_MAX: usize = 16 * 1024;
+
 /// Parses requests from a growing buffer.
 ///
 /// It remembers its place in an unfinished request, so every byte is looked at once, however small the pieces that
@@ -68,6 +82,7 @@ impl ProtocolError {
 #[derive(Debug)]
 pub struct Parser {
     limits: Limits,
+    is_of_stranger: bool,
     /// Bytes at the buffer's front that are parsed and belong to the request in progress.
     cursor: usize,
     /// Bytes after the cursor that are known to hold no line end.
@@ -118,6 +133,7 @@ impl Parser {
         let limits = Limits { request_bytes_max: limits.request_bytes_max.min(u32::MAX as usize), ..limits };
         Parser {
             limits,
+            is_of_stranger: false,
             cursor: 0,
             scanned: 0,
             stage: Stage::Start,
@@ -125,6 +141,11 @@ impl Parser {
             cutting: None,
             failed: None,
         }
+    }
+
+    /// Whether the next request is one of a client that must say who it is.
+    pub fn set_of_stranger(&mut self, is_of_stranger: bool) {
+        self.is_of_stranger = is_of_stranger;
     }
 
     /// Takes the next whole request off the front of `buffer`; `None` when it is not whole yet. Empty lines
@@ -194,6 +215,9 @@ impl Parser {
                         if left > self.limits.args_max {
                             return Err(ProtocolError::InvalidArrayLength);
                         }
+                        if self.is_of_stranger && left > STRANGER_ARGS_MAX {
+                            return Err(ProtocolError::StrangerArrayLength);
+                        }
                         self.pass(end + 2);
                         if left == 0 {
                             buffer.advance(self.cursor);
@@ -222,6 +246,9 @@ impl Parser {
                         .and_then(|length| usize::try_from(length).ok())
                         .filter(|&length| length <= self.limits.bulk_max())
                         .ok_or(ProtocolError::InvalidBulkLength)?;
+                    if self.is_of_stranger && length > STRANGER_BULK_MAX {
+                        return Err(ProtocolError::StrangerBulkLength);
+                    }
                     self.pass(end + 2);
                     if self.cursor.saturating_add(length).saturating_add(2) > self.limits.request_bytes_max {
                         return Err(ProtocolError::RequestTooLong);

@@ -1,4 +1,4 @@
-//! Redis' glob patterns, for `CONFIG GET` and `COMMAND LIST`. Owns the matching, never what is matched.
+//! Redis' glob patterns, for `CONFIG GET`, `COMMAND LIST` and the keys of users. Owns the matching, never what is matched.
 //!
 //! Written by hand, in sixty lines: the available crates match shell globs, with braces and paths, not Redis' patterns.
 
@@ -6,7 +6,17 @@
 /// byte that is taken literally.
 ///
 /// Goes back only to the last star, so it takes at most `pattern` times `text` steps.
-pub(super) fn matches(pattern: &[u8], text: &[u8]) -> bool {
+pub(crate) fn matches(pattern: &[u8], text: &[u8]) -> bool {
+    matches_folded(pattern, text, |byte| byte.to_ascii_lowercase())
+}
+
+/// The same with the case of letters.
+pub(crate) fn matches_exactly(pattern: &[u8], text: &[u8]) -> bool {
+    matches_folded(pattern, text, |byte| byte)
+}
+
+/// The same with bytes that are equal when `fold` makes them so.
+fn matches_folded(pattern: &[u8], text: &[u8], fold: impl Fn(u8) -> u8 + Copy) -> bool {
     let (mut p, mut t) = (0, 0);
     // The pattern after the last star, and the text that the star does not cover yet.
     let mut retry: Option<(usize, usize)> = None;
@@ -17,7 +27,7 @@ pub(super) fn matches(pattern: &[u8], text: &[u8]) -> bool {
             continue;
         }
         let step = match text.get(t) {
-            Some(&byte) => match_one(&pattern[p..], byte),
+            Some(&byte) => match_one(&pattern[p..], byte, fold),
             None if p == pattern.len() => return true,
             None => return false,
         };
@@ -37,18 +47,18 @@ pub(super) fn matches(pattern: &[u8], text: &[u8]) -> bool {
 }
 
 /// Matches one byte with the head of `pattern`; gives how many bytes of the pattern were used, if it matches.
-fn match_one(pattern: &[u8], byte: u8) -> Option<usize> {
+fn match_one(pattern: &[u8], byte: u8, fold: impl Fn(u8) -> u8) -> Option<usize> {
     match *pattern.first()? {
         b'?' => Some(1),
-        b'[' => match_set(pattern, byte),
-        b'\\' if pattern.len() > 1 => pattern[1].eq_ignore_ascii_case(&byte).then_some(2),
-        literal => literal.eq_ignore_ascii_case(&byte).then_some(1),
+        b'[' => match_set(pattern, byte, fold),
+        b'\\' if pattern.len() > 1 => (fold(pattern[1]) == fold(byte)).then_some(2),
+        literal => (fold(literal) == fold(byte)).then_some(1),
     }
 }
 
 /// A set that is never closed ends with the pattern, as in Redis.
-fn match_set(pattern: &[u8], byte: u8) -> Option<usize> {
-    let byte = byte.to_ascii_lowercase();
+fn match_set(pattern: &[u8], byte: u8, fold: impl Fn(u8) -> u8) -> Option<usize> {
+    let byte = fold(byte);
     let negated = pattern.get(1) == Some(&b'^');
     let mut at = if negated { 2 } else { 1 };
     let mut found = false;
@@ -56,7 +66,7 @@ fn match_set(pattern: &[u8], byte: u8) -> Option<usize> {
         match *pattern.get(at..).unwrap_or_default() {
             [] => break,
             [b'\\', escaped, ..] => {
-                found |= escaped.to_ascii_lowercase() == byte;
+                found |= fold(escaped) == byte;
                 at += 2;
             }
             [b']', ..] => {
@@ -64,12 +74,12 @@ fn match_set(pattern: &[u8], byte: u8) -> Option<usize> {
                 break;
             }
             [low, b'-', high, ..] => {
-                let (low, high) = (low.to_ascii_lowercase(), high.to_ascii_lowercase());
+                let (low, high) = (fold(low), fold(high));
                 found |= (low.min(high)..=low.max(high)).contains(&byte);
                 at += 3;
             }
             [literal, ..] => {
-                found |= literal.to_ascii_lowercase() == byte;
+                found |= fold(literal) == byte;
                 at += 1;
             }
         }
@@ -79,7 +89,7 @@ fn match_set(pattern: &[u8], byte: u8) -> Option<usize> {
 
 #[cfg(test)]
 mod tests {
-    use super::matches;
+    use super::{matches, matches_exactly};
 
     #[test]
     fn patterns_match_as_in_redis() {
@@ -111,7 +121,13 @@ mod tests {
             ("maxm*", "maxclients", false),
         ] {
             assert_eq!(matches(pattern.as_bytes(), text.as_bytes()), expected, "{pattern} on {text}");
+            let has_capitals = pattern.bytes().any(|byte| byte.is_ascii_uppercase());
+            let exactly = matches_exactly(pattern.as_bytes(), text.as_bytes());
+            assert_eq!(exactly, expected && !has_capitals, "{pattern} on {text}");
         }
+        assert!(
+            matches(b"[A-C]", b"b") && !matches_exactly(b"[A-C]", b"b") && matches_exactly(b"[A-C]", b"B")
+        );
     }
 
     #[test]

@@ -1,0 +1,185 @@
+//! What the connections of a node share: the users of now, and the log of what was refused.
+
+use super::users::Users;
+use crate::ids::Millis;
+use std::cell::{Cell, Ref, RefCell};
+use std::collections::VecDeque;
+use std::fmt;
+use std::sync::Arc;
+
+/// The most incidents that are kept.
+const INCIDENTS_MAX: usize = 128;
+
+/// Incidents that are alike are one, if there is no longer between them, in milliseconds.
+const ALIKE_MS: u64 = 60_000;
+
+/// How much is kept of what a client has said, in bytes.
+const OBJECT_BYTES_MAX: usize = 128;
+
+/// What was refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum IncidentKind {
+    /// Somebody said that he is somebody, and it was not right.
+    Auth,
+    /// A command.
+    Command,
+    /// A key.
+    Key,
+}
+
+impl IncidentKind {
+    /// As `ACL LOG` has it.
+    pub fn word(self) -> &'static str {
+        match self {
+            IncidentKind::Auth => "auth",
+            IncidentKind::Command => "command",
+            IncidentKind::Key => "key",
+        }
+    }
+}
+
+/// Something that was refused, once or several times.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Incident {
+    /// What was refused.
+    pub kind: IncidentKind,
+    /// The command or the key, as far as it is kept.
+    pub object: Vec<u8>,
+    /// Who asked, as he calls himself.
+    pub user: String,
+    /// His connection, as `CLIENT INFO` has it.
+    pub client: String,
+    /// How many times.
+    pub count: u64,
+    /// When it happened last.
+    pub last: Millis,
+}
+
+/// See the module.
+pub struct Accounts {
+    users: RefCell<Arc<Users>>,
+    /// Raised when there are other users.
+    generation: Cell<u64>,
+    /// The newest first.
+    incidents: RefCell<VecDeque<Incident>>,
+    counts: [Cell<u64>; 3],
+    clock: Box<dyn Fn() -> Millis>,
+}
+
+impl fmt::Debug for Accounts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Accounts").field("generation", &self.generation).finish_non_exhaustive()
+    }
+}
+
+impl Default for Accounts {
+    /// Everybody may do everything, at any time.
+    fn default() -> Self {
+        Accounts::new(Users::default(), || Millis(0))
+    }
+}
+
+impl Accounts {
+    /// These users; `clock` tells the time for the log.
+    pub fn new(users: Users, clock: impl Fn() -> Millis + 'static) -> Self {
+        Accounts {
+            users: RefCell::new(Arc::new(users)),
+            generation: Cell::new(0),
+            incidents: RefCell::default(),
+            counts: Default::default(),
+            clock: Box::new(clock),
+        }
+    }
+
+    /// The users of now.
+    pub fn users(&self) -> Arc<Users> {
+        Arc::clone(&self.users.borrow())
+    }
+
+    /// These are the users from now on, for connections that stand as well.
+    pub fn replace(&self, users: Users) {
+        *self.users.borrow_mut() = Arc::new(users);
+        self.generation.set(self.generation.get() + 1);
+    }
+
+    /// Differs whenever there are other users.
+    pub fn generation(&self) -> u64 {
+        self.generation.get()
+    }
+
+    /// Counts and notes that something was refused.
+    pub fn note(&self, kind: IncidentKind, object: &[u8], user: &str, client: String) {
+        let count = &self.counts[kind as usize];
+        count.set(count.get() + 1);
+        let now = (self.clock)();
+        let object = &object[..object.len().min(OBJECT_BYTES_MAX)];
+        let user: String = user.chars().take(OBJECT_BYTES_MAX).collect();
+        let mut incidents = self.incidents.borrow_mut();
+        let alike = incidents.iter().position(|known| {
+            known.kind == kind
+                && known.object == object
+                && known.user == user
+                && now.since(known.last) <= ALIKE_MS
+        });
+        let count = alike.and_then(|at| incidents.remove(at)).map_or(1, |known| known.count + 1);
+        incidents.push_front(Incident { kind, object: object.to_vec(), user, client, count, last: now });
+        incidents.truncate(INCIDENTS_MAX);
+    }
+
+    /// What was refused, the newest first, and how long ago in milliseconds.
+    pub fn incidents(&self) -> impl Iterator<Item = (Ref<'_, Incident>, u64)> {
+        let now = (self.clock)();
+        let incidents = self.incidents.borrow();
+        (0..incidents.len()).map(move |at| {
+            let incident = Ref::map(Ref::clone(&incidents), |all| &all[at]);
+            let age_ms = now.since(incident.last);
+            (incident, age_ms)
+        })
+    }
+
+    /// Forgets what was refused. The counts stay.
+    pub fn forget_incidents(&self) {
+        self.incidents.borrow_mut().clear();
+    }
+
+    /// How often something of that kind was refused.
+    pub fn count(&self, kind: IncidentKind) -> u64 {
+        self.counts[kind as usize].get()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::rc::Rc;
+
+    #[test]
+    fn incidents_that_are_alike_are_one_and_the_oldest_are_forgotten() {
+        let now = Rc::new(Cell::new(0));
+        let accounts = Accounts::new(Users::default(), {
+            let now = Rc::clone(&now);
+            move || Millis(now.get())
+        });
+        let told = || {
+            let all = accounts.incidents();
+            all.map(|(incident, age)| (incident.user.clone(), incident.count, age)).collect::<Vec<_>>()
+        };
+        let note = |user: &str| accounts.note(IncidentKind::Key, &[b'k'; 1000], user, String::new());
+        note("a");
+        now.set(1000);
+        note("b");
+        now.set(50_000);
+        note("a");
+        assert_eq!(told(), [("a".to_owned(), 2, 0), ("b".to_owned(), 1, 49_000)]);
+        assert_eq!(accounts.incidents().next().unwrap().0.object.len(), OBJECT_BYTES_MAX);
+        now.set(200_000);
+        note("a");
+        assert_eq!(told()[0], ("a".to_owned(), 1, 0), "too long ago");
+        (0..500).for_each(|user| note(&user.to_string()));
+        assert_eq!(told().len(), INCIDENTS_MAX);
+        assert_eq!(accounts.count(IncidentKind::Key), 504);
+        assert_eq!(accounts.count(IncidentKind::Auth), 0);
+        accounts.forget_incidents();
+        assert_eq!((told(), accounts.count(IncidentKind::Key)), (vec![], 504));
+    }
+}

@@ -1,0 +1,138 @@
+//! The answers to `ACL`, in the shapes of Redis 7, out of the users and incidents that all connections share.
+
+use super::command;
+use super::encode::{array, bulk, error, error_parts, map, null, status, unsigned};
+use super::parse::parse_integer;
+use super::Protocol;
+use crate::acl::{commands_of, Accounts, Denied, Incident, CATEGORIES};
+use bytes::Bytes;
+
+/// How many incidents `ACL LOG` shows if it is not told.
+const SHOWN_INCIDENTS: usize = 10;
+
+/// `ACL CAT [category]`.
+pub(super) fn categories(args: &[Bytes], out: &mut Vec<u8>) {
+    let names: Vec<&str> = match args {
+        [] => CATEGORIES.to_vec(),
+        [category] => {
+            let known = CATEGORIES.iter().find(|known| category.eq_ignore_ascii_case(known.as_bytes()));
+            let Some(category) = known else {
+                let category = command::printable(category, 128);
+                return error_parts(out, &[b"ERR Unknown category '", category, b"'"]);
+            };
+            commands_of(category).collect()
+        }
+        _ => return command::wrong_arity("acl|cat", out),
+    };
+    array(out, names.len());
+    names.iter().for_each(|name| bulk(out, name.as_bytes()));
+}
+
+/// `ACL LIST`.
+pub(super) fn list(accounts: &Accounts, out: &mut Vec<u8>) {
+    let users = accounts.users();
+    array(out, users.iter().count());
+    for user in users.iter() {
+        bulk(out, format!("user {} {}", user.name(), user.to_rules()).as_bytes());
+    }
+}
+
+/// `ACL USERS`.
+pub(super) fn names(accounts: &Accounts, out: &mut Vec<u8>) {
+    let users = accounts.users();
+    array(out, users.iter().count());
+    users.iter().for_each(|user| bulk(out, user.name().as_bytes()));
+}
+
+/// `ACL GETUSER name`.
+pub(super) fn user(protocol: Protocol, accounts: &Accounts, name: &[u8], out: &mut Vec<u8>) {
+    let users = accounts.users();
+    let Some(user) = std::str::from_utf8(name).ok().and_then(|name| users.get(name)) else {
+        return null(protocol, out);
+    };
+    map(protocol, out, 6);
+    bulk(out, b"flags");
+    let flags = user.flags();
+    super::encode::set(protocol, out, flags.len());
+    flags.iter().for_each(|flag| bulk(out, flag.as_bytes()));
+    bulk(out, b"passwords");
+    let passwords: Vec<String> = user.passwords().collect();
+    array(out, passwords.len());
+    passwords.iter().for_each(|hash| bulk(out, hash.as_bytes()));
+    permissions(&user.permissions(), out);
+    bulk(out, b"selectors");
+    let selectors: Vec<[String; 3]> = user.selectors().collect();
+    array(out, selectors.len());
+    for selector in selectors {
+        map(protocol, out, 3);
+        permissions(&selector, out);
+    }
+}
+
+fn permissions(rules: &[String; 3], out: &mut Vec<u8>) {
+    for (name, rules) in ["commands", "keys", "channels"].iter().zip(rules) {
+        bulk(out, name.as_bytes());
+        bulk(out, rules.as_bytes());
+    }
+}
+
+/// `ACL DRYRUN name command [arg ...]`; `words` are the request that is tried.
+pub(super) fn try_out(accounts: &Accounts, name: &[u8], words: &[Bytes], out: &mut Vec<u8>) {
+    let users = accounts.users();
+    let Some(user) = std::str::from_utf8(name).ok().and_then(|name| users.get(name)) else {
+        return error_parts(out, &[b"ERR User '", command::printable(name, 128), b"' not found"]);
+    };
+    let mut unfit = Vec::new();
+    let Some(spec) = command::find(words, &mut unfit) else {
+        let first = command::printable(&words[0], 128);
+        if unfit.starts_with(b"-ERR wrong number") {
+            return out.extend_from_slice(&unfit);
+        }
+        return error_parts(out, &[b"ERR Command '", first, b"' not found"]);
+    };
+    match user.check(spec, words) {
+        Ok(()) => status(out, "OK"),
+        Err(Denied::Command(name)) => {
+            bulk(out, format!("This user has no permissions to run the '{name}' command").as_bytes());
+        }
+        Err(Denied::Key(key)) => {
+            let key = command::printable(&key, 128);
+            bulk(out, &[b"This user has no permissions to access the '", key, b"' key"].concat());
+        }
+    }
+}
+
+/// `ACL LOG [count | RESET]`.
+pub(super) fn log(protocol: Protocol, accounts: &Accounts, args: &[Bytes], out: &mut Vec<u8>) {
+    let count = match args {
+        [] => SHOWN_INCIDENTS,
+        [reset] if reset.eq_ignore_ascii_case(b"reset") => {
+            accounts.forget_incidents();
+            return status(out, "OK");
+        }
+        [count] => match parse_integer(count) {
+            Some(count) => usize::try_from(count).unwrap_or(0),
+            None => return error(out, "ERR value is not an integer or out of range"),
+        },
+        _ => return command::wrong_arity("acl|log", out),
+    };
+    let incidents: Vec<_> = accounts.incidents().take(count).collect();
+    array(out, incidents.len());
+    for (incident, age_ms) in incidents {
+        let Incident { kind, object, user, client, count, .. } = &*incident;
+        map(protocol, out, 7);
+        bulk(out, b"count");
+        unsigned(out, *count);
+        for (name, value) in [
+            ("reason", kind.word().as_bytes()),
+            ("context", b"toplevel"),
+            ("object", object),
+            ("username", user.as_bytes()),
+            ("age-seconds", format!("{}.{:03}", age_ms / 1000, age_ms % 1000).as_bytes()),
+            ("client-info", client.trim_end().as_bytes()),
+        ] {
+            bulk(out, name.as_bytes());
+            bulk(out, value);
+        }
+    }
+}

@@ -1,0 +1,188 @@
+//! Users and passwords with real processes: who may do what on both masters, the files that say so, and what is refused.
+
+mod common;
+
+use common::cluster::{command, fails, free_ports, Node, Setup, TestCluster, MASTERS};
+use common::programs::program;
+use common::resp::{Answer, Connection};
+use common::skip::{need_program, skip};
+use common::{seconds, wait_for};
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use tempfile::TempDir;
+
+/// Anybody may look, as the tests' own probes do.
+const LOOKS: &str = "user default on nopass -@all +info +ping\n";
+
+fn ask(connection: &mut Connection, words: &str) -> Answer {
+    let words: Vec<&[u8]> = words.split(' ').map(str::as_bytes).collect();
+    connection.call(&words).expect("an answer")
+}
+
+fn error(text: &str) -> Answer {
+    Answer::Error(text.to_owned())
+}
+
+/// A file that only its owner may read.
+fn private(dir: &Path, name: &str, text: &[u8]) -> PathBuf {
+    let path = dir.join(name);
+    fs::write(&path, text).expect("a file");
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).expect("it is ours");
+    path
+}
+
+/// A cluster whose masters have users.
+fn with_users(dir: &TempDir, users: &str) -> (TestCluster, PathBuf) {
+    let path = private(dir.path(), "users.acl", format!("{LOOKS}{users}").as_bytes());
+    let setup = Setup::slaves(2).masters_with(&["--users-file", path.to_str().expect("text")]);
+    (setup.start(), path)
+}
+
+fn denied(command: &str) -> Answer {
+    error(&format!("NOPERM this user has no permissions to run the '{command}' command"))
+}
+
+#[test]
+fn each_user_may_do_his_part_on_either_master_and_after_a_failover() {
+    let dir = TempDir::new().expect("a directory");
+    let users = "user app on >app-pw ~app:* +@read +@write\nuser ops on >ops-pw ~* +@all\n";
+    let (mut cluster, _) = with_users(&dir, users);
+    let no_key = error("NOPERM this user has no permissions to access one of the keys used as arguments");
+    let mut standing = Vec::new();
+    for master in MASTERS {
+        let mut app = cluster.connect(master);
+        assert_eq!(ask(&mut app, "SET app:1 v"), denied("set"), "{master:?}");
+        let wrong = error("WRONGPASS invalid username-password pair or user is disabled.");
+        assert_eq!(ask(&mut app, "AUTH app ops-pw"), wrong);
+        assert_eq!(ask(&mut app, "AUTH app app-pw"), Answer::ok());
+        assert_eq!(ask(&mut app, "SET app:1 v"), Answer::ok());
+        assert_eq!(ask(&mut app, "GET other"), no_key);
+        assert_eq!(ask(&mut app, "FAILOVER"), denied("failover"));
+        assert_eq!(ask(&mut app, "REMOVE-SLAVE slave-1"), denied("remove-slave"));
+        let info = cluster.info(master).expect("it answers");
+        let counts = ["logins_failed", "commands_denied", "keys_denied"].map(|name| info.number(name));
+        assert_eq!(counts, [1, 3, 1], "{master:?}");
+        standing.push(app);
+    }
+    cluster.kill(Node::Master);
+    let backup = &mut standing[1];
+    wait_for("the backup serves", seconds(20), || (ask(backup, "SET app:2 w") == Answer::ok()).then_some(()));
+    assert_eq!(ask(backup, "GET app:1"), Answer::bulk("v"));
+    assert_eq!(ask(backup, "GET other"), no_key);
+    let mut ops = cluster.connect(Node::Backup);
+    assert_eq!(ask(&mut ops, "AUTH ops ops-pw"), Answer::ok());
+    assert_eq!(ask(&mut ops, "GET app:2"), Answer::bulk("w"));
+    assert_eq!(ask(&mut ops, "ACL WHOAMI"), Answer::bulk("ops"));
+    for node in cluster.nodes() {
+        let told = cluster.stderr(node);
+        assert!(!told.contains("app-pw") && !told.contains("ops-pw"), "{told}");
+    }
+}
+
+#[test]
+fn users_are_read_anew_for_connections_that_stand_and_a_wrong_file_changes_nothing() {
+    let dir = TempDir::new().expect("a directory");
+    let (cluster, path) = with_users(&dir, "user app on >a ~* +@all\n");
+    let mut app = cluster.connect(Node::Master);
+    assert_eq!(ask(&mut app, "AUTH app a"), Answer::ok());
+    assert_eq!(ask(&mut app, "SET k v"), Answer::ok());
+    private(
+        dir.path(),
+        "users.acl",
+        b"user default on nopass +info\nuser app on >a ~* +@read +nosuch +acl\n",
+    );
+    let refused = ask(&mut app, "ACL LOAD");
+    let Answer::Error(text) = &refused else { panic!("{refused:?}") };
+    let names = [path.to_str().expect("text"), "line 2", "+nosuch", "no change"];
+    assert!(names.iter().all(|name| text.contains(name)), "{text}");
+    assert_eq!(ask(&mut app, "SET k w"), Answer::ok(), "nothing has changed");
+    private(dir.path(), "users.acl", b"user default on nopass +info\nuser app on >b ~* +@read +acl\n");
+    assert_eq!(ask(&mut app, "ACL LOAD"), Answer::ok());
+    assert_eq!(ask(&mut app, "SET k x"), denied("set"));
+    assert_eq!(ask(&mut app, "GET k"), Answer::bulk("w"));
+    // Pipelined behind it, a request is judged by the new rules.
+    private(dir.path(), "users.acl", b"user default on nopass +info\nuser app off\n");
+    app.send(b"ACL LOAD\r\nGET k\r\n").expect("sent");
+    assert_eq!(app.answer().expect("an answer"), Answer::ok());
+    assert_eq!(app.answer().expect("an answer"), error("NOAUTH Authentication required."));
+}
+
+#[test]
+fn a_password_alone_keeps_strangers_out() {
+    let dir = TempDir::new().expect("a directory");
+    let path = private(dir.path(), "password", b"open sesame\n");
+    let setup = Setup::slaves(1).masters_with(&["--password-file", path.to_str().expect("text")]);
+    let mut cluster = setup.prepare();
+    cluster.start_all();
+    let mut client = wait_for("the master listens", seconds(20), || {
+        Connection::open(cluster.address(Node::Master), seconds(10)).ok()
+    });
+    assert_eq!(ask(&mut client, "GET k"), error("NOAUTH Authentication required."));
+    assert_eq!(client.call(&[b"AUTH", b"open sesame"]).expect("an answer"), Answer::ok());
+    wait_for("it serves", seconds(20), || (ask(&mut client, "SET k v") == Answer::ok()).then_some(()));
+    let mut stranger = cluster.connect(Node::Master);
+    stranger.send(b"*2\r\n$3\r\nGET\r\n$20000\r\n").expect("sent");
+    let long = error("ERR Protocol error: unauthenticated bulk length");
+    assert_eq!(stranger.answer().expect("an answer"), long);
+    stranger.wait_for_close().expect("it is closed");
+    // A native client cannot say who it is.
+    let mut native = program(env!("CARGO_BIN_EXE_dsm-client"));
+    let masters = MASTERS.map(|master| cluster.address(master).to_string()).join(",");
+    native.args(["--masters", &masters, "--timeout", "5s", "READ", "k"]).stdin(Stdio::null());
+    let output = native.output().expect("it runs");
+    let told = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(!output.status.success() && told.contains("AUTH"), "{told}");
+    if let Err(lack) = need_program("redis-cli", &["--version"], "redis-tools") {
+        return skip(a_password_alone_keeps_strangers_out, "redis-cli", &lack);
+    }
+    let port = cluster.address(Node::Master).port().to_string();
+    let mut cli = program("redis-cli");
+    cli.args(["-p", &port, "-3", "--no-auth-warning", "-a", "open sesame", "GET", "k"]).stdin(Stdio::null());
+    let said = cli.output().expect("it runs");
+    assert_eq!(String::from_utf8_lossy(&said.stdout), "v\n", "{said:?}");
+}
+
+#[test]
+fn files_that_cannot_be_used_end_a_master_with_one_line_and_no_password_in_it() {
+    let dir = TempDir::new().expect("a directory");
+    let [listen, peer] = free_ports().map(|address| address.to_string());
+    let long = vec![b'x'; 5000];
+    let cases: [(&str, &[u8], &str); 6] = [
+        ("--users-file", b"user a on >secret-word +nosuch\nuser b <secret-word\n", "line 1"),
+        ("--users-file", b"user a on \xff\n", "UTF-8"),
+        ("--password-file", b"", "empty"),
+        ("--password-file", b"\n", "empty"),
+        ("--password-file", b"secret-word\nsecond\n", "several lines"),
+        ("--password-file", &long, "4096 bytes"),
+    ];
+    for (at, (flag, text, why)) in cases.into_iter().enumerate() {
+        let path = private(dir.path(), &format!("file-{at}"), text);
+        let mut master = command(Node::Master);
+        let log = dir.path().join("kv_store.log");
+        master.args(["--listen", &listen, "--peer", &peer, "--log"]).arg(log).arg(flag).arg(&path);
+        let (code, told) = fails(master);
+        assert_eq!(code, 1, "{told}");
+        let line = told.lines().last().unwrap_or_default();
+        assert!(line.contains(why) && line.contains(path.to_str().expect("text")), "{told}");
+        assert!(!told.contains("secret-word"), "{told}");
+    }
+    let mut master = command(Node::Master);
+    master
+        .args(["--listen", &listen, "--peer", &peer, "--users-file", "/no/such/file"])
+        .current_dir(dir.path());
+    let (_, told) = fails(master);
+    assert!(told.contains("/no/such/file"), "{told}");
+}
+
+#[test]
+fn a_file_that_others_may_read_is_told() {
+    let dir = TempDir::new().expect("a directory");
+    let path = private(dir.path(), "users.acl", LOOKS.as_bytes());
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).expect("it is ours");
+    let setup = Setup::slaves(1).beside_others();
+    let cluster = setup.masters_with(&["--users-file", path.to_str().expect("text")]).start();
+    let told = cluster.stderr(Node::Master);
+    assert!(told.contains("WARN") && told.contains("chmod 600") && told.contains("users.acl"), "{told}");
+}
