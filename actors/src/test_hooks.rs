@@ -19,7 +19,7 @@ pub enum PanicPlace {
 }
 
 /// Looks at the machine of a master.
-type MasterLook = Box<dyn FnMut(&Master)>;
+pub type MasterLook = Box<dyn FnMut(&Master)>;
 
 thread_local! {
     static LOOK: RefCell<Option<MasterLook>> = const { RefCell::new(None) };
@@ -37,7 +37,7 @@ pub(crate) fn slice_keys() -> Option<usize> {
 }
 
 /// Shows the machine of each master in this thread from now on, whenever it has looked at its clock; `None`: not any more.
-pub fn look_at_masters(look: Option<Box<dyn FnMut(&Master)>>) {
+pub fn look_at_masters(look: Option<MasterLook>) {
     LOOK.set(look);
 }
 

@@ -305,16 +305,13 @@ fn habits(world: &World) -> Habits {
     }
 }
 
-async fn scenario(world: World, seed: u64, duration: Duration) -> Report {
-    if let Err(failure) = callers::check(seed) {
-        return Report { failure: Some(failure), ..Report::default() };
-    }
-    let mut shape = Shape::draw(&world);
+/// The shape of a seed's cluster.
+fn shape(world: &World, seed: u64) -> Shape {
+    let mut shape = Shape::draw(world);
     if seed % EVERYSEC_EVERY == 2 {
         shape.fsync = Fsync::Everysec;
     }
-    let is_narrow = seed % NARROW_EVERY == 1;
-    if is_narrow {
+    if is_narrow(seed) {
         shape.slave_window = bytesize::ByteSize::b(1);
     }
     if seed % SLICED_EVERY == 1 {
@@ -326,19 +323,34 @@ async fn scenario(world: World, seed: u64, duration: Duration) -> Report {
     if seed % FIXED_COPIES_EVERY == 1 {
         shape.copies = CopyCount::Fixed(1 + (seed / FIXED_COPIES_EVERY % 2) as u8);
     }
-    let removes = seed % REMOVED_EVERY == 2;
-    if removes {
+    if removes(seed) {
         shape.slaves = shape.slaves.max(3);
         shape.copies =
             [CopyCount::Half, CopyCount::Fixed(1), CopyCount::Fixed(2)][(seed / REMOVED_EVERY % 3) as usize];
     }
-    let cluster = Cluster::start(&world, shape);
+    shape
+}
+
+fn is_narrow(seed: u64) -> bool {
+    seed % NARROW_EVERY == 1
+}
+
+/// Whether an operator removes slaves.
+fn removes(seed: u64) -> bool {
+    seed % REMOVED_EVERY == 2
+}
+
+async fn scenario(world: World, seed: u64, duration: Duration) -> Report {
+    if let Err(failure) = callers::check(seed) {
+        return Report { failure: Some(failure), ..Report::default() };
+    }
+    let cluster = Cluster::start(&world, shape(&world, seed));
     cluster.set_restart_ms(0, world.random_within(0..=2000));
     let witness = Witness::listen(&world, &cluster);
     let recorder = Recorder::new(&witness);
     let stop = Rc::new(Cell::new(false));
     let mut habits = habits(&world);
-    if is_narrow {
+    if is_narrow(seed) {
         habits.pipeline = 8;
     }
     let mut clients = JoinSet::new();
@@ -347,7 +359,7 @@ async fn scenario(world: World, seed: u64, duration: Duration) -> Report {
         client.is_native = seed % NATIVE_EVERY == NATIVE_EVERY - 1 && id % 2 == 0;
         clients.spawn_local(client.run());
     }
-    let operator = removes.then(|| Operator::watch(&cluster, &witness));
+    let operator = removes(seed).then(|| Operator::watch(&cluster, &witness));
     let nemesis = Nemesis::draw(&cluster, &witness, operator.clone());
     world.say(|| format!("shape {:?} habits {habits:?} faults {:?}", cluster.shape(), nemesis.classes()));
     nemesis.rage(duration).await;
