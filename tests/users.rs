@@ -3,18 +3,24 @@
 mod common;
 
 use common::cluster::{command, fails, free_ports, Node, Setup, TestCluster, MASTERS};
-use common::programs::program;
 use common::resp::{Answer, Connection};
 use common::skip::{need_program, skip};
 use common::{seconds, wait_for};
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 use tempfile::TempDir;
 
 /// Anybody may look, as the tests' own probes do.
 const LOOKS: &str = "user default on nopass -@all +info +ping\n";
+
+/// A program that is killed if it lasts longer than a minute.
+fn program(name: &str) -> Command {
+    let mut command = Command::new("timeout");
+    command.args(["--signal=KILL", "60", name]);
+    command
+}
 
 fn ask(connection: &mut Connection, words: &str) -> Answer {
     let words: Vec<&[u8]> = words.split(' ').map(str::as_bytes).collect();
@@ -130,7 +136,7 @@ fn a_password_alone_keeps_strangers_out() {
     // A native client cannot say who it is.
     let mut native = program(env!("CARGO_BIN_EXE_dsm-client"));
     let masters = MASTERS.map(|master| cluster.address(master).to_string()).join(",");
-    native.args(["--masters", &masters, "--timeout", "5s", "READ", "k"]).stdin(Stdio::null());
+    native.args(["--masters", &masters, "READ", "k"]).stdin(Stdio::null());
     let output = native.output().expect("it runs");
     let told = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(!output.status.success() && told.contains("AUTH"), "{told}");
