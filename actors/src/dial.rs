@@ -2,7 +2,7 @@
 //!
 //! Owns the connect, this side of the handshake, whose rules are `dsm_protocol::handshake`'s, and the pauses between attempts.
 //! What a link is for, and what travels over it, is its owner's. A name with several addresses is looked up and tried by
-//! `env/names.rs`, behind [`Environment::connect`](crate::env::Environment::connect). TLS would stand between connect and
+//! `env/net/names.rs`, behind [`Environment::connect`](crate::env::Environment::connect). TLS would stand between connect and
 //! greeting.
 
 use crate::env::{Env, OsStream, Stream};

@@ -6,6 +6,7 @@
 mod crates;
 mod imports;
 mod names;
+mod sockets;
 mod sources;
 
 use sources::{product, sources, Source};
@@ -31,6 +32,12 @@ fn a_type_name_has_one_meaning() {
 #[test]
 fn imports_make_no_circle() {
     let wrong = imports::circles(&product());
+    assert!(wrong.is_empty(), "{}", lines(&wrong));
+}
+
+#[test]
+fn sockets_are_opened_in_one_place() {
+    let wrong = sockets::strays(&product());
     assert!(wrong.is_empty(), "{}", lines(&wrong));
 }
 

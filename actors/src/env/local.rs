@@ -3,9 +3,7 @@
 //!
 //! Owns the listeners by name. Everything but the network is the real environment.
 
-use super::local_listener::LocalListener;
-use super::net::{Listener, OsStream, Stream};
-use super::unix_connection::UnixConnection;
+use super::net::{Listener, LocalListener, OsStream, Stream, UnixConnection};
 use super::{Disk, Env, Environment, Locks};
 use dsm_protocol::ids::Millis;
 use futures_util::future::LocalBoxFuture;

@@ -4,22 +4,15 @@
 //! Only the real environment has threads.
 
 pub(crate) mod local;
-mod local_listener;
-mod names;
 mod net;
-mod path_listener;
 pub mod real;
 mod short_timer;
 #[cfg(feature = "sim")]
 pub mod sim;
 mod threads;
-mod unix_connection;
 
-pub use local_listener::LocalListener;
-pub use net::{Listener, OsStream, Stream};
-pub(crate) use path_listener::try_sockets_in;
-pub use path_listener::PathListener;
-pub use unix_connection::UnixConnection;
+pub(crate) use net::try_sockets_in;
+pub use net::{Listener, LocalListener, OsStream, PathListener, Stream, UnixConnection};
 
 use bytes::Bytes;
 use dsm_protocol::ids::{Epoch, Millis};

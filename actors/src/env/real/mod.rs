@@ -8,8 +8,7 @@ mod disk;
 use super::short_timer::ShortTimer;
 use super::threads::spawn_thread;
 use super::{
-    names, path_listener, Disk, Environment, Fenced, FileIdentity, Listener, LockGuard, LockSeen, Locks,
-    OsStream, PathListener, Stream,
+    net, Disk, Environment, Fenced, FileIdentity, Listener, LockGuard, LockSeen, Locks, OsStream, Stream,
 };
 use disk::RealDisk;
 use dsm_protocol::ids::Millis;
@@ -32,16 +31,12 @@ use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{mpsc, Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
-use tokio::net::TcpSocket;
 use tokio::signal::unix::{signal, SignalKind};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 /// Access rights of a master's files, which hold the values of all clients.
 const OWNER_ONLY: u32 = 0o600;
-
-/// How long the system may take to look up the name on which to listen.
-const NAME_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The real environment of one node.
 #[derive(Debug)]
@@ -111,27 +106,14 @@ impl Environment for RealEnv {
     }
 
     fn listen<'a>(&'a self, address: &'a str) -> LocalBoxFuture<'a, io::Result<Listener>> {
-        Box::pin(async move {
-            let mut last = io::Error::new(io::ErrorKind::InvalidInput, "the address names no host");
-            let found = tokio::time::timeout(NAME_TIMEOUT, names::look_up(address)).await;
-            for address in found.map_err(|_| io::Error::other("its name is not found in time"))?? {
-                let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
-                // A restart must not wait for the TIME_WAIT of its predecessor's connections.
-                socket.set_reuseaddr(true)?;
-                match socket.bind(address).and_then(|()| socket.listen(4096)) {
-                    Ok(listener) => return Ok(Listener::Tcp(listener)),
-                    Err(error) => last = error,
-                }
-            }
-            Err(last)
-        })
+        Box::pin(Listener::tcp(address))
     }
 
     fn listen_unix<'a>(&'a self, path: &'a Path, mode: u32) -> LocalBoxFuture<'a, io::Result<Listener>> {
         Box::pin(async move {
             let at = path.to_owned();
-            let made = on_thread(move || path_listener::make(&at, mode)).await??;
-            Ok(Listener::Unix(PathListener::new(path.to_owned(), made)?))
+            let made = on_thread(move || net::make_unix(&at, mode)).await??;
+            Listener::unix(path.to_owned(), made)
         })
     }
 

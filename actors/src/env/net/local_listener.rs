@@ -18,7 +18,7 @@ pub struct LocalListener {
 
 impl LocalListener {
     /// Listens at `address`; connections come through the sender.
-    pub(super) fn new(address: &str) -> (mpsc::Sender<UnixConnection>, Self) {
+    pub(in crate::env) fn new(address: &str) -> (mpsc::Sender<UnixConnection>, Self) {
         let (sender, incoming) = mpsc::channel(BACKLOG);
         (sender, LocalListener { address: address.to_owned(), incoming: RefCell::new(incoming) })
     }

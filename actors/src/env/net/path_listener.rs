@@ -10,8 +10,8 @@
 //! on the directory. (It leaves no file behind, as a lock file would; Redis removes whatever is at the path, nginx nothing.)
 
 use super::unix_connection::UnixConnection;
-use super::FileIdentity;
 use crate::address::of_unix_path;
+use crate::env::FileIdentity;
 use rustix::fs::{FileType, FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
@@ -43,7 +43,7 @@ impl PathListener {
     ///
     /// # Errors
     /// What the system says.
-    pub(super) fn new(path: PathBuf, (socket, made): (OwnedFd, FileIdentity)) -> io::Result<Self> {
+    pub(in crate::env) fn new(path: PathBuf, (socket, made): (OwnedFd, FileIdentity)) -> io::Result<Self> {
         let address = of_unix_path(&path).map_err(invalid)?;
         // From here on the drop removes the file.
         let listener = UnixListener::from_std(socket.into())?;
@@ -89,7 +89,7 @@ pub(super) fn connect(path: &Path) -> io::Result<UnixConnection> {
 /// # Errors
 /// `AddrInUse` when somebody listens there or starts to, `AlreadyExists` when a file that is no socket is there, and what the
 /// system says.
-pub(super) fn make(path: &Path, mode: u32) -> io::Result<(OwnedFd, FileIdentity)> {
+pub(in crate::env) fn make(path: &Path, mode: u32) -> io::Result<(OwnedFd, FileIdentity)> {
     let address = SocketAddrUnix::new(path)?;
     let parent = path.parent().ok_or_else(|| invalid("a socket is in a directory"))?;
     let _starting = lock(parent)?;
@@ -192,9 +192,9 @@ fn invalid(why: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> io::Erro
 
 #[cfg(test)]
 mod tests {
-    use super::super::net::{Listener, OsStream};
-    use super::super::real::RealEnv;
+    use super::super::{Listener, OsStream};
     use super::*;
+    use crate::env::real::RealEnv;
     use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
     use std::sync::Arc;
 

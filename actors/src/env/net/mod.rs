@@ -1,25 +1,48 @@
 //! Sockets behind an enum, so that simulated ones fit without a type parameter on everything.
+//!
+//! Owns what all connections can do, whatever they travel over; no socket is opened anywhere else (`tests/tidy` checks that).
+//!
+//! | file | is |
+//! |---|---|
+//! | `tcp` | sockets of TCP: how they are listened at, and what the system is told about them |
+//! | `names` | how a name is looked up, and each of its addresses dialed |
+//! | `path_listener`, `unix_connection` | the files of Unix sockets; how one is read and written |
+//! | `local_listener` | names within this process |
+//! | `../sim/net.rs` | the simulated network |
 
-use super::local_listener::LocalListener;
-use super::path_listener::{self, PathListener};
-use super::unix_connection::UnixConnection;
+mod local_listener;
+mod names;
+mod path_listener;
+mod tcp;
+mod unix_connection;
+
+pub use local_listener::LocalListener;
+pub(crate) use path_listener::try_sockets_in;
+pub use path_listener::PathListener;
+pub use unix_connection::UnixConnection;
+
+use super::FileIdentity;
 use crate::address;
 use bytes::BytesMut;
 use std::io::{self, IoSlice};
 use std::net::{IpAddr, UdpSocket};
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tokio::io::Interest;
 use tokio::net::{TcpListener, TcpStream};
 
-/// Probes without an answer until a silent peer is given up, as Redis has it.
-const KEEPALIVE_PROBES: u32 = 3;
-
-/// What the system may take and not send, in bytes.
-const UNSENT_BYTES_MAX: u32 = 64 * 1024;
-
 /// What the system may keep in a Unix socket, in bytes, of which it makes twice as many with what it needs itself. It is
 /// Linux's default, which people raise for the sake of other sockets.
 const UNIX_SEND_BYTES: usize = 104 * 1024;
+
+/// Makes a Unix socket at `path` to which those may connect whom the access rights `mode` let write. Waits for disks.
+///
+/// # Errors
+/// What the system says, as for a path at which somebody listens.
+pub(super) fn make_unix(path: &Path, mode: u32) -> io::Result<(OwnedFd, FileIdentity)> {
+    path_listener::make(path, mode)
+}
 
 /// A socket that is listened at, of one of these networks.
 #[derive(Debug)]
@@ -36,6 +59,22 @@ pub enum Listener {
 }
 
 impl Listener {
+    /// Listens at `HOST:PORT`, over TCP.
+    ///
+    /// # Errors
+    /// What the system says, as for a port in use.
+    pub(super) async fn tcp(address: &str) -> io::Result<Self> {
+        tcp::listen(address).await.map(Listener::Tcp)
+    }
+
+    /// Listens at a Unix socket that [`make_unix`] has made at `path`.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub(super) fn unix(path: PathBuf, made: (OwnedFd, FileIdentity)) -> io::Result<Self> {
+        PathListener::new(path, made).map(Listener::Unix)
+    }
+
     /// Waits for the next connection; gives the stream and the other side's address.
     ///
     /// # Errors
@@ -66,8 +105,7 @@ impl Listener {
     pub(crate) async fn is_reached_at(&self, address: &str) -> bool {
         match self {
             Listener::Tcp(listener) => {
-                let (Ok(ours), Ok(found)) = (listener.local_addr(), super::names::look_up(address).await)
-                else {
+                let (Ok(ours), Ok(found)) = (listener.local_addr(), names::look_up(address).await) else {
                     return false;
                 };
                 // Only an address of this machine can be bound.
@@ -126,7 +164,7 @@ impl OsStream {
     pub(crate) async fn connect(address: &str) -> io::Result<OsStream> {
         match address::unix_path(address) {
             Some(path) => Ok(OsStream::Unix(path_listener::connect(path)?)),
-            None => Ok(OsStream::Tcp(super::names::connect(address).await?)),
+            None => Ok(OsStream::Tcp(names::connect(address).await?)),
         }
     }
 
@@ -226,35 +264,18 @@ impl OsStream {
         Ok(())
     }
 
-    /// Lets the system probe a peer that has been silent for `idle`, and end the connection when it answers none of three
-    /// probes, a third of `idle` apart. Zero: never. As Redis does: a peer whose machine lost power says nothing at all. One
-    /// on this machine ends with its process, and the system tells so.
+    /// See [`Stream::keep_alive`]. A peer on this machine ends with its process, and the system tells so.
     pub(crate) fn keep_alive(&self, idle: Duration) {
-        use rustix::net::sockopt;
-        let OsStream::Tcp(stream) = self else { return };
-        if idle.is_zero() {
-            return;
-        }
-        // The kernel counts whole seconds, up to 32767 of them.
-        let idle = Duration::from_secs(idle.as_secs().clamp(1, 32_767));
-        let between = Duration::from_secs((idle.as_secs() / 3).max(1));
-        let set = sockopt::set_socket_keepalive(stream, true)
-            .and_then(|()| sockopt::set_tcp_keepidle(stream, idle))
-            .and_then(|()| sockopt::set_tcp_keepintvl(stream, between))
-            .and_then(|()| sockopt::set_tcp_keepcnt(stream, KEEPALIVE_PROBES));
-        // Only of a connection that has ended meanwhile, which its next read tells.
-        if let Err(error) = set {
-            log::debug!("keepalive not set error={error}");
+        match self {
+            OsStream::Tcp(stream) => tcp::keep_alive(stream, idle),
+            OsStream::Unix(_) => {}
         }
     }
 
     /// See [`Stream::show_progress`].
     fn show_progress(&self) {
         match self {
-            // Where it cannot be, a slow reader is seen less often.
-            OsStream::Tcp(stream) => {
-                drop(socket2::SockRef::from(stream).set_tcp_notsent_lowat(UNSENT_BYTES_MAX));
-            }
+            OsStream::Tcp(stream) => tcp::show_progress(stream),
             // All that its reader has not read is this side's, and it is told of room once three quarters are read.
             OsStream::Unix(stream) => {
                 let _ =
@@ -266,8 +287,7 @@ impl OsStream {
     /// See [`Stream::hold_back`].
     fn hold_back(&self) {
         match self {
-            // Where it cannot be, the end comes a moment later.
-            OsStream::Tcp(stream) => drop(rustix::net::sockopt::set_tcp_cork(stream, true)),
+            OsStream::Tcp(stream) => tcp::hold_back(stream),
             OsStream::Unix(_) => {}
         }
     }
@@ -422,23 +442,6 @@ fn drain(read: usize, most: usize, drained: &mut Option<usize>) -> io::Result<us
 #[cfg(test)]
 mod tests {
     use super::*;
-    use rustix::net::sockopt;
-
-    #[tokio::test]
-    async fn a_socket_is_probed_as_redis_probes_its_own() {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let near = OsStream::connect(&listener.local_addr().unwrap().to_string()).await.unwrap();
-        near.keep_alive(Duration::ZERO);
-        let OsStream::Tcp(stream) = &near else { panic!("over TCP") };
-        assert!(!sockopt::socket_keepalive(stream).unwrap());
-        for (idle, probed_after, apart) in [(300, 300, 100), (1, 1, 1), (1 << 20, 32_767, 10_922)] {
-            near.keep_alive(Duration::from_secs(idle));
-            assert!(sockopt::socket_keepalive(stream).unwrap());
-            assert_eq!(sockopt::tcp_keepidle(stream).unwrap(), Duration::from_secs(probed_after));
-            assert_eq!(sockopt::tcp_keepintvl(stream).unwrap(), Duration::from_secs(apart));
-            assert_eq!(sockopt::tcp_keepcnt(stream).unwrap(), 3);
-        }
-    }
 
     const ROUNDS: u32 = 20_000;
 

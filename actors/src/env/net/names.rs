@@ -63,7 +63,7 @@ async fn look_up_by(
                 let _ = sender.send(found.clone());
             }
         };
-        if let Err(error) = super::threads::spawn_thread("dsm-names", answer) {
+        if let Err(error) = super::super::threads::spawn_thread("dsm-names", answer) {
             asked().remove(address);
             return Err(error);
         }

@@ -29,7 +29,7 @@ impl UnixConnection {
     ///
     /// # Errors
     /// What the system says.
-    pub(super) fn new(socket: impl Into<UnixStream>) -> io::Result<Self> {
+    pub(in crate::env) fn new(socket: impl Into<UnixStream>) -> io::Result<Self> {
         let socket = socket.into();
         socket.set_nonblocking(true)?;
         Ok(UnixConnection { socket: pipe::Receiver::from_owned_fd_unchecked(OwnedFd::from(socket))? })
@@ -39,7 +39,7 @@ impl UnixConnection {
     ///
     /// # Errors
     /// What the system says.
-    pub(super) fn pair() -> io::Result<(Self, Self)> {
+    pub(in crate::env) fn pair() -> io::Result<(Self, Self)> {
         let (near, far) = UnixStream::pair()?;
         Ok((UnixConnection::new(near)?, UnixConnection::new(far)?))
     }
