@@ -844,8 +844,8 @@ impl Salvage {
     /// Asks the holder that is asked least; false when that must wait.
     fn ask(&mut self, now: Millis, number: usize, effects: &mut Vec<Effect>) -> bool {
         let Some((key, stamp, holders)) = self.copies.at(number, &self.lineage) else { return true };
-        let has_it = |helper: &&mut Helper| holders & 1 << helper.place != 0;
-        let linked = |(_, helper): &(&SlaveId, &mut Helper)| has_it(&helper) && helper.is_admitted;
+        let linked =
+            |(_, helper): &(&SlaveId, &mut Helper)| holders & 1 << helper.place != 0 && helper.is_admitted;
         let best = self.helpers.iter_mut().filter(linked).min_by_key(|(_, helper)| helper.asked);
         let Some((id, helper)) = best else {
             let holder = self.helpers.iter().find(|(_, helper)| holders & 1 << helper.place != 0);

@@ -71,10 +71,9 @@ impl Log {
         let (mut scanner, mut rest) = (Scanner::new(1 << 20), &self.bytes[..]);
         while !rest.is_empty() {
             let before = scanner.position().offset;
-            match scanner.next(rest) {
-                Step::Record { record, .. } => take(&record),
-                other => panic!("{other:?}"),
-            }
+            let step = scanner.next(rest);
+            let Step::Record { record, .. } = step else { panic!("{step:?}") };
+            take(&record);
             rest = &rest[(scanner.position().offset - before) as usize..];
         }
         scanner.position()
@@ -156,11 +155,9 @@ impl Bench {
 
     /// What is asked: link, key, version.
     fn asked(effects: &[Effect]) -> Vec<(u64, String, Stamp)> {
-        let asked = effects.iter().filter_map(|effect| match effect {
-            Effect::Read { link, stamp, key, .. } => {
-                Some((link.0, String::from_utf8_lossy(key).into_owned(), *stamp))
-            }
-            _ => None,
+        let asked = effects.iter().filter_map(|effect| {
+            let Effect::Read { link, stamp, key, .. } = effect else { return None };
+            Some((link.0, String::from_utf8_lossy(key).into_owned(), *stamp))
         });
         let mut asked: Vec<_> = asked.collect();
         asked.sort_by(|one, other| one.1.cmp(&other.1));
@@ -393,9 +390,9 @@ fn strangers_latecomers_and_restarted_slaves_have_no_part_in_it() {
         cluster: Some(ClusterId(cluster)),
         seen: None,
     };
-    let refused = |effects: Vec<Effect>| match effects.first() {
-        Some(Effect::Refuse { why, .. }) => Some(why.clone()),
-        _ => None,
+    let refused = |effects: Vec<Effect>| {
+        let Some(Effect::Refuse { why, .. }) = effects.first() else { return None };
+        Some(why.clone())
     };
     let other = refused(bench.step(came(1, "other", 1, 8)));
     assert!(
