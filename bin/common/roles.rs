@@ -199,6 +199,10 @@ fn die_with(parent: Option<i32>) -> anyhow::Result<()> {
 }
 
 fn serve(config: NodeConfig) -> anyhow::Result<()> {
+    let reload = match &config {
+        NodeConfig::Master(_, config) => config.tls.is_on().then(|| config.tls_reload.clone()),
+        NodeConfig::Slave(config) => config.tls.is_on().then(|| config.tls_reload.clone()),
+    };
     let system = actix_rt::System::new();
     system.block_on(async move {
         let mut interrupt = signal(SignalKind::interrupt()).context("cannot wait for SIGINT")?;
@@ -213,7 +217,10 @@ fn serve(config: NodeConfig) -> anyhow::Result<()> {
                 tokio::select! {
                     _ = interrupt.recv() => {}
                     _ = terminate.recv() => {}
-                    () = cli::hung_up(&mut hangup) => if !at_terminal {
+                    () = cli::hung_up(&mut hangup) => if let Some(reload) = &reload {
+                        reload.ask();
+                        continue;
+                    } else if !at_terminal {
                         log::info!(
                             "SIGHUP ignored: no file is read again, and the output belongs to whoever started this"
                         );
