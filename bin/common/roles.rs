@@ -217,14 +217,18 @@ fn serve(config: NodeConfig) -> anyhow::Result<()> {
                 tokio::select! {
                     _ = interrupt.recv() => {}
                     _ = terminate.recv() => {}
-                    () = cli::hung_up(&mut hangup) => if let Some(reload) = &reload {
-                        reload.ask();
-                        continue;
-                    } else if !at_terminal {
-                        log::info!(
-                            "SIGHUP ignored: no file is read again, and the output belongs to whoever started this"
-                        );
-                        continue;
+                    () = cli::hung_up(&mut hangup) => match (at_terminal, &reload) {
+                        (true, _) => {}
+                        (false, Some(reload)) => {
+                            reload.ask();
+                            continue;
+                        }
+                        (false, None) => {
+                            log::info!(
+                                "SIGHUP ignored: no file is read again, and the output belongs to whoever started this"
+                            );
+                            continue;
+                        }
                     }
                 }
                 match ask.take() {
