@@ -4,6 +4,7 @@
 //! Apart from `testing.rs`, which builds on the actors: these are called by them.
 
 use dsm_protocol::ids::SlaveId;
+use dsm_protocol::machine::master::Master;
 use std::cell::{Cell, RefCell};
 
 /// A place in a running node where a test can have the code panic.
@@ -17,7 +18,11 @@ pub enum PanicPlace {
     LogRead,
 }
 
+/// Looks at the machine of a master.
+pub type MasterLook = Box<dyn FnMut(&Master)>;
+
 thread_local! {
+    static LOOK: RefCell<Option<MasterLook>> = const { RefCell::new(None) };
     static PANIC_AT: RefCell<Option<PanicPlace>> = const { RefCell::new(None) };
     static SLICE_KEYS: Cell<Option<usize>> = const { Cell::new(None) };
 }
@@ -29,6 +34,15 @@ pub fn set_slice_keys(keys: Option<usize>) {
 
 pub(crate) fn slice_keys() -> Option<usize> {
     SLICE_KEYS.get()
+}
+
+/// Shows the machine of each master in this thread from now on, whenever it has looked at its clock; `None`: not any more.
+pub fn look_at_masters(look: Option<MasterLook>) {
+    LOOK.set(look);
+}
+
+pub(crate) fn looked_at_clock(master: &Master) {
+    LOOK.with_borrow_mut(|look| look.iter_mut().for_each(|look| look(master)));
 }
 
 /// Lets whoever of this thread's nodes comes to `place` first panic there, once.

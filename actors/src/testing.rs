@@ -37,7 +37,7 @@ use tokio::sync::Notify;
 use tokio::task::LocalSet;
 use tokio::time::Instant;
 
-pub use crate::test_hooks::{panic_at, set_slice_keys, PanicPlace};
+pub use crate::test_hooks::{look_at_masters, panic_at, set_slice_keys, MasterLook, PanicPlace};
 
 /// How long after a test its actors may take to end, in virtual time.
 const END_LIMIT: Duration = Duration::from_secs(60);

@@ -167,6 +167,16 @@ mod on {
         RepairCopiesOlder,
         /// Copies stay where they are, however slaves come and go.
         MisplacedCopiesStay,
+        /// The copies of a slave that is drained count.
+        LeavingCopiesCount,
+        /// A drained slave is let go without a last walk that finds all copies of its keys elsewhere.
+        DrainSkipsLastWalk,
+        /// A drained slave is let go before the others have acknowledged what they were sent.
+        DrainUnacked,
+        /// A slave that is lost during the last walk of a drain does not put that in doubt.
+        DrainForgetsLoss,
+        /// A removed slave that is started anew is drained again.
+        RemovalOutlivesProcess,
         /// Lost redundancy is not reported.
         LackNotTold,
         /// A client gives a master that hangs all of a request's time.

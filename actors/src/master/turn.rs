@@ -26,6 +26,8 @@ impl MasterActor {
         self.silence.tick();
         self.log.advance();
         self.step(now, master::Event::Tick);
+        #[cfg(feature = "testing")]
+        crate::test_hooks::looked_at_clock(&self.machine);
         self.step_front(now, front::Event::Tick);
         self.tick_reign(now);
         self.perform_reign(now);

@@ -388,6 +388,58 @@ fn a_write_is_done_while_a_read_before_it_waits_for_its_slave() {
     });
 }
 
+/// The next read that one of these slaves is asked, and when. Writes and pings are acknowledged on the way.
+async fn next_read(slaves: &mut [Slave; 3]) -> Instant {
+    loop {
+        let [one, two, three] = slaves;
+        let (slave, message) = tokio::select! {
+            biased;
+            message = one.link.message() => (one, message),
+            message = two.link.message() => (two, message),
+            message = three.link.message() => (three, message),
+        };
+        match message.expect("the link stands") {
+            Message::Read { .. } => return Instant::now(),
+            Message::Write { .. } | Message::Ping => {
+                slave.counted += 1;
+                slave.ack().await;
+            }
+            Message::Control(_) => {}
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+/// A long value has a tenth of a second and more until the second one of its two holders is asked.
+#[test]
+fn a_short_value_does_not_wait_until_a_long_one_is_asked_of_a_second_slave() {
+    World::run(1, |world| async move {
+        let alone = Alone::start(&world);
+        let slaves =
+            [alone.slave("one", 1).await, alone.slave("two", 2).await, alone.slave("three", 3).await];
+        let mut slaves = slaves;
+        let (mut client, mut other) = (alone.client().await, alone.client().await);
+        let (long, short) = ("v".repeat(1 << 20), "v");
+        client.send(&["SET", "long", &long]).await;
+        other.send(&["SET", "short", short]).await;
+        let written = async { (client.line().await, other.line().await) };
+        tokio::select! {
+            biased;
+            _ = next_read(&mut slaves) => panic!("nothing is asked"),
+            (one, another) = written => assert_eq!((one.as_deref(), another.as_deref()), (Some("+OK"), Some("+OK"))),
+        }
+        client.send(&["GET", "long"]).await;
+        next_read(&mut slaves).await;
+        // By then the look at the long one is set for later.
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        other.send(&["GET", "short"]).await;
+        let asked = next_read(&mut slaves).await;
+        let again = next_read(&mut slaves).await;
+        let took = again - asked;
+        assert!(took < Duration::from_millis(30), "the second one is asked after {took:?}");
+    });
+}
+
 #[test]
 fn a_slave_that_never_acknowledges_is_removed_at_the_timeout_and_substituted() {
     World::run(1, |world| async move {

@@ -20,6 +20,7 @@ mod moved;
 #[cfg(feature = "mutants")]
 mod mutants;
 mod nemesis;
+mod operator;
 mod repaired;
 mod seed;
 mod short;
@@ -71,6 +72,7 @@ struct Summary {
     windows: BTreeMap<Window, u64>,
     second_blows: u64,
     damages: u64,
+    let_go: u64,
     answers: BTreeMap<String, u64>,
     failures: Vec<(u64, seed::Failure)>,
 }
@@ -88,6 +90,7 @@ impl Summary {
         }
         self.second_blows += report.tally.second_blows;
         self.damages += report.damages;
+        self.let_go += report.let_go;
         for (answer, count) in report.answers {
             *self.answers.entry(answer).or_default() += count;
         }
@@ -113,8 +116,8 @@ impl Summary {
         println!("faults: {}", line(&Class::ALL, &self.faults));
         println!("struck in windows: {}", line(&Window::ALL, &self.windows));
         println!(
-            "struck in the recovery from another: {}; damaged logs: {}",
-            self.second_blows, self.damages
+            "struck in the recovery from another: {}; damaged logs: {}; slaves let go: {}",
+            self.second_blows, self.damages, self.let_go
         );
     }
 
@@ -134,6 +137,7 @@ impl Summary {
             }
             assert!(self.second_blows > 0, "nothing has struck in the recovery from something else");
             assert!(self.damages > 0, "no log was damaged");
+            assert!(self.let_go > 0, "no slave was let go");
             assert!(self.answers.contains_key("READONLY"), "no write was refused by a full disk");
         }
     }

@@ -67,6 +67,11 @@ fn finders(mutant: Mutant) -> &'static [Check] {
         Mutant::DoneWithoutAck => &[Check::DoneIsAcknowledged],
         Mutant::RoomIgnored => &[Check::Room],
         Mutant::LostCopiesStayLost | Mutant::MisplacedCopiesStay => &[Check::Repairs],
+        Mutant::LeavingCopiesCount
+        | Mutant::DrainSkipsLastWalk
+        | Mutant::DrainUnacked
+        | Mutant::DrainForgetsLoss
+        | Mutant::RemovalOutlivesProcess => &[Check::LetGo],
         // A version has two values, which a read shows, too.
         Mutant::RepairCopiesOlder => &[Check::OneValue, Check::Linearizable],
         Mutant::LackNotTold => &[Check::Told],

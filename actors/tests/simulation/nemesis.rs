@@ -4,8 +4,10 @@
 
 use crate::clients::Answer;
 use crate::cluster::{Cluster, Node};
+use crate::operator::Operator;
 use crate::windows::{Window, Windows};
 use crate::witness::Witness;
+use bytesize::ByteSize;
 use dsm::config::Fsync;
 use dsm::env::sim::{DiskFault, DiskSettings, Loss, Moment, NetSettings, Process, World};
 use std::cell::{Cell, RefCell};
@@ -33,10 +35,12 @@ pub(crate) enum Class {
     Drift,
     Handover,
     Stop,
+    Remove,
+    LittleRoom,
 }
 
 impl Class {
-    pub(crate) const ALL: [Class; 17] = [
+    pub(crate) const ALL: [Class; 19] = [
         Class::Kill,
         Class::KillAll,
         Class::Pause,
@@ -54,7 +58,14 @@ impl Class {
         Class::Drift,
         Class::Handover,
         Class::Stop,
+        Class::Remove,
+        Class::LittleRoom,
     ];
+
+    /// Whether it is drawn for a seed. Else it is for seeds of an operator who removes slaves.
+    fn is_drawn(self) -> bool {
+        !matches!(self, Class::Remove | Class::LittleRoom)
+    }
 }
 
 /// What is done at an aimed moment, to the process that is in the middle of it.
@@ -81,6 +92,12 @@ struct Aim {
     is_second: bool,
 }
 
+/// Of the faults of a seed with an operator who removes slaves, so many are removals, beside those that are drawn.
+const REMOVALS_PER_MILLE: u64 = 400;
+
+/// So many removals are followed by a fault before they can be over.
+const REMOVALS_STRUCK_PER_MILLE: u64 = 700;
+
 /// How many aims wait at a time: the oldest makes room, for its moment may never come.
 const AIMS_MAX: usize = 4;
 
@@ -102,6 +119,9 @@ pub(crate) struct Nemesis(Rc<State>);
 struct State {
     cluster: Cluster,
     witness: Witness,
+    operator: Option<Operator>,
+    /// Slaves that have little room.
+    cramped: RefCell<BTreeSet<Node>>,
     classes: BTreeSet<Class>,
     pause_ms: (u64, u64),
     aimed_per_mille: u64,
@@ -114,10 +134,14 @@ struct State {
 }
 
 impl Nemesis {
-    /// Draws the faults of a seed.
-    pub(crate) fn draw(cluster: &Cluster, witness: &Witness) -> Self {
+    /// Draws the faults of a seed. With an operator who removes slaves, that is the most frequent one.
+    pub(crate) fn draw(cluster: &Cluster, witness: &Witness, operator: Option<Operator>) -> Self {
         let world = cluster.world();
-        let mut classes: BTreeSet<Class> = Class::ALL.into_iter().filter(|_| world.chance(350)).collect();
+        let is_drawn = |class: &Class| class.is_drawn() && world.chance(350);
+        let mut classes: BTreeSet<Class> = Class::ALL.into_iter().filter(is_drawn).collect();
+        if operator.is_some() {
+            classes.extend([Class::Kill, Class::Pause, Class::Remove, Class::LittleRoom]);
+        }
         if cluster.shape().fsync != Fsync::Always {
             // What was acknowledged may be gone then: nothing is promised.
             classes.remove(&Class::PowerCut);
@@ -137,6 +161,8 @@ impl Nemesis {
         Nemesis(Rc::new(State {
             cluster: cluster.clone(),
             witness: witness.clone(),
+            operator,
+            cramped: RefCell::default(),
             classes,
             pause_ms: (low, low * world.random_within(2..=8)),
             aimed_per_mille: [0, 300, 700][world.random_within(0..=2) as usize],
@@ -205,6 +231,8 @@ impl Nemesis {
                 let windows: Vec<Window> = Window::ALL.into_iter().filter(is_there).collect();
                 let window = self.one_of(&windows);
                 self.arm(window, false);
+            } else if self.0.operator.is_some() && self.world().chance(REMOVALS_PER_MILLE) {
+                self.strike(Class::Remove);
             } else {
                 self.strike(self.one_of(&classes));
             }
@@ -232,6 +260,9 @@ impl Nemesis {
             }
         }
         self.0.cluster.launch_all();
+        for node in self.0.cramped.take() {
+            self.change_room(node, None);
+        }
     }
 
     fn any_node(&self) -> Node {
@@ -326,11 +357,71 @@ impl Nemesis {
                 }
             }
             Class::Handover => self.ask_handover(),
+            Class::Remove => self.remove(),
+            Class::LittleRoom => {
+                let node = self.any_slave();
+                if self.change_room(node, Some(ByteSize::b(self.within(500, 20_000)))) {
+                    self.count(class);
+                }
+                self.0.witness.room_is_scarce();
+                self.0.cramped.borrow_mut().insert(node);
+                let nemesis = self.clone();
+                let ms = self.within(500, 6000);
+                world.later(Duration::from_millis(ms), move |_| {
+                    if nemesis.0.cramped.borrow_mut().remove(&node) {
+                        nemesis.change_room(node, None);
+                    }
+                });
+            }
             Class::Stop => {
                 if cluster.stop(self.any_node()) {
                     self.count(class);
                 }
             }
+        }
+    }
+
+    fn any_slave(&self) -> Node {
+        Node::Slave(self.within(1, self.0.cluster.shape().slaves as u64) as usize)
+    }
+
+    /// Starts a slave anew with so much room. Whether it runs.
+    fn change_room(&self, node: Node, room: Option<ByteSize>) -> bool {
+        self.0.cluster.set_memory(node, room);
+        let process = self.0.cluster.process(node);
+        process.inspect(|process| self.world().kill(process)).is_some()
+    }
+
+    /// An operator has a slave drained; then something else happens, to any node.
+    fn remove(&self) {
+        let Some(operator) = self.0.operator.clone() else { return };
+        let nemesis = self.clone();
+        let env = self.world().env(&self.world().machine("operator-machine"), "operator");
+        let (node, master) = (self.any_slave(), Cluster::masters()[self.within(0, 1) as usize].clone());
+        tokio::task::spawn_local(async move {
+            if operator.remove(&env, node, &master).await {
+                nemesis.count(Class::Remove);
+                if !nemesis.0.is_over.get() && nemesis.world().chance(REMOVALS_STRUCK_PER_MILLE) {
+                    let (after, ms) = (nemesis.within(0, 80), nemesis.within(10, 3000));
+                    let (victim, is_pause) = (nemesis.any_of(node), nemesis.world().chance(500));
+                    nemesis.world().clone().later(Duration::from_millis(after), move |_| {
+                        match (nemesis.0.is_over.get(), is_pause) {
+                            (true, _) => {}
+                            (false, true) => nemesis.pause(victim, ms),
+                            (false, false) => nemesis.kill(victim),
+                        }
+                    });
+                }
+            }
+        });
+    }
+
+    /// A node that has to do with the removal of a slave: often another slave, at times itself, or a master.
+    fn any_of(&self, removed: Node) -> Node {
+        match self.within(0, 9) {
+            0 => self.any_master(),
+            1 => removed,
+            _ => self.any_slave(),
         }
     }
 

@@ -7,6 +7,7 @@ use crate::damage;
 use crate::lost;
 use crate::moved;
 use crate::nemesis::{Nemesis, Tally};
+use crate::operator::Operator;
 use crate::repaired;
 use crate::short;
 use crate::witness::Witness;
@@ -48,6 +49,9 @@ const FIXED_COPIES_EVERY: u64 = 4;
 
 /// In one seed of so many, slaves lose all that they hold at the end.
 const EMPTIED_EVERY: u64 = 2;
+
+/// In one seed of so many, an operator removes slaves, and others have little room.
+const REMOVED_EVERY: u64 = 5;
 
 /// In one seed of so many, the primary hangs at the end.
 const HUNG_EVERY: u64 = 4;
@@ -133,6 +137,8 @@ pub(crate) enum Check {
     Room,
     /// Lost copies are made again.
     Repairs,
+    /// A slave that was removed is let go, and only when the others have all copies of its keys.
+    LetGo,
     /// What the cluster is short of is told, until it is over.
     Told,
     /// A client reaches the master that serves within a request's time, though others hang.
@@ -178,6 +184,8 @@ pub(crate) struct Report {
     pub(crate) tally: Tally,
     /// How often the log was damaged at the end.
     pub(crate) damages: u64,
+    /// How many slaves were drained.
+    pub(crate) let_go: u64,
     pub(crate) answers: BTreeMap<String, u64>,
     /// Why the seed failed.
     pub(crate) failure: Option<Failure>,
@@ -218,6 +226,7 @@ pub(crate) fn guarded<F: Future<Output = Report>>(seed: u64, scenario: impl FnOn
     WATCHED.set(true);
     let ran = std::panic::catch_unwind(AssertUnwindSafe(|| World::run(seed, scenario)));
     WATCHED.set(false);
+    dsm::testing::look_at_masters(None);
     let panics = PANICS.take();
     let mut report = ran.unwrap_or_default();
     if !panics.is_empty() {
@@ -296,16 +305,13 @@ fn habits(world: &World) -> Habits {
     }
 }
 
-async fn scenario(world: World, seed: u64, duration: Duration) -> Report {
-    if let Err(failure) = callers::check(seed) {
-        return Report { failure: Some(failure), ..Report::default() };
-    }
-    let mut shape = Shape::draw(&world);
+/// The shape of a seed's cluster.
+fn shape(world: &World, seed: u64) -> Shape {
+    let mut shape = Shape::draw(world);
     if seed % EVERYSEC_EVERY == 2 {
         shape.fsync = Fsync::Everysec;
     }
-    let is_narrow = seed % NARROW_EVERY == 1;
-    if is_narrow {
+    if is_narrow(seed) {
         shape.slave_window = bytesize::ByteSize::b(1);
     }
     if seed % SLICED_EVERY == 1 {
@@ -317,13 +323,34 @@ async fn scenario(world: World, seed: u64, duration: Duration) -> Report {
     if seed % FIXED_COPIES_EVERY == 1 {
         shape.copies = CopyCount::Fixed(1 + (seed / FIXED_COPIES_EVERY % 2) as u8);
     }
-    let cluster = Cluster::start(&world, shape);
+    if removes(seed) {
+        shape.slaves = shape.slaves.max(3);
+        shape.copies =
+            [CopyCount::Half, CopyCount::Fixed(1), CopyCount::Fixed(2)][(seed / REMOVED_EVERY % 3) as usize];
+    }
+    shape
+}
+
+fn is_narrow(seed: u64) -> bool {
+    seed % NARROW_EVERY == 1
+}
+
+/// Whether an operator removes slaves.
+fn removes(seed: u64) -> bool {
+    seed % REMOVED_EVERY == 2
+}
+
+async fn scenario(world: World, seed: u64, duration: Duration) -> Report {
+    if let Err(failure) = callers::check(seed) {
+        return Report { failure: Some(failure), ..Report::default() };
+    }
+    let cluster = Cluster::start(&world, shape(&world, seed));
     cluster.set_restart_ms(0, world.random_within(0..=2000));
     let witness = Witness::listen(&world, &cluster);
     let recorder = Recorder::new(&witness);
     let stop = Rc::new(Cell::new(false));
     let mut habits = habits(&world);
-    if is_narrow {
+    if is_narrow(seed) {
         habits.pipeline = 8;
     }
     let mut clients = JoinSet::new();
@@ -332,10 +359,14 @@ async fn scenario(world: World, seed: u64, duration: Duration) -> Report {
         client.is_native = seed % NATIVE_EVERY == NATIVE_EVERY - 1 && id % 2 == 0;
         clients.spawn_local(client.run());
     }
-    let nemesis = Nemesis::draw(&cluster, &witness);
+    let operator = removes(seed).then(|| Operator::watch(&cluster, &witness));
+    let nemesis = Nemesis::draw(&cluster, &witness, operator.clone());
     world.say(|| format!("shape {:?} habits {habits:?} faults {:?}", cluster.shape(), nemesis.classes()));
     nemesis.rage(duration).await;
     nemesis.rest();
+    if let Some(operator) = &operator {
+        operator.take_back().await;
+    }
     world.say(|| "everything is mended".to_owned());
     let trials = Trials {
         is_damaged: seed % DAMAGED_EVERY == DAMAGED_EVERY - 1,
@@ -345,6 +376,7 @@ async fn scenario(world: World, seed: u64, duration: Duration) -> Report {
         is_hung: seed % HUNG_EVERY == 1,
         is_stopped: seed.is_multiple_of(STOPPED_EVERY),
         is_short: seed % SHORT_EVERY == 2 && cluster.shape().slaves > 1,
+        operator: operator.clone(),
     };
     let verdict = match witness.verdict() {
         Ok(()) => verdict(&cluster, &recorder, &witness, &stop, clients, habits.keys, trials).await,
@@ -362,6 +394,7 @@ async fn scenario(world: World, seed: u64, duration: Duration) -> Report {
         operations: recorder.history().operations().len(),
         tally: nemesis.tally(),
         damages,
+        let_go: operator.map_or(0, |operator| operator.let_go()),
         answers: recorder.answers(),
         failure: verdict.err(),
     }
@@ -373,7 +406,7 @@ fn kills(world: &World) -> Result<(), Failure> {
 }
 
 /// What a cluster must stand once everything is mended.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Default)]
 pub(crate) struct Trials {
     /// Its log is damaged.
     pub(crate) is_damaged: bool,
@@ -389,6 +422,8 @@ pub(crate) struct Trials {
     pub(crate) is_stopped: bool,
     /// It becomes short of room and of a standby.
     pub(crate) is_short: bool,
+    /// He removes a slave.
+    pub(crate) operator: Option<Operator>,
 }
 
 /// Everything is mended: the cluster must serve again, and everything it said must have been true. How often its log
@@ -453,6 +488,12 @@ pub(crate) async fn verdict(
     if trials.is_emptied {
         let keys: Vec<Bytes> = replay(&cluster.log())?.into_keys().collect();
         repaired::strike(cluster, &env, witness, &keys).await?;
+        ends(cluster)?;
+        converged(cluster, &env).await?;
+    }
+    if let Some(operator) = &trials.operator {
+        operator.strike(&env).await?;
+        witness.verdict()?;
         ends(cluster)?;
         converged(cluster, &env).await?;
     }

@@ -10,7 +10,8 @@ use bytes::{Bytes, BytesMut};
 use dsm::config::Fsync;
 use dsm::env::sim::{Machine, Passing, World};
 use dsm_protocol::frame::{self, PREFACE};
-use dsm_protocol::ids::{Epoch, Reign as Name, Seq, Version};
+use dsm_protocol::ids::{Epoch, Reign as Name, Seq, SlaveId, Version};
+use dsm_protocol::machine::master::Master;
 use dsm_protocol::message::{Control, HelloRole, Message};
 use dsm_protocol::record::parse_line;
 use std::cell::RefCell;
@@ -60,9 +61,13 @@ struct State {
     acknowledged: BTreeSet<(Bytes, Bytes)>,
     /// By process.
     slaves: BTreeMap<u32, Slave>,
+    /// The process of each name that has reported last.
+    members: BTreeMap<String, u32>,
     failure: Option<Failure>,
     /// Writes that a slave had no room for.
     refused: u64,
+    /// Whether a write may be done without a copy, as the slaves with room for it have left.
+    is_room_scarce: bool,
     talk: Option<Talk>,
     handover: Option<Handover>,
 }
@@ -77,6 +82,10 @@ struct Slave {
     reported: BTreeMap<Bytes, Version>,
     /// The highest version that it was told to drop.
     dropped: BTreeMap<Bytes, Version>,
+    /// The highest version that it has acknowledged, or reported, of each key; and what it was told to drop of that and not sent
+    /// again since.
+    had: BTreeMap<Bytes, Version>,
+    gave_up: BTreeMap<Bytes, Version>,
 }
 
 enum Connection {
@@ -103,8 +112,9 @@ struct Link {
     acks_sent: u64,
     acks_received: u64,
     ack_ends: VecDeque<u64>,
-    /// The slave's process.
+    /// The slave's process, and its name.
     slave: u32,
+    host: String,
     /// Whether it was told that it is in quarantine, and has not taken a trial since.
     is_untried: bool,
     /// The reign that the slave has enlisted with.
@@ -181,15 +191,54 @@ impl Witness {
         pids.iter().filter_map(|pid| state.slaves.get(pid)).filter(|slave| holds(slave)).count()
     }
 
+    /// The process of a slave that has reported last.
+    pub(crate) fn member(&self, id: &SlaveId) -> Option<u32> {
+        self.0.borrow().members.get(id.as_str()).copied()
+    }
+
+    /// What an active slave has and would be missed: a key of which those that stay, as `master` counts them, have acknowledged
+    /// fewer copies than it is to have.
+    pub(crate) fn needs(&self, master: &Master, id: &SlaveId) -> Option<String> {
+        let (_, slot, ..) = master.slaves().find(|(of, ..)| *of == id)?;
+        let staying: Vec<&SlaveId> =
+            master.slaves().map(|(of, ..)| of).filter(|of| master.removal(of).is_none()).collect();
+        let wanted = master.copies_wanted();
+        let state = self.0.borrow();
+        for (key, entry) in master.directory().iter().filter(|(_, entry)| entry.holders.contains(slot)) {
+            let key = Bytes::copy_from_slice(key);
+            let has = |of: &&&SlaveId| {
+                let slave = state.members.get(of.as_str()).and_then(|pid| state.slaves.get(pid));
+                slave.is_some_and(|slave| {
+                    slave.had.get(&key) == Some(&entry.version)
+                        && slave.gave_up.get(&key).is_none_or(|gave_up| *gave_up < entry.version)
+                })
+            };
+            let copies = staying.iter().filter(has).count();
+            if copies < wanted {
+                let version = entry.version;
+                return Some(format!(
+                    "{id} is let go and holds {key:?} at {version}, of which {staying:?} have acknowledged {copies} copies \
+                     of {wanted}"
+                ));
+            }
+        }
+        None
+    }
+
     /// Somebody else has found something wrong.
     pub(crate) fn hear(&self, check: Check, what: String) {
         self.0.borrow_mut().fail(check, || what);
     }
 
+    /// From now on slaves may lack room.
+    pub(crate) fn room_is_scarce(&self) {
+        self.0.borrow_mut().is_room_scarce = true;
+    }
+
     /// A client was told that its write is done.
     pub(crate) fn done(&self, key: &Bytes, value: &Bytes) {
         let mut state = self.0.borrow_mut();
-        if !state.acknowledged.contains(&(key.clone(), value.clone())) {
+        if !state.is_room_scarce && !state.acknowledged.contains(&(key.clone(), value.clone())) {
             state.fail(Check::DoneIsAcknowledged, || {
                 format!("the write of {key:?} is done, and no slave has acknowledged it")
             });
@@ -258,8 +307,8 @@ impl State {
         match frame::decode(&mut frames, BODY_BYTES_MAX) {
             Ok(Some(Message::Control(Control::Hello(hello)))) => match hello.role {
                 HelloRole::Slave { .. } => {
-                    let slave = passing.process.pid();
-                    Connection::OfSlave(Box::new(Link { from_slave: frames, slave, ..Link::default() }))
+                    let (slave, host) = (passing.process.pid(), passing.process.host().to_owned());
+                    Connection::OfSlave(Box::new(Link { from_slave: frames, slave, host, ..Link::default() }))
                 }
                 HelloRole::Master { .. } => Connection::OfMasters(Box::new([frames, BytesMut::new()])),
                 HelloRole::Client => Connection::Other,
@@ -329,6 +378,10 @@ impl State {
                     self.fail(Check::OneValue, || format!("version {version} of {key:?} has two values"));
                 }
                 self.talk = Some(Talk::Write);
+                let slave = self.slaves.entry(link.slave).or_default();
+                if slave.gave_up.get(&key).is_some_and(|gave_up| *gave_up <= version) {
+                    slave.gave_up.remove(&key);
+                }
                 link.write_ends.push_back(end);
                 link.latest().counted_ends.push(end);
                 link.latest().counted.push(Some((key, version)));
@@ -346,6 +399,8 @@ impl State {
                 if slave.holds.get(&key).is_some_and(|held| *held <= version) {
                     slave.holds.remove(&key);
                 }
+                let gave_up = slave.gave_up.entry(key.clone()).or_default();
+                *gave_up = version.max(*gave_up);
                 let dropped = slave.dropped.entry(key).or_default();
                 *dropped = version.max(*dropped);
             }
@@ -394,8 +449,13 @@ impl State {
             // The first part of a report says that the slave has got its place.
             Message::Control(Control::Holdings { entries, .. }) => {
                 let slave = self.slaves.entry(link.slave).or_default();
+                for (key, stamp) in &entries {
+                    let had = slave.had.entry(key.clone()).or_default();
+                    *had = stamp.version.max(*had);
+                }
                 slave.reported.extend(entries.into_iter().map(|(key, stamp)| (key, stamp.version)));
                 let Some(epoch) = link.enlisting.take() else { return };
+                self.members.insert(link.host.clone(), link.slave);
                 while let Some(reign) = link.coming.pop_front() {
                     link.now = reign;
                     if link.now.epoch == epoch {
@@ -423,6 +483,8 @@ impl State {
                     if let Some(value) = self.values.get(&(*version, key.clone())) {
                         self.acknowledged.insert((key.clone(), value.clone()));
                     }
+                    let had = slave.had.entry(key.clone()).or_default();
+                    *had = (*version).max(*had);
                     if slave.dropped.get(key).is_none_or(|dropped| dropped < version) {
                         let held = slave.holds.entry(key.clone()).or_default();
                         *held = (*version).max(*held);

@@ -20,7 +20,7 @@ const REST_TIMES: u64 = 4;
 pub struct Lacking {
     /// Keys that no active slave is known to hold.
     pub without_copy: u64,
-    /// Keys with fewer copies on active slaves than [`Master::copies_wanted`].
+    /// Keys with fewer copies than [`Master::copies_wanted`] on active slaves, without those that are to leave.
     pub under_replicated: u64,
 }
 
@@ -86,13 +86,13 @@ impl Census {
             return;
         }
         let mut walk = self.walk.unwrap_or(Walk { next: 0, began: now, lacking: Lacking::default() });
-        let live = master.members.live();
+        let (live, staying) = (master.members.live(), master.members.staying());
         let wanted = master.copies_wanted().max(1);
         let lacking = &mut walk.lacking;
         let next = master.directory.walk(walk.next, SLICE_ENTRIES, |entry| {
-            let copies = entry.holders.intersection(live).len();
-            lacking.without_copy += u64::from(copies == 0);
-            lacking.under_replicated += u64::from(copies < wanted);
+            // One that leaves still answers reads.
+            lacking.without_copy += u64::from(entry.holders.intersection(live).is_empty());
+            lacking.under_replicated += u64::from(entry.holders.intersection(staying).len() < wanted);
         });
         self.walk = next.map(|next| Walk { next, ..walk });
         if next.is_none() {

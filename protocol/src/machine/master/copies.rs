@@ -50,6 +50,9 @@ impl Master {
     pub(super) fn not_held(&mut self, slot: Slot, key: &[u8], version: Version) {
         if self.directory.change_holders(key, version, |holders| holders.remove(slot)) == Some(true) {
             self.count_copies(slot, -1);
+            if let Some(entry) = self.directory.get(key).filter(|_| !self.members.leaving().is_empty()) {
+                self.drain_after_lack(&entry);
+            }
         }
     }
 

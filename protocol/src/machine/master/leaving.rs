@@ -5,9 +5,10 @@
 
 use super::membership::SentMark;
 use super::repair::RepairCause;
-use super::{Asker, Effect, Master, SlotSet};
+use super::{Asker, Effect, Entry, Master, SlotSet};
 use crate::command::{ErrorWord, Reply};
 use crate::ids::{Millis, SlaveId};
+use crate::planted;
 use std::collections::BTreeMap;
 
 /// The most slaves that are removed in one reign: their names are kept.
@@ -32,6 +33,8 @@ pub(super) struct LeavingSlaves {
     /// too: copies on their way count.
     drained: SlotSet,
     marks: Vec<SentMark>,
+    /// When a run of repair is to look at their keys again. Rebalancing does not wait for that: it may make room.
+    again: Option<Millis>,
 }
 
 impl LeavingSlaves {
@@ -40,10 +43,16 @@ impl LeavingSlaves {
         *self = LeavingSlaves::default();
     }
 
-    /// A slave was lost: copies may be missing again.
-    pub(super) fn doubt(&mut self) {
+    /// Copies may be missing again: what was seen of them so far does not count. A run of repair is planned.
+    fn doubt(&mut self) {
         (self.covered, self.drained) = (SlotSet::EMPTY, SlotSet::EMPTY);
         self.marks.clear();
+    }
+
+    /// The same, and no run of repair is planned.
+    fn doubt_and_look(&mut self) {
+        self.doubt();
+        self.again = Some(Millis(0));
     }
 
     pub(super) fn is_let_go(&self, id: &SlaveId) -> bool {
@@ -109,9 +118,32 @@ impl Master {
         }
     }
 
+    /// A slave was lost. Others that are drained may need copies of it.
+    pub(super) fn drain_after_loss(&mut self, is_let_go: bool) {
+        if planted!(DrainForgetsLoss) {
+            return;
+        }
+        if is_let_go {
+            self.leaving.doubt_and_look();
+        } else {
+            self.leaving.doubt();
+        }
+    }
+
+    /// A slave lacks a copy that it was thought to have: if one that leaves has another, that is needed for longer.
+    pub(super) fn drain_after_lack(&mut self, entry: &Entry) {
+        let leaving = entry.holders.intersection(self.members.leaving());
+        let staying = entry.holders.intersection(self.members.staying());
+        if !leaving.is_empty() && staying.len() < self.copies_wanted() {
+            self.leaving.doubt_and_look();
+        }
+    }
+
     /// A removed slave was started anew: it is one like all others.
     pub(super) fn slave_started_anew(&mut self, id: &SlaveId) {
-        self.leaving.all.remove(id);
+        if !planted!(RemovalOutlivesProcess) {
+            self.leaving.all.remove(id);
+        }
     }
 
     fn drain(&mut self, now: Millis) {
@@ -119,10 +151,25 @@ impl Master {
         self.plan_repair(now, RepairCause::SlaveLeaves);
     }
 
-    /// A run of repair begins its first round.
+    /// A run of repair begins a first round.
     pub(super) fn cover_leaving(&mut self) {
         self.leaving.doubt();
-        self.leaving.covered = self.members.leaving();
+        (self.leaving.covered, self.leaving.again) = (self.members.leaving(), None);
+    }
+
+    /// Looks at the clock: a drain that is in doubt, or found no room, is gone on with.
+    pub(super) fn tick_drain(&mut self, now: Millis) {
+        if self.leaving.again.is_some_and(|at| at <= now) && !self.is_repairing() {
+            self.leaving.again = None;
+            if !self.members.leaving().is_empty() {
+                self.plan_repair(now, RepairCause::SlaveLeaves);
+            }
+        }
+    }
+
+    /// Whether a run of repair is to look at keys of slaves that leave, later.
+    pub(super) fn drains_later(&self) -> bool {
+        self.leaving.again.is_some() && !self.members.leaving().is_empty()
     }
 
     /// The slaves whose copies the present run of repair makes elsewhere.
@@ -141,17 +188,19 @@ impl Master {
         if others < self.config.slaves_min.max(1) {
             return;
         }
-        if is_complete {
-            self.leaving.drained = self.leaving.covered.intersection(leaving);
+        // One that came into doubt during the last walk is not covered any more.
+        if is_complete && leaving.without(self.leaving.covered).is_empty() {
+            self.leaving.drained = leaving;
             self.leaving.marks = self.members.sent_marks();
         } else {
-            self.plan_repair(now.plus(again_ms), RepairCause::SlaveLeaves);
+            self.leaving.again.get_or_insert(now.plus(again_ms));
         }
     }
 
     /// Lets those go from which nothing is needed.
     pub(super) fn let_go(&mut self, effects: &mut Vec<Effect>) {
-        if self.leaving.drained.is_empty() || !self.members.have_acked(&self.leaving.marks) {
+        let has_acked = self.members.have_acked(&self.leaving.marks) || planted!(DrainUnacked);
+        if self.leaving.drained.is_empty() || !has_acked {
             return;
         }
         for slot in self.leaving.drained.iter() {
@@ -197,102 +246,18 @@ impl Master {
 
 #[cfg(test)]
 mod tests {
+    use super::super::bench::{id, RepairBench};
     use super::*;
     use crate::command::Command;
-    use crate::ids::{LinkId, ReignId, SessionId, Version};
+    use crate::ids::{LinkId, Version};
     use crate::info::RepairState;
-    use crate::machine::master::{Change, Config, CopyCount, Event, Slot};
+    use crate::machine::master::{Census, CopyCount, Event, Lacking};
     use crate::record::Place;
     use bytes::Bytes;
-    use smallvec::SmallVec;
-
-    /// A master with slaves that answer at once, but for one that may hang.
-    struct Bench {
-        master: Master,
-        now: Millis,
-        seq: u64,
-        hangs: Option<LinkId>,
-        let_go: Vec<LinkId>,
-    }
-
-    impl Bench {
-        fn new(copies: CopyCount, slaves: u64) -> Bench {
-            let config =
-                Config { copies, repair_bytes_per_second: 1 << 40, value_max: 1000, ..Config::default() };
-            let master = Master::new(config);
-            let mut bench = Bench { master, now: Millis(0), seq: 1, hangs: None, let_go: Vec::new() };
-            bench.step(Event::ReignBegan { version: Version::new(1, 1), id: ReignId(1) });
-            for link in (0..slaves).map(LinkId) {
-                bench.step(Event::SlaveJoined { id: id(link.0), link, room_bytes: 1 << 40 });
-                bench.step(Event::Holdings { link, entries: Vec::new(), last: true });
-            }
-            bench
-        }
-
-        fn step(&mut self, event: Event) {
-            let mut effects = Vec::new();
-            self.master.step(self.now, event, &mut effects);
-            for effect in effects {
-                if let Effect::Append { write, change } = effect {
-                    self.seq += 1;
-                    let items = match &*change {
-                        Change::Put(pairs) => pairs.len(),
-                        Change::Delete(_) => 0,
-                    };
-                    let places = SmallVec::from_elem(Place { bytes: 1, ..Place::default() }, items);
-                    self.step(Event::Written { write, version: Version::new(1, self.seq), places });
-                } else if let Effect::SendWrite { link, .. } = effect {
-                    if self.hangs != Some(link) {
-                        self.step(Event::Acked { link, writes: 1, room_bytes: 1 << 40 });
-                    }
-                } else if let Effect::SendRead { link, read, version, reign, .. } = effect {
-                    if self.hangs != Some(link) {
-                        let value = Bytes::from_static(b"v");
-                        self.step(Event::Value { link, read, version, reign, value });
-                    }
-                } else if let Effect::ReadLog { read, .. } = effect {
-                    self.step(Event::LogRead { read, result: Ok(Bytes::from_static(b"v")) });
-                } else if let Effect::Leaving { link, state: Leaving::LetGo } = effect {
-                    self.let_go.push(link);
-                }
-            }
-        }
-
-        fn ask(&mut self, command: Command) {
-            let asker = Asker { session: SessionId(1), tag: self.seq };
-            self.step(Event::Request { asker, deadline: Millis(1 << 40), command });
-        }
-
-        fn put(&mut self, key: impl Into<String>) {
-            self.ask(Command::Put { key: Bytes::from(key.into()), value: Bytes::from_static(b"v") });
-        }
-
-        fn work(&mut self, ms: u64) {
-            self.now = self.now.plus(ms);
-            self.step(Event::Tick);
-            for _ in 0..1000 {
-                if self.master.has_chores() {
-                    self.step(Event::Chore);
-                }
-            }
-        }
-
-        fn slot(&self, link: u64) -> Slot {
-            self.master.members.slot_of(LinkId(link)).unwrap()
-        }
-
-        fn has_let_go(&self, link: u64) -> bool {
-            self.let_go.contains(&LinkId(link))
-        }
-    }
-
-    fn id(link: u64) -> SlaveId {
-        SlaveId::new(format!("slave-{link}")).unwrap()
-    }
 
     #[test]
     fn a_copy_on_its_way_to_a_slave_that_hangs_is_waited_for() {
-        let mut bench = Bench::new(CopyCount::Fixed(2), 2);
+        let mut bench = RepairBench::new(CopyCount::Fixed(2), 2);
         bench.work(1000);
         bench.hangs = Some(LinkId(1));
         bench.put("k");
@@ -307,7 +272,7 @@ mod tests {
 
     #[test]
     fn a_key_that_others_lack_and_nobody_can_take_keeps_no_slave() {
-        let mut bench = Bench::new(CopyCount::Half, 3);
+        let mut bench = RepairBench::new(CopyCount::Half, 3);
         let too_long = Place { bytes: 2000, ..Place::default() };
         bench.master.replay_put(b"old", Version::new(1, 1), too_long);
         bench.put("k");
@@ -319,7 +284,7 @@ mod tests {
     #[test]
     fn writes_that_lack_copies_while_slaves_are_missing_keep_no_slave() {
         const KEYS: u64 = 20_000;
-        let mut bench = Bench::new(CopyCount::Half, 6);
+        let mut bench = RepairBench::new(CopyCount::Half, 6);
         (0..KEYS).for_each(|n| bench.put(format!("k{n}")));
         for link in [5, 4].map(LinkId) {
             bench.step(Event::SlaveLost { link });
@@ -342,8 +307,114 @@ mod tests {
     }
 
     #[test]
+    fn a_slave_that_refuses_a_copy_after_the_last_walk_makes_a_drain_go_on() {
+        let mut bench = RepairBench::new(CopyCount::Fixed(2), 2);
+        bench.hangs = Some(LinkId(1));
+        bench.put("k");
+        bench.join(2, 1 << 40, &[]);
+        bench.work(1000);
+        bench.ask(Command::RemoveSlave { id: id(0) });
+        bench.work_until_repair_rests();
+        assert_eq!((bench.copies("k"), bench.has_let_go(0)), (2, false), "one of them is on its way");
+        bench.hangs = None;
+        bench.step(Event::Full { link: LinkId(1), before: Some(0) });
+        bench.step(Event::Acked { link: LinkId(1), writes: 1, room_bytes: 0 });
+        (0..10).for_each(|_| bench.work(25));
+        assert_eq!((bench.copies("k"), bench.has_let_go(0)), (1, false));
+        // It has room again.
+        bench.step(Event::Acked { link: LinkId(1), writes: 0, room_bytes: 1 << 40 });
+        (0..500).for_each(|_| bench.work(25));
+        assert_eq!((bench.copies("k"), bench.has_let_go(0)), (2, true));
+    }
+
+    #[test]
+    fn a_slave_that_lacks_a_copy_after_the_last_walk_makes_a_drain_go_on() {
+        let mut bench = RepairBench::new(CopyCount::Fixed(1), 2);
+        (0..20).for_each(|n| bench.put(format!("k{n}")));
+        let leaving = bench.slot(0);
+        let is_there = |(key, entry): (&[u8], Entry)| entry.holders.contains(leaving).then(|| key.to_vec());
+        let key = bench.master.directory().iter().find_map(is_there).unwrap();
+        let key = String::from_utf8(key).unwrap();
+        bench.work(1000);
+        bench.ask(Command::RemoveSlave { id: id(0) });
+        bench.work_until_repair_rests();
+        assert_eq!((bench.copies(&key), bench.has_let_go(0)), (1, false));
+        bench.hangs = Some(LinkId(1));
+        while bench.unanswered.is_empty() {
+            bench.ask(Command::Get { key: Bytes::from(key.clone()) });
+        }
+        bench.step(Event::Missing { link: LinkId(1), read: bench.unanswered[0] });
+        bench.hangs = None;
+        assert_eq!(bench.copies(&key), 0);
+        bench.step(Event::Tick);
+        assert!(!bench.has_let_go(0), "it has the only copy");
+        (0..10).for_each(|_| bench.work(25));
+        assert_eq!((bench.copies(&key), bench.has_let_go(0)), (1, true));
+    }
+
+    #[test]
+    fn the_end_of_a_slave_that_was_let_go_does_not_end_the_drain_of_another_one() {
+        let mut bench = RepairBench::new(CopyCount::Fixed(2), 3);
+        (0..100).for_each(|n| bench.put(format!("k{n}")));
+        bench.work(1000);
+        bench.ask(Command::RemoveSlave { id: id(0) });
+        (0..10).for_each(|_| bench.work(25));
+        assert!(bench.has_let_go(0));
+        bench.hangs = Some(LinkId(2));
+        bench.put("k");
+        bench.ask(Command::RemoveSlave { id: id(1) });
+        bench.work_until_repair_rests();
+        bench.step(Event::SlaveLost { link: LinkId(0) });
+        bench.hangs = None;
+        bench.step(Event::Acked { link: LinkId(2), writes: 1, room_bytes: 1 << 40 });
+        (0..10).for_each(|_| bench.work(25));
+        assert!(bench.has_let_go(1), "{:?}", bench.master.repair_state());
+    }
+
+    #[test]
+    fn a_drain_that_finds_no_room_lets_rebalancing_make_some() {
+        let mut bench = RepairBench::new(CopyCount::Fixed(1), 1);
+        let everywhere = ["k0", "k1", "k2", "k3"];
+        everywhere.iter().for_each(|key| bench.put(*key));
+        bench.put("k");
+        // They have no room before they have dropped copies that are too many.
+        bench.join(1, 0, &everywhere);
+        bench.join(2, 0, &everywhere);
+        bench.ask(Command::RemoveSlave { id: id(0) });
+        bench.work_until_repair_rests();
+        assert_eq!(bench.master.keys_to_drain(), 1);
+        for _ in 0..1000 {
+            bench.work(25);
+        }
+        assert_eq!(bench.master.moved().surplus, 4);
+        assert!(bench.has_let_go(0), "{} keys to drain", bench.master.keys_to_drain());
+    }
+
+    #[test]
+    fn what_a_slave_holds_that_leaves_is_a_copy_and_does_not_count_as_one_of_those_wanted() {
+        let mut bench = RepairBench::new(CopyCount::Fixed(2), 2);
+        (0..10).for_each(|n| bench.put(format!("k{n}")));
+        // The one that stays has no room for anything else.
+        bench.join(2, 0, &[]);
+        bench.ask(Command::RemoveSlave { id: id(0) });
+        (0..20).for_each(|_| bench.work(25));
+        let mut census = Census::default();
+        while census.last().is_none() {
+            bench.now = bench.now.plus(25);
+            census.look(bench.now, &bench.master);
+        }
+        let lacking = census.last().map(|(_, lacking)| lacking);
+        assert_eq!(lacking, Some(Lacking { without_copy: 0, under_replicated: 10 }));
+        assert_eq!(
+            (bench.master.keys_to_drain(), bench.master.keys_under_replicated(census.last())),
+            (10, 10)
+        );
+        assert!(!bench.has_let_go(0));
+    }
+
+    #[test]
     fn a_loss_before_the_last_step_of_the_last_walk_is_repaired_first() {
-        let mut bench = Bench::new(CopyCount::Fixed(1), 3);
+        let mut bench = RepairBench::new(CopyCount::Fixed(1), 3);
         // One more than a step looks at. The last one is to be on a slave that stays.
         (0..4097).for_each(|n| bench.put(format!("k{n}")));
         (0..50).for_each(|_| bench.work(25));

@@ -11,6 +11,8 @@
 
 mod acks;
 mod answer_time;
+#[cfg(test)]
+mod bench;
 mod census;
 mod copies;
 mod directory;
@@ -625,6 +627,7 @@ impl Master {
             Event::NotWritten { write, word, detail } => self.not_written(now, write, word, detail, effects),
             Event::LogRead { read, result } => self.log_read(now, read, result, effects),
             Event::Tick => {
+                self.tick_drain(now);
                 self.tick_repair(now, effects);
                 self.let_go(effects);
                 self.tick_rebalance(now);

@@ -79,7 +79,20 @@ pub(super) fn worst(members: &Membership, among: SlotSet, key_hash: u64) -> Opti
 }
 
 fn weight(members: &Membership, slot: Slot, key_hash: u64) -> u64 {
+    #[cfg(test)]
+    WEIGHTS.set(WEIGHTS.get() + 1);
     members.get(slot).map_or(0, |member| mix(key_hash ^ member.id_hash))
+}
+
+#[cfg(test)]
+thread_local! {
+    static WEIGHTS: std::cell::Cell<usize> = const { std::cell::Cell::new(0) };
+}
+
+/// How many ranks of a slave for a key were computed in this thread.
+#[cfg(test)]
+pub(super) fn weights() -> usize {
+    WEIGHTS.get()
 }
 
 #[cfg(test)]

@@ -183,6 +183,8 @@ impl Master {
         let Some(run) = self.rebalance.run.as_ref().filter(|_| self.is_repaired()) else { return false };
         match (run.walk, run.next) {
             (RebalanceWalk::Count, _) => self.rebalance.steps > 0,
+            // What a slave reports late of a key may be one copy too many beside one that is not acknowledged.
+            (RebalanceWalk::Drop, _) if !self.members.unreported().is_empty() => false,
             (RebalanceWalk::Drop, _) if !self.members.have_acked(&run.marks) => false,
             (RebalanceWalk::Move | RebalanceWalk::Drop, Some(_)) => {
                 self.rebalance.steps > 0 && self.has_repair_room()
@@ -340,9 +342,10 @@ impl Master {
         let Some(entry) = self.directory.get(key).filter(is_current) else { return };
         let holders = entry.holders.intersection(self.members.staying());
         if holders.len() > self.copies_wanted() {
-            // Of one that still reports, an older report may come after the drop, and would make it a holder again.
-            let reported = holders.without(self.members.unreported());
-            if let Some(old) = worst(&self.members, reported, hash_bytes(key)) {
+            // Of one that still reports, an older report may come after the drop, and would make it a holder again. The walk that
+            // drops what is too many comes later.
+            let old = worst(&self.members, holders, hash_bytes(key));
+            if let Some(old) = old.filter(|old| !self.members.unreported().contains(*old)) {
                 self.drop_at(old, key, version, effects);
             }
         }
@@ -354,8 +357,7 @@ impl Master {
         let (hash, wanted) = (hash_bytes(&key), self.copies_wanted());
         let kept = choose(self.config.placement, &self.members, holders, wanted, hash, &mut self.random);
         self.tell_rebalance(effects);
-        // See `moved_to`.
-        for slot in holders.without(kept).without(self.members.unreported()).iter() {
+        for slot in holders.without(kept).iter() {
             self.repair.charge(payload(&key, &[]));
             self.drop_at(slot, &key, entry.version, effects);
             self.rebalance.done.surplus += 1;
@@ -401,5 +403,72 @@ impl Master {
             ms: now.since(run.began),
             left: self.rebalance.left,
         }));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::bench::RepairBench;
+    use super::super::placement;
+    use super::*;
+    use crate::ids::LinkId;
+    use crate::machine::master::{Event, SLAVES_MAX};
+
+    /// Works until the next run has ended, or a minute is over.
+    fn rebalance(bench: &mut RepairBench) {
+        (0..2400).for_each(|_| bench.work(25));
+    }
+
+    #[test]
+    fn a_slave_that_still_reports_is_told_to_drop_nothing() {
+        let mut bench = RepairBench::new(CopyCount::Fixed(2), 2);
+        let keys: Vec<String> = (0..50).map(|n| format!("k{n}")).collect();
+        keys.iter().for_each(|key| bench.put(key.clone()));
+        // It is back with all that it had, and its report does not come to its end.
+        bench.step(Event::SlaveLost { link: LinkId(0) });
+        let keys: Vec<&str> = keys.iter().map(String::as_str).collect();
+        bench.begin_to_report(0, 1 << 40, &keys);
+        bench.join(2, 1 << 40, &[]);
+        rebalance(&mut bench);
+        let told = |bench: &RepairBench, link| bench.dropped.iter().filter(|to| **to == LinkId(link)).count();
+        assert!(bench.master.moved().keys > 20, "{:?}", bench.master.moved());
+        assert_eq!((told(&bench, 0), told(&bench, 1) > 10), (0, true));
+        // Else what it reports now would make it a holder of what it has dropped.
+        bench.step(Event::Holdings { link: LinkId(0), entries: Vec::new(), last: true });
+        rebalance(&mut bench);
+        assert!(told(&bench, 0) > 10, "{} of 50", told(&bench, 0));
+        assert!(keys.iter().all(|key| bench.copies(key) == 2));
+    }
+
+    #[test]
+    fn copies_too_many_are_not_dropped_while_a_slave_still_reports() {
+        let mut bench = RepairBench::new(CopyCount::Fixed(1), 1);
+        bench.put("k");
+        bench.join(1, 1 << 40, &["k"]);
+        bench.begin_to_report(2, 1 << 40, &[]);
+        rebalance(&mut bench);
+        assert_eq!((bench.copies("k"), bench.dropped.len()), (2, 0));
+        bench.step(Event::Holdings { link: LinkId(2), entries: Vec::new(), last: true });
+        rebalance(&mut bench);
+        assert_eq!(bench.copies("k"), 1);
+    }
+
+    #[test]
+    fn with_many_slaves_a_step_looks_at_fewer_keys() {
+        let mut bench = RepairBench::new(CopyCount::Fixed(2), SLAVES_MAX as u64);
+        (0..20_000).for_each(|n| bench.put(format!("k{n}")));
+        let (mut steps, mut most) = (0, 0);
+        bench.now = bench.now.plus(CALM_MS);
+        while bench.master.rebalance_state() != RebalanceState::Resting {
+            bench.now = bench.now.plus(25);
+            bench.step(Event::Tick);
+            while bench.master.has_chores() {
+                let before = placement::weights();
+                bench.step(Event::Chore);
+                most = most.max(placement::weights() - before);
+                steps += 1;
+            }
+        }
+        assert!((1..=LOOKS_AT_ONCE * RANKS_FOR_ONE).contains(&most), "{most} ranks in one of {steps} steps");
     }
 }

@@ -266,6 +266,11 @@ impl Master {
         self.repair.is_informed && self.repair.run.is_none() && self.repair.due.is_none()
     }
 
+    /// Whether a run goes on.
+    pub(super) fn is_repairing(&self) -> bool {
+        self.repair.run.is_some()
+    }
+
     /// Whether a further key may be under way. Not one by one: a slave wakes up for each batch that it has a part in.
     pub(super) fn has_repair_room(&self) -> bool {
         let (keys, bytes) = self.repairing();
@@ -338,7 +343,7 @@ impl Master {
             RepairState::Off
         } else if self.repair.run.is_some() {
             RepairState::Copying
-        } else if self.repair.due.is_some() {
+        } else if self.repair.due.is_some() || self.drains_later() {
             RepairState::Waiting
         } else {
             RepairState::Resting
@@ -435,7 +440,7 @@ impl Master {
         let (under_way, _) = self.repairing();
         let keys_max = self.repair_keys_max().saturating_sub(under_way);
         let wanted = self.copies_wanted();
-        let staying = self.members.staying();
+        let counted = if planted!(LeavingCopiesCount) { self.members.live() } else { self.members.staying() };
         let mut entries = ENTRIES_AT_ONCE;
         for _ in 0..keys_max {
             let Some(run) = self.repair.run.as_mut() else { return };
@@ -443,7 +448,7 @@ impl Master {
             let Some(from) = *next else { break };
             let left = &mut self.repair.left;
             let found = self.directory.find(from, &mut entries, |_, entry| {
-                let copies = entry.holders.intersection(staying).len();
+                let copies = entry.holders.intersection(counted).len();
                 let lacks = copies < wanted;
                 *left += u64::from(lacks && *is_first);
                 if lacks && copies > *copies_max {
@@ -535,6 +540,13 @@ impl Master {
         let Some(run) = self.repair.run.as_mut() else { return };
         let RepairRound { later, stuck, .. } = run.round;
         let left = later.iter().sum::<u64>() + stuck;
+        planted!(DrainSkipsLastWalk => {
+            if !self.members.leaving().is_empty() {
+                run.is_drained = true;
+                self.end_repair(now, left, effects);
+                return;
+            }
+        });
         self.repair.expected = 0;
         if let Some(copies) = later.iter().position(|keys| *keys > 0) {
             self.repair.left = left;
@@ -549,6 +561,7 @@ impl Master {
             (run.begun, run.to_drain, run.done_before) = (0, 0, run.done.keys);
             run.round = RepairRound::first();
             self.repair.left = 0;
+            self.cover_leaving();
             return;
         }
         run.is_drained = run.to_drain == 0;

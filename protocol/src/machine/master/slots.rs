@@ -34,8 +34,9 @@ impl Master {
 
     pub(super) fn slave_lost(&mut self, now: Millis, slot: Slot, effects: &mut Vec<Effect>) {
         if let Some(member) = self.members.leave(slot) {
-            self.leaving.doubt();
-            if !self.leaving.is_let_go(&member.id) {
+            let is_let_go = self.leaving.is_let_go(&member.id);
+            self.drain_after_loss(is_let_go);
+            if !is_let_go {
                 self.repair_after_loss(now, member.copies);
                 self.rebalance_after_change(now, true, effects);
             }
