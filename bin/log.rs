@@ -1,5 +1,5 @@
-//! `dsm-log`: looks at, repairs and imports logs while no master runs. It streams the file, never holds more of it
-//! than one line, and never talks to a master or a slave.
+//! `dsm-log`: looks at, repairs and imports logs while no master runs. It streams the file, and never holds more of it
+//! than one line. It never talks to a master, and to slaves only in `log/salvage.rs`.
 
 // A blocked or closed standard error must neither delay nor end this process: print with `dsm_server::cli::tell`.
 #![warn(clippy::print_stderr, clippy::print_stdout)]
@@ -12,6 +12,8 @@ mod compact;
 mod json;
 #[path = "log/mend.rs"]
 mod mend;
+#[path = "log/salvage.rs"]
+mod salvage;
 
 use anyhow::{bail, ensure, Context as _};
 use bytesize::ByteSize;
@@ -62,6 +64,7 @@ const CHUNK_BYTES: usize = 256 * 1024;
         dsm-log dump kv_store.log --key user1        print every record of one key\n  \
         dsm-log compact kv_store.log                 leave out what was overwritten and deleted\n  \
         dsm-log repair kv_store.log                  cut a torn tail, or remove damaged lines\n  \
+        dsm-log repair kv_store.log --from-slaves    fetch lost records from the slaves\n  \
         dsm-log new-cluster staging/kv_store.log     give a copied log its own cluster id\n  \
         dsm-log accept-loss kv_store.log             give up records that are lost for good\n  \
         dsm-log forget kv_store.log                  let a new cluster begin after a lost log\n  \
@@ -130,16 +133,25 @@ enum Command {
     ///
     /// A torn tail is saved to FILE.cut-OFFSET before it is cut. Of a corrupt log, every line with a correct checksum is kept,
     /// what is lost is listed, and the damaged file is kept as FILE.damaged-TIME.
-    #[command(
-        after_help = "Lost records are not fetched from slaves. The key of a lost line has the value that the lines before it \
-        gave it."
-    )]
+    ///
+    /// With --from-slaves: fetches the records that an older copy of the log lacks from the slaves that hold them.
+    #[command(after_help = "The key of a lost line has the value that the lines before it gave it.\n\n\
+        With --from-slaves the masters are stopped and the slaves run. The slaves come to this program as to a master, because it \
+        listens at the masters' addresses. Of each key of which they hold a version that the log lacks, the newest is appended to \
+        the log. Then the masters can be started. If this program ends early, no master serves the log before another run has \
+        come to its end. Slaves do not know of deletions. Exit codes with --from-slaves: 0 done, or nothing to do; 1 not done: \
+        slaves are missing or were lost, or it is not known what is newest; 2 error.\n\n\
+        Examples:\n  \
+        dsm-log repair kv_store.log --from-slaves --slaves 3 --dry-run\n  \
+        dsm-log repair kv_store.log --from-slaves --slaves 3")]
     Repair {
         /// The log
         file: PathBuf,
         /// Cut a corrupt log at its first damaged line, and save what follows, instead of removing only damaged lines
-        #[arg(long)]
+        #[arg(long, conflicts_with = "from_slaves")]
         cut_at_corruption: bool,
+        #[command(flatten)]
+        salvage: salvage::SalvageArgs,
     },
     /// Gives a copied log a new cluster id, and removes what the copied lock file says
     #[command(
@@ -204,7 +216,10 @@ fn run(args: &Args) -> anyhow::Result<u8> {
             dump(file, crash_kind(args.crash, file), line_max, key, *json, &mut out)
         }
         Command::Compact { file } => compact::compact(file, crash_kind(args.crash, file), line_max, &mut out),
-        Command::Repair { file, cut_at_corruption } => {
+        Command::Repair { file, salvage, .. } if salvage.from_slaves => {
+            salvage::salvage(file, args.crash, line_max, args.max_value, salvage, &mut out)
+        }
+        Command::Repair { file, cut_at_corruption, .. } => {
             repair(file, args.crash, line_max, *cut_at_corruption, &mut out)
         }
         Command::NewCluster { file } => new_cluster(file, args.crash, line_max, &mut out),
@@ -476,7 +491,11 @@ fn operation_name(body: &Body<'_>) -> &'static str {
 
 /// The text in quotes; what could change a terminal's state is escaped.
 fn printable(text: Encoded<'_>) -> String {
-    let text = text.decode();
+    printable_bytes(&text.decode())
+}
+
+/// The same of what is decoded.
+fn printable_bytes(text: &[u8]) -> String {
     let mut shown = String::with_capacity(text.len() + 2);
     shown.push('"');
     for chunk in text.utf8_chunks() {
@@ -672,8 +691,8 @@ fn write_lock_text(lock_file: &File, text: &LockText) -> io::Result<()> {
 fn say_how_to_go_on(path: &Path, out: &mut impl Write) -> io::Result<()> {
     writeln!(
         out,
-        "slaves may have seen what is lost at the end: the next master that hears so does not serve; then stop it, run \
-         `dsm-log accept-loss {}`, and start it again",
+        "slaves may have seen what is lost at the end, and hold it: `dsm-log repair {0} --from-slaves` fetches it. The next \
+         master that hears of it does not serve; what no slave holds is given up with `dsm-log accept-loss {0}`",
         path.display()
     )
 }

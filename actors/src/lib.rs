@@ -70,6 +70,7 @@ pub mod master;
 pub mod node;
 pub mod node_error;
 mod reading;
+pub mod salvage;
 mod shown;
 pub mod slave;
 pub mod slave_proxy;

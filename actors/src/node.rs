@@ -34,7 +34,7 @@ const LINGER: Duration = Duration::from_millis(50);
 
 /// How long a node waits for answers to leave, and for those who have just asked to notice its end.
 #[derive(Clone, Copy)]
-struct Linger {
+pub(crate) struct Linger {
     /// While no socket takes a byte.
     stalled: Duration,
     /// In all.
@@ -44,7 +44,8 @@ struct Linger {
 impl Linger {
     /// After a clean end. A system whose peer read nothing for a while tries again only after as long a while: a client that
     /// read nothing for a second gets the rest within two.
-    const CLEAN: Linger = Linger { stalled: Duration::from_secs(2), longest: Duration::from_secs(5) };
+    pub(crate) const CLEAN: Linger =
+        Linger { stalled: Duration::from_secs(2), longest: Duration::from_secs(5) };
 
     /// After the loss of the log, of which people are to hear soon.
     const DISPLACED: Linger = Linger { stalled: Duration::from_secs(1), longest: Duration::from_secs(1) };
@@ -196,7 +197,11 @@ fn keep_certificates(tls: Option<Tls>, reload: TlsReload, fate: &Fate) -> JoinSe
 }
 
 /// Listens at one of the addresses of `--listen`.
-async fn open_door(env: &Env, address: &str, config: &MasterConfig) -> Result<Listener, NodeError> {
+pub(crate) async fn open_door(
+    env: &Env,
+    address: &str,
+    config: &MasterConfig,
+) -> Result<Listener, NodeError> {
     let opened = match address::unix_path(address) {
         Some(path) => env.listen_unix(path, config.unix_mode.bits()).await,
         None => env.listen(address).await,
@@ -269,7 +274,7 @@ impl Drop for OpenSlave {
 
 /// Lets tasks finish what they have to send, while there is something `unsaid` and for as long as `linger` says, then ends
 /// those that have not.
-async fn end_tasks(tasks: &mut JoinSet<()>, linger: Option<Linger>, unsaid: impl Fn() -> usize) {
+pub(crate) async fn end_tasks(tasks: &mut JoinSet<()>, linger: Option<Linger>, unsaid: impl Fn() -> usize) {
     let begun = Instant::now();
     let (mut least, mut stalled_since) = (unsaid(), begun);
     while let Some(linger) = linger.filter(|_| !tasks.is_empty()) {

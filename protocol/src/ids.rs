@@ -131,6 +131,13 @@ impl Reign {
     pub fn new(epoch: u64, id: u64) -> Self {
         Reign { epoch: Epoch(epoch), id: ReignId(id) }
     }
+
+    /// Reads the text that it is shown as; `None` when it is something else.
+    pub fn from_text(text: &str) -> Option<Self> {
+        let (epoch, id) = text.split_once('-')?;
+        let id = (id.len() == 16).then(|| u64::from_str_radix(id, 16).ok())??;
+        Some(Reign { epoch: Epoch(epoch.parse().ok()?), id: ReignId(id) })
+    }
 }
 
 impl fmt::Display for Reign {

@@ -3,7 +3,7 @@
 //!
 //! Lines of `key=value`, as in the lock file; unknown keys, and lines that cannot be read, are ignored.
 
-use crate::ids::{ClusterId, Epoch, Reign, ReignId, Seq, SlaveId};
+use crate::ids::{ClusterId, Epoch, Reign, Seq, SlaveId};
 use crate::message::Seen;
 use std::fmt;
 
@@ -37,7 +37,7 @@ impl WitnessText {
                     }
                 }
                 "accepted" => {
-                    if let Some(reign) = parse_reign(value) {
+                    if let Some(reign) = Reign::from_text(value) {
                         parsed.accept(reign);
                     }
                 }
@@ -78,17 +78,11 @@ impl WitnessText {
 
 fn parse_seen(value: &str) -> Option<(SlaveId, Seen)> {
     let mut words = value.splitn(4, ' ');
-    let reign = parse_reign(words.next()?)?;
+    let reign = Reign::from_text(words.next()?)?;
     let seq = Seq(words.next()?.parse().ok()?);
     let durable = words.next()? == "durable";
     let slave = SlaveId::new(words.next()?).ok()?;
     Some((slave, Seen { reign, seq, durable }))
-}
-
-fn parse_reign(text: &str) -> Option<Reign> {
-    let (epoch, id) = text.split_once('-')?;
-    let id = (id.len() == 16).then(|| u64::from_str_radix(id, 16).ok())??;
-    Some(Reign { epoch: Epoch(epoch.parse().ok()?), id: ReignId(id) })
 }
 
 impl fmt::Display for WitnessText {

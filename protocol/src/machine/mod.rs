@@ -22,6 +22,7 @@ pub mod link;
 pub mod log_scan;
 pub mod master;
 pub mod reign;
+pub mod salvage;
 pub mod slave;
 mod table;
 pub mod welcome;

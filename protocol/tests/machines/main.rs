@@ -10,6 +10,7 @@ mod link_script;
 mod master_script;
 mod properties;
 mod reign_script;
+mod salvage_script;
 mod scripts;
 mod slave_script;
 mod takeover_script;

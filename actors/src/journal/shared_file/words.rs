@@ -6,6 +6,7 @@
 use super::super::{Hindrance, Sight, Wording};
 use dsm_protocol::ids::Seq;
 use dsm_protocol::machine::reign::may_begin::{Lack, Source};
+use dsm_protocol::machine::salvage::LOCK_FILE;
 use dsm_protocol::message::Seen;
 use std::path::Path;
 
@@ -46,6 +47,9 @@ fn who(source: &Source) -> String {
         Source::Memory => "this master, which has read it before,".to_owned(),
         Source::Peer => "the other master".to_owned(),
         Source::Slave(id) => format!("slave {id}"),
+        Source::Noted(id) if id.as_str() == LOCK_FILE => {
+            "the lock file, before a repair from slaves,".to_owned()
+        }
         Source::Noted(id) => format!("slave {id}, by what is noted beside the log,"),
     }
 }
@@ -100,8 +104,9 @@ fn way_on(lack: &Lack, path: &str) -> String {
              slaves, run `dsm-log forget {path}`, and start again"
         ),
         Lack::Epoch { .. } | Lack::Records { .. } => format!(
-            "put the newer file back at {path}, and this master goes on by itself; if what is missing is lost for good, \
-             stop the masters, run `dsm-log accept-loss {path}`, and start them again"
+            "put the newer file back at {path}, and this master goes on by itself; if there is none, stop the masters, leave \
+             the slaves running, run `dsm-log repair {path} --from-slaves`, and start them again; what no slave has either is \
+             given up with `dsm-log accept-loss {path}`"
         ),
     }
 }

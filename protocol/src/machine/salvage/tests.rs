@@ -1,0 +1,414 @@
+//! What a repair from slaves takes, asks and notes.
+
+use super::*;
+use crate::ids::ReignId;
+use crate::record::{encode_with, Operation, ReignMark, Scanner, Step, Trailer};
+
+const CLUSTER: ClusterId = ClusterId(7);
+const WAIT_MS: u64 = 1000;
+const WISHES: Wishes = Wishes {
+    slaves: None,
+    wait_ms: WAIT_MS,
+    accept_missing: false,
+    undecided: Undecided::Stop,
+    dry_run: false,
+};
+
+/// A log, line by line.
+#[derive(Default)]
+struct Log {
+    bytes: Vec<u8>,
+    seq: u64,
+    epoch: u64,
+}
+
+impl Log {
+    /// Reign 1 (id 10), which has written keys a to d.
+    fn new() -> Self {
+        let mut log = Log { epoch: 1, ..Log::default() };
+        log.add(&Operation::Cluster(CLUSTER), &[]);
+        log.reign(1, "h:1", &[]);
+        "abcd".chars().for_each(|key| log.write(&key.to_string()));
+        log
+    }
+
+    fn add(&mut self, operation: &Operation, fields: &[(&str, &[u8])]) {
+        self.seq += 1;
+        let trailer = Trailer { fields, ..Trailer::new(Seq(self.seq), Epoch(self.epoch), Seq(0)) };
+        encode_with(operation, trailer, &mut self.bytes);
+    }
+
+    fn reign(&mut self, epoch: u64, address: &str, given_up: &[Reign]) {
+        self.epoch = epoch;
+        let mark =
+            ReignMark { id: ReignId(epoch * 10), fsync: SyncMode::Always, given_up: given_up.to_vec() };
+        self.add(&Operation::Epoch { address: address.into(), mark: Some(mark) }, &[]);
+    }
+
+    fn write(&mut self, key: &str) {
+        self.add(&Operation::Write(vec![(key.to_owned().into(), "old".into())]), &[]);
+    }
+
+    fn recovered(&mut self, key: &str, stamp: Stamp) {
+        let was = show_stamp(stamp);
+        self.add(
+            &Operation::Write(vec![(key.to_owned().into(), "back".into())]),
+            &[(RECOVERED, was.as_bytes())],
+        );
+    }
+
+    /// A record that says which one is before it.
+    fn write_after(&mut self, key: &str, left_out: u64) {
+        let after = Some(Seq(self.seq));
+        self.seq += left_out + 1;
+        let trailer = Trailer { after, ..Trailer::new(Seq(self.seq), Epoch(self.epoch), Seq(0)) };
+        let pairs = vec![(key.to_owned().into(), "old".into())];
+        encode_with(&Operation::Write(pairs), trailer, &mut self.bytes);
+    }
+
+    /// Gives each record to `take`; gives the end.
+    fn walk(&self, mut take: impl FnMut(&Record<'_>)) -> Position {
+        let (mut scanner, mut rest) = (Scanner::new(1 << 20), &self.bytes[..]);
+        while !rest.is_empty() {
+            let before = scanner.position().offset;
+            let step = scanner.next(rest);
+            let Step::Record { record, .. } = step else { panic!("{step:?}") };
+            take(&record);
+            rest = &rest[(scanner.position().offset - before) as usize..];
+        }
+        scanner.position()
+    }
+}
+
+fn slave(name: &str) -> SlaveId {
+    SlaveId::new(name).unwrap()
+}
+
+fn stamp(epoch: u64, id: u64, seq: u64) -> Stamp {
+    Stamp { version: Version::new(epoch, seq), reign: ReignId(id) }
+}
+
+fn seen(epoch: u64, id: u64, seq: u64) -> Option<Seen> {
+    Some(Seen { reign: Reign::new(epoch, id), seq: Seq(seq), durable: true })
+}
+
+/// The reign of the repairs here.
+const OWN: Reign = Reign { epoch: Epoch(50), id: ReignId(500) };
+
+struct Bench {
+    machine: Salvage,
+    now: Millis,
+    log: Log,
+}
+
+impl Bench {
+    fn new(wishes: Wishes, log: Log, noted: WitnessText, lock: LockText) -> Self {
+        let mut machine = Salvage::new(wishes, 1);
+        let end = log.walk(|record| machine.read(record));
+        machine.open(Millis(0), Known { cluster: CLUSTER, end, noted, lock });
+        Bench { machine, now: Millis(0), log }
+    }
+
+    fn of(wishes: Wishes, log: Log) -> Self {
+        Bench::new(wishes, log, WitnessText::default(), LockText::default())
+    }
+
+    fn step(&mut self, event: Event) -> Vec<Effect> {
+        let mut effects = Vec::new();
+        self.machine.step(self.now, event, &mut effects);
+        effects
+    }
+
+    fn comes(&mut self, link: u64, name: &str, seen: Option<Seen>) -> Vec<Effect> {
+        let (link, id, incarnation) = (LinkId(link), slave(name), Incarnation(1));
+        self.step(Event::Came { link, id, incarnation, cluster: Some(CLUSTER), seen })
+    }
+
+    fn after(&mut self, ms: u64) -> Vec<Effect> {
+        self.now = self.now.plus(ms);
+        self.step(Event::Tick)
+    }
+
+    /// Lets the time for slaves pass and the reign begin, with each of these links.
+    fn begin(&mut self, links: &[(u64, Option<Seen>)]) {
+        let effects = self.after(WAIT_MS);
+        assert!(matches!(effects[..], [Effect::Note(_), Effect::Begin { .. }]), "{effects:?}");
+        self.step(Event::Begun { reign: OWN, seq: Seq(1000) });
+        for (link, seen) in links {
+            let link = LinkId(*link);
+            let admitted = self.step(Event::Enlisted { link, reign: OWN, seen: *seen });
+            assert_eq!(admitted, [Effect::Admit { link, reign: OWN }]);
+        }
+    }
+
+    fn reports(&mut self, link: u64, copies: &[(&'static str, Stamp)]) -> Vec<Effect> {
+        let entries =
+            copies.iter().map(|(key, stamp)| (Bytes::from_static(key.as_bytes()), *stamp)).collect();
+        self.step(Event::Holdings { link: LinkId(link), entries, last: true })
+    }
+
+    fn surveyed(&mut self) -> Vec<Effect> {
+        let Bench { machine, log, .. } = self;
+        log.walk(|record| machine.touch(record));
+        self.step(Event::Surveyed)
+    }
+
+    /// What is asked: link, key, version.
+    fn asked(effects: &[Effect]) -> Vec<(u64, String, Stamp)> {
+        let asked = effects.iter().filter_map(|effect| {
+            let Effect::Read { link, stamp, key, .. } = effect else { return None };
+            Some((link.0, String::from_utf8_lossy(key).into_owned(), *stamp))
+        });
+        let mut asked: Vec<_> = asked.collect();
+        asked.sort_by(|one, other| one.1.cmp(&other.1));
+        asked
+    }
+}
+
+fn finish(given_up: &[Reign]) -> Effect {
+    Effect::Finish { epoch: OWN.epoch.next(), given_up: given_up.to_vec() }
+}
+
+#[test]
+fn the_newest_of_what_the_log_lacks_is_fetched_and_its_reigns_are_given_up() {
+    let mut bench = Bench::of(WISHES, Log::new());
+    assert_eq!(bench.comes(1, "one", seen(3, 30, 20)), [Effect::Welcome { link: LinkId(1) }]);
+    bench.comes(2, "two", seen(2, 20, 12));
+    bench.begin(&[(1, seen(3, 30, 20)), (2, seen(2, 20, 12))]);
+    let (older, newer) = (stamp(2, 20, 11), stamp(3, 30, 20));
+    // What the log has, what it lacks at its end, and in later reigns.
+    assert_eq!(
+        bench.reports(1, &[("a", newer), ("b", stamp(1, 10, 4)), ("e", stamp(1, 10, 8)), ("f", older)]),
+        []
+    );
+    assert_eq!(bench.reports(2, &[("a", stamp(2, 20, 12)), ("c", older), ("f", older)]), [Effect::Survey]);
+    let effects = bench.surveyed();
+    let wanted = [("a", newer), ("c", older), ("e", stamp(1, 10, 8)), ("f", older)];
+    let asked = Bench::asked(&effects);
+    let told: Vec<_> = asked.iter().map(|(_, key, stamp)| (key.as_str(), *stamp)).collect();
+    assert_eq!(told, wanted);
+    assert_eq!((asked[0].0, asked[1].0, asked[2].0), (1, 2, 1));
+    let mut last = Vec::new();
+    for effect in effects {
+        let Effect::Read { link, tag, stamp, key } = effect else { panic!("{effect:?}") };
+        let value = Bytes::from_static(b"new");
+        last = bench.step(Event::Value { link, tag, stamp, value: value.clone() });
+        assert_eq!(last[0], Effect::Append { key, stamp, value });
+    }
+    assert_eq!(last[1], finish(&[Reign::new(1, 10), Reign::new(2, 20), Reign::new(3, 30)]));
+    assert_eq!(bench.step(Event::Finished), [Effect::End(SalvageOutcome::Recovered)]);
+    assert_eq!(bench.machine.findings().recovered_keys(), 4);
+}
+
+#[test]
+fn witnesses_are_noted_before_a_reign_begins_above_all_that_anybody_has_seen() {
+    let mut noted = WitnessText { cluster: Some(CLUSTER), ..WitnessText::default() };
+    noted.note(slave("gone"), seen(6, 60, 9).unwrap());
+    noted.accept(Reign::new(8, 80));
+    let lock = LockText {
+        cluster: Some(CLUSTER),
+        epoch: Some(Epoch(9)),
+        reign: Some(ReignId(90)),
+        ..LockText::default()
+    };
+    let wishes = Wishes { accept_missing: true, ..WISHES };
+    let mut bench = Bench::new(wishes, Log::new(), noted, lock);
+    bench.comes(1, "one", seen(7, 70, 20));
+    let effects = bench.after(WAIT_MS);
+    let [Effect::Note(text), Effect::Begin { epoch: Epoch(10) }] = &effects[..] else {
+        panic!("{effects:?}")
+    };
+    let reigns: Vec<_> = text.seen.iter().map(|(id, seen)| (id.as_str(), seen.reign.epoch.0)).collect();
+    assert_eq!(reigns, [("gone", 6), ("one", 7), (LOCK_FILE, 9)]);
+    assert_eq!((text.cluster, text.accepted.len()), (Some(CLUSTER), 0));
+}
+
+#[test]
+fn slaves_that_are_named_or_counted_are_waited_for_and_nothing_is_done_without_them() {
+    let noted = || {
+        let mut noted = WitnessText { cluster: Some(CLUSTER), ..WitnessText::default() };
+        noted.note(slave("two"), seen(2, 20, 9).unwrap());
+        noted
+    };
+    let of = |wishes, noted| Bench::new(wishes, Log::new(), noted, LockText::default());
+    let missing = |named: &[&str], there| {
+        let named = named.iter().map(|name| slave(name)).collect();
+        [Effect::End(SalvageOutcome::Missing { named, there })]
+    };
+    let counted = Wishes { slaves: Some(1), ..WISHES };
+    let mut bench = of(counted, noted());
+    assert_eq!(bench.comes(1, "one", None).len(), 1, "the one that is noted is missing");
+    assert_eq!(bench.after(WAIT_MS - 1), []);
+    assert_eq!(bench.after(1), missing(&["two"], 1));
+    let mut bench = of(counted, noted());
+    assert!(matches!(bench.comes(1, "two", None)[..], [_, Effect::Note(_), Effect::Begin { .. }]));
+    let mut bench = of(Wishes { slaves: Some(2), ..WISHES }, WitnessText::default());
+    bench.comes(1, "one", seen(2, 20, 9));
+    bench.comes(2, "two", None);
+    assert_eq!(of(WISHES, noted()).after(WAIT_MS), missing(&["two"], 0));
+    let mut bench = of(WISHES, WitnessText::default());
+    bench.comes(1, "one", seen(2, 20, 9));
+    bench.step(Event::Gone { link: LinkId(1) });
+    bench.comes(2, "two", None);
+    assert_eq!(bench.after(WAIT_MS), missing(&["one"], 1));
+}
+
+#[test]
+fn nothing_is_done_where_nothing_lacks_or_only_to_be_told() {
+    let mut bench = Bench::of(WISHES, Log::new());
+    bench.comes(1, "one", seen(1, 10, 6));
+    bench.comes(2, "new", None);
+    assert_eq!(bench.after(WAIT_MS), [Effect::End(SalvageOutcome::NothingLacks)]);
+    let mut bench = Bench::of(Wishes { dry_run: true, ..WISHES }, Log::new());
+    bench.comes(1, "one", seen(1, 10, 7));
+    assert_eq!(bench.after(WAIT_MS), [Effect::End(SalvageOutcome::Told)]);
+    assert!(bench.machine.findings().slaves[0].is_witness);
+}
+
+#[test]
+fn of_two_slaves_that_disagree_about_one_version_neither_is_believed() {
+    for (undecided, asked) in [(Undecided::Stop, 0), (Undecided::Log, 0), (Undecided::Slaves, 1)] {
+        let mut bench = Bench::of(Wishes { undecided, ..WISHES }, Log::new());
+        bench.comes(1, "one", seen(2, 20, 9));
+        bench.comes(2, "two", seen(2, 21, 9));
+        bench.begin(&[(1, seen(2, 20, 9)), (2, seen(2, 21, 9))]);
+        bench.reports(1, &[("b", stamp(1, 10, 4)), ("e", stamp(2, 20, 9))]);
+        bench.reports(2, &[("b", stamp(1, 10, 4)), ("e", stamp(2, 21, 9))]);
+        let effects = bench.surveyed();
+        assert_eq!(Bench::asked(&effects).len(), asked, "{undecided:?}");
+        assert_eq!(bench.machine.findings().undecided, [b"e"]);
+        let is_over = effects == [Effect::End(SalvageOutcome::Undecided)];
+        assert_eq!(is_over, undecided == Undecided::Stop);
+    }
+}
+
+#[test]
+fn what_the_log_has_written_or_deleted_since_the_fork_does_not_come_back() {
+    let mut log = Log::new();
+    log.reign(2, "h:1", &[]);
+    log.write("a");
+    log.add(&Operation::Delete(vec!["b".into()]), &[]);
+    let mut bench = Bench::of(Wishes { undecided: Undecided::Log, ..WISHES }, log);
+    bench.comes(1, "one", seen(2, 22, 30));
+    bench.begin(&[(1, seen(2, 22, 30))]);
+    let theirs = stamp(2, 22, 30);
+    bench.reports(1, &[("a", theirs), ("b", theirs), ("c", theirs), ("d", stamp(1, 10, 6)), ("e", theirs)]);
+    let asked = Bench::asked(&bench.surveyed());
+    let keys: Vec<_> = asked.iter().map(|(_, key, _)| key.as_str()).collect();
+    assert_eq!(keys, ["c", "e"]);
+    assert_eq!(bench.machine.findings().undecided_keys, 2);
+}
+
+#[test]
+fn a_key_that_a_compacted_log_may_have_deleted_since_the_fork_is_not_decided() {
+    let mut log = Log::new();
+    log.reign(2, "h:1", &[]);
+    log.write_after("x", 3);
+    let mut bench = Bench::of(Wishes { undecided: Undecided::Log, ..WISHES }, log);
+    bench.comes(1, "one", seen(2, 22, 30));
+    bench.begin(&[(1, seen(2, 22, 30))]);
+    let theirs = stamp(2, 22, 30);
+    bench.reports(1, &[("a", theirs), ("d", stamp(1, 10, 6)), ("e", theirs)]);
+    let asked = Bench::asked(&bench.surveyed());
+    // What is still there was not deleted.
+    assert_eq!(asked.len(), 1);
+    assert_eq!((asked[0].1.as_str(), &bench.machine.findings().undecided[..]), ("a", &[b"e".to_vec()][..]));
+}
+
+#[test]
+fn an_unfinished_repair_goes_on_with_what_is_newer_than_what_it_had() {
+    let mut log = Log::new();
+    log.reign(5, BEGUN_AT, &[]);
+    log.recovered("a", stamp(3, 30, 20));
+    log.recovered("b", stamp(3, 30, 21));
+    let mut noted = WitnessText { cluster: Some(CLUSTER), ..WitnessText::default() };
+    noted.note(slave("one"), seen(3, 30, 25).unwrap());
+    let mut bench = Bench::new(WISHES, log, noted, LockText::default());
+    // The slave remembers the reign of the repair only.
+    bench.comes(1, "one", seen(5, 50, 7));
+    bench.begin(&[(1, seen(5, 50, 7))]);
+    let newer = stamp(3, 30, 25);
+    bench.reports(1, &[("a", newer), ("b", stamp(3, 30, 21)), ("c", newer), ("d", stamp(1, 10, 6))]);
+    let asked = Bench::asked(&bench.surveyed());
+    let keys: Vec<_> = asked.iter().map(|(_, key, stamp)| (key.as_str(), *stamp)).collect();
+    assert_eq!(keys, [("a", newer), ("c", newer)]);
+    assert_eq!(bench.machine.findings().done_before, 1);
+}
+
+#[test]
+fn a_slave_that_is_lost_is_replaced_by_another_holder_and_then_waited_for() {
+    let mut bench = Bench::of(WISHES, Log::new());
+    let witness = seen(2, 20, 9);
+    bench.comes(1, "one", witness);
+    bench.comes(2, "two", witness);
+    bench.begin(&[(1, witness), (2, witness)]);
+    let lost = stamp(2, 20, 9);
+    bench.reports(1, &[("a", lost), ("d", stamp(1, 10, 6))]);
+    bench.reports(2, &[("a", lost)]);
+    let asked = Bench::asked(&bench.surveyed());
+    assert_eq!(asked[0].0, 1);
+    assert_eq!(Bench::asked(&bench.step(Event::Gone { link: LinkId(1) }))[0].0, 2);
+    assert_eq!(bench.step(Event::Gone { link: LinkId(2) }), []);
+    assert_eq!(bench.after(WAIT_MS - 1), []);
+    // It comes back with what it has.
+    let effects = bench.comes(3, "two", seen(50, 500, 1000));
+    assert_eq!(effects[1], Effect::Announce { link: LinkId(3), reign: OWN, seq: Seq(1000) });
+    let effects = bench.step(Event::Enlisted { link: LinkId(3), reign: OWN, seen: seen(50, 500, 1000) });
+    assert_eq!(Bench::asked(&effects)[0].0, 3);
+    bench.step(Event::Gone { link: LinkId(3) });
+    let effects = bench.after(WAIT_MS);
+    assert!(matches!(effects[..], [Effect::End(SalvageOutcome::Lost { .. })]), "{effects:?}");
+}
+
+#[test]
+fn a_slave_without_what_it_has_reported_is_passed_over_and_one_that_says_nothing_is_cut_off() {
+    let mut bench = Bench::of(WISHES, Log::new());
+    let witness = seen(2, 20, 9);
+    bench.comes(1, "one", witness);
+    bench.begin(&[(1, witness)]);
+    bench.reports(1, &[("a", stamp(2, 20, 9)), ("d", stamp(1, 10, 6))]);
+    let effects = bench.surveyed();
+    let Effect::Read { link, tag, .. } = effects[0] else { panic!("{effects:?}") };
+    assert_eq!(bench.step(Event::Missing { link: LinkId(9), tag }), [], "it was not asked");
+    let mut silent = bench.machine.clone();
+    assert_eq!(
+        bench.step(Event::Missing { link, tag }),
+        [Effect::End(SalvageOutcome::Lost { id: slave("one") })]
+    );
+    let mut effects = Vec::new();
+    silent.step(bench.now.plus(SILENT_MS), Event::Tick, &mut effects);
+    assert_eq!(effects[0], Effect::Refuse { link, why: SalvageRefusal::Silent });
+}
+
+#[test]
+fn strangers_latecomers_and_restarted_slaves_have_no_part_in_it() {
+    let mut bench = Bench::of(WISHES, Log::new());
+    let came = |link: u64, name: &str, incarnation, cluster| Event::Came {
+        link: LinkId(link),
+        id: slave(name),
+        incarnation: Incarnation(incarnation),
+        cluster: Some(ClusterId(cluster)),
+        seen: None,
+    };
+    let refused = |effects: Vec<Effect>| {
+        let Some(Effect::Refuse { why, .. }) = effects.first() else { return None };
+        Some(why.clone())
+    };
+    let other = refused(bench.step(came(1, "other", 1, 8)));
+    assert!(
+        matches!(other, Some(SalvageRefusal::Unwelcome(Unwelcome::SlaveOfOtherCluster { .. }))),
+        "{other:?}"
+    );
+    bench.comes(2, "one", seen(2, 20, 9));
+    let twin = refused(bench.step(came(3, "one", 2, 7)));
+    assert!(matches!(twin, Some(SalvageRefusal::Unwelcome(Unwelcome::NameInUse { .. }))), "{twin:?}");
+    // A second link of the same process waits.
+    assert_eq!(bench.comes(4, "one", seen(2, 20, 9)), [Effect::Welcome { link: LinkId(4) }]);
+    bench.begin(&[(2, seen(2, 20, 9))]);
+    assert_eq!(refused(bench.step(came(5, "late", 1, 7))), Some(SalvageRefusal::Late));
+    let effects = bench.step(Event::Gone { link: LinkId(2) });
+    assert_eq!(effects, [Effect::Announce { link: LinkId(4), reign: OWN, seq: Seq(1000) }]);
+    assert_eq!(refused(bench.step(came(6, "one", 2, 7))), Some(SalvageRefusal::Restarted));
+    let liar = bench.step(Event::Enlisted { link: LinkId(4), reign: OWN, seen: seen(3, 33, 9) });
+    assert_eq!(refused(liar), Some(SalvageRefusal::OtherWitness));
+}
