@@ -12,7 +12,7 @@ use anyhow::Context as _;
 use bytesize::ByteSize;
 use clap::Parser;
 use dsm::client::{Client, ClientConfig, ClientError};
-use dsm::config;
+use dsm::config::{self, TlsFiles};
 use dsm_protocol::info::Info;
 use dsm_server::cli::{self, Flags};
 use dsm_server::prompt::{self, Host, Store, TypedOperation};
@@ -37,6 +37,9 @@ struct Args {
         default_value = "127.0.0.1:12345,127.0.0.1:12346"
     )]
     masters: Vec<String>,
+
+    #[command(flatten)]
+    tls: TlsFiles,
 
     /// How long one operation may take before it is given up, as in 500ms or 2s
     #[arg(long, env = "DSM_REQUEST_TIMEOUT", value_name = "DURATION", default_value = "2s",
@@ -94,6 +97,7 @@ fn main() -> ExitCode {
 fn run(args: Args) -> anyhow::Result<ExitCode> {
     let config = ClientConfig {
         masters: args.masters,
+        tls: args.tls,
         request_timeout: args.request_timeout,
         connect_timeout: args.connect_timeout,
         value_max: args.max_value.as_u64() as usize,

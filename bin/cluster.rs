@@ -9,7 +9,7 @@
 use anyhow::Context as _;
 use clap::{Parser, ValueEnum as _};
 use dsm::client::{ClientConfig, Serving};
-use dsm::config::{self, Fsync};
+use dsm::config::{self, Fsync, TlsFiles};
 use dsm::launcher::{describe_exit, LaunchError, Launcher, LauncherConfig, MasterCommand, Role, RoleCommand};
 use dsm_server::cli::{self, Flags};
 use dsm_server::prompt::{self, Host, Store};
@@ -72,6 +72,9 @@ struct Args {
     /// When a write counts as written to the log [default: that of dsm-master]
     #[arg(long, env = "DSM_FSYNC", value_name = "POLICY", value_enum)]
     fsync: Option<Fsync>,
+
+    #[command(flatten)]
+    tls: TlsFiles,
 
     /// How long one operation at the prompt may take before it is given up, as in 500ms or 2s
     #[arg(long, env = "DSM_REQUEST_TIMEOUT", value_name = "DURATION", default_value = "2s",
@@ -154,6 +157,7 @@ fn run(args: Args, value_max: usize) -> anyhow::Result<ExitCode> {
     let mut launcher = Launcher::new(launcher_config(&args)?).map_err(told)?;
     let client = ClientConfig {
         masters: launcher.masters(),
+        tls: args.tls.clone(),
         request_timeout: args.request_timeout,
         value_max,
         ..ClientConfig::default()
@@ -196,6 +200,7 @@ fn launcher_config(args: &Args) -> anyhow::Result<LauncherConfig> {
     let mut config = LauncherConfig::new(masters, role("slave"), &args.data);
     config.slaves = usize::from(args.slaves);
     config.unix_sockets = true;
+    config.tls = args.tls.clone();
     config.ready_timeout = args.start_timeout;
     Ok(config)
 }

@@ -215,6 +215,11 @@ fn an_unusable_log_is_one_clear_line() {
 
 const MASTER: Flags = &[
     ("--listen", These(&["nowhere", "0.0.0.0:1", "unix:a.sock", "unix:/run/a.sock"])),
+    ("--tls-cert", Nothing),
+    ("--tls-key", Nothing),
+    ("--tls-ca", Nothing),
+    ("--tls-client-auth", These(&["perhaps"])),
+    ("--plain-listen", These(&["nowhere", "unix:/run/a.sock"])),
     ("--unix-mode", These(&["rw", "1777"])),
     ("--advertise", These(&["nowhere", "0.0.0.0:1", "unix:/run/a.sock"])),
     ("--peer", These(&["nowhere", "0.0.0.0:1", "unix:/run/a.sock"])),
@@ -254,6 +259,9 @@ const MASTER: Flags = &[
 
 const SLAVE: Flags = &[
     ("--masters", These(&["nowhere", "127.0.0.1:1,", "unix:a.sock"])),
+    ("--tls-cert", Nothing),
+    ("--tls-key", Nothing),
+    ("--tls-ca", Nothing),
     ("--id", These(&["no spaces allowed"])),
     ("--max-memory", NO_BYTES),
     ("--max-value", NO_VALUE_MAX),
@@ -264,6 +272,9 @@ const SLAVE: Flags = &[
 
 const CLIENT: Flags = &[
     ("--masters", These(&["nowhere", "127.0.0.1:1,", "unix:a.sock"])),
+    ("--tls-cert", Nothing),
+    ("--tls-key", Nothing),
+    ("--tls-ca", Nothing),
     ("--request-timeout", TOO_SHORT),
     ("--connect-timeout", TOO_SHORT),
     ("--max-value", NO_VALUE_MAX),
@@ -277,6 +288,9 @@ const CLUSTER: Flags = &[
     ("--port", These(&["65536", "http", "12346"])),
     ("--backup-port", These(&["65536", "http", "12345"])),
     ("--fsync", These(&["sometimes"])),
+    ("--tls-cert", Nothing),
+    ("--tls-key", Nothing),
+    ("--tls-ca", Nothing),
     ("--request-timeout", TOO_SHORT),
     ("--start-timeout", TOO_SHORT),
     ("--prompt", AnythingButYesAndNo),

@@ -1,5 +1,6 @@
 //! Addresses as people type them: `HOST:PORT`, and `unix:/PATH` for a Unix socket of this machine; for every flag and every
-//! program the same.
+//! program the same. One that is connected to may say how: `tls:HOST:PORT`, `plain:HOST:PORT`. Otherwise it is TLS for whoever
+//! has certificates.
 //!
 //! Owns the rules by which a text is an address, and the one spelling in which it is kept. Looks no name up: a name may
 //! come to mean another machine, so that is done at each dial.
@@ -13,6 +14,21 @@ use thiserror::Error;
 
 /// What the address of a Unix socket begins with.
 const UNIX: &str = "unix:";
+
+/// What the address of a port begins with that is reached by TLS whatever the settings are.
+const TLS: &str = "tls:";
+
+/// The same for one that is reached without.
+const PLAIN: &str = "plain:";
+
+/// How an address says that it is reached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Transport {
+    /// By TLS.
+    Tls,
+    /// In plain bytes.
+    Plain,
+}
 
 /// The longest path of a Unix socket, in bytes: `sun_path` has 108, and a zero byte ends it.
 pub const UNIX_PATH_BYTES_MAX: usize = 107;
@@ -83,7 +99,42 @@ pub fn to_listen(text: &str) -> Result<String, AddressError> {
 /// # Errors
 /// What is wrong with it.
 pub fn to_connect(text: &str) -> Result<String, AddressError> {
-    read_unix(text).unwrap_or_else(|| to_connect_by_tcp(text))
+    read_unix(text).unwrap_or_else(|| to_dial_by_tcp(text))
+}
+
+/// Reads an address to connect to over TCP, which may say how.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn to_dial_by_tcp(text: &str) -> Result<String, AddressError> {
+    let text = text.trim();
+    let (transport, address) = split_transport(text);
+    let address = to_connect_by_tcp(address)?;
+    Ok(match transport {
+        Some(Transport::Tls) => format!("{TLS}{address}"),
+        Some(Transport::Plain) => format!("{PLAIN}{address}"),
+        None => address,
+    })
+}
+
+/// How an address says that it is reached, if it says so, and the address without that. A host may be called `tls`, too.
+pub fn split_transport(address: &str) -> (Option<Transport>, &str) {
+    for (prefix, transport) in [(TLS, Transport::Tls), (PLAIN, Transport::Plain)] {
+        if let Some(rest) = address.strip_prefix(prefix).filter(|rest| rest.contains(':')) {
+            return (Some(transport), rest);
+        }
+    }
+    (None, address)
+}
+
+/// An address that is listened at in plain bytes, whatever the settings are.
+pub fn plain(address: &str) -> String {
+    format!("{PLAIN}{address}")
+}
+
+/// The address without what it says of how it is reached: what others know a master by.
+pub fn name(address: &str) -> &str {
+    split_transport(address).1
 }
 
 /// Reads an address that others are told, or know a master by. A Unix socket is none.
@@ -223,6 +274,28 @@ mod tests {
         }
         assert_eq!(to_listen("127.0.0.1:0").as_deref(), Ok("127.0.0.1:0"));
         assert_eq!(to_connect("127.0.0.1:0"), Err(AddressError::PortZero));
+    }
+
+    #[test]
+    fn an_address_that_is_dialed_may_say_how() {
+        for (typed, kept, transport, named) in [
+            ("tls:A:1", "tls:a:1", Some(Transport::Tls), "a:1"),
+            (" plain:[0::1]:1", "plain:[::1]:1", Some(Transport::Plain), "[::1]:1"),
+            ("a:1", "a:1", None, "a:1"),
+            // Hosts of these names.
+            ("tls:1", "tls:1", None, "tls:1"),
+            ("plain:1", "plain:1", None, "plain:1"),
+            ("tls:plain:1", "tls:plain:1", Some(Transport::Tls), "plain:1"),
+        ] {
+            assert_eq!(to_connect(typed).as_deref(), Ok(kept), "{typed:?}");
+            assert_eq!(split_transport(kept), (transport, named), "{typed:?}");
+            assert_eq!(name(kept), named, "{typed:?}");
+        }
+        assert_eq!(to_connect("tls:unix:/a"), Err(AddressError::UnixUntold));
+        assert_eq!(to_connect("tls:a:0"), Err(AddressError::PortZero));
+        // Who listens says it with other flags.
+        assert_eq!(to_listen("tls:a:1"), Err(AddressError::Brackets));
+        assert_eq!(to_connect_by_tcp("plain:a:1"), Err(AddressError::Brackets));
     }
 
     #[test]

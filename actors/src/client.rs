@@ -4,10 +4,11 @@
 //! the machine in `dsm_protocol::machine::client` decides. It keeps no value and never retries a write that may
 //! have been executed. Plain tokio, no actor. Source: `docs/ARCHITECTURE.md`, "The client".
 
+use crate::address;
 pub use crate::client_error::{ClientError, Failure, MasterFailure, Unreached};
 use crate::config::VALUE_BYTES_MAX;
 use crate::dial::{self, DialError, Greeted};
-use crate::env::OsStream;
+use crate::env::{OsStream, Tls, TlsFiles};
 use crate::shown::shown_error;
 use bytes::{Bytes, BytesMut};
 pub use dsm_protocol::command::{Command, ErrorWord, Reply, ReplyError, KEY_MAX, VALUE_MAX_DEFAULT};
@@ -53,6 +54,9 @@ pub struct ClientConfig {
     /// standby's redirect names that address. `unix:/path` reaches a master on this machine; a redirect never names one, so
     /// the next address is tried instead.
     pub masters: Vec<String>,
+    /// Certificates: if they name a file, every connection over TCP is with TLS, unless an address begins with `plain:`. A master
+    /// may want that a client has its own. Default: none.
+    pub tls: TlsFiles,
     /// From a call to its end, whatever happens in between. Default 2 s.
     pub request_timeout: Duration,
     /// From the first packet to the master's Welcome. It is less while a call waits and another master can be tried.
@@ -74,6 +78,7 @@ impl Default for ClientConfig {
     fn default() -> Self {
         ClientConfig {
             masters: vec!["127.0.0.1:12345".to_owned(), "127.0.0.1:12346".to_owned()],
+            tls: TlsFiles::default(),
             request_timeout: Duration::from_secs(2),
             connect_timeout: Duration::from_secs(2),
             backoff_min: Duration::from_millis(10),
@@ -162,7 +167,7 @@ impl Client {
     ///
     /// # Errors
     /// [`ClientError::NotExecuted`] with [`Failure::Invalid`]: `config.masters` is empty, `config.value_max` is above 1 GiB,
-    /// or there is no tokio runtime here.
+    /// or there is no tokio runtime here; with [`Failure::Tls`]: a file of `config.tls` is of no use.
     pub fn connect(config: ClientConfig) -> Result<Client, ClientError> {
         let invalid = |why| Err(ClientError::not_executed(Failure::Invalid(why)));
         if config.masters.is_empty() {
@@ -174,9 +179,11 @@ impl Client {
         let Ok(runtime) = tokio::runtime::Handle::try_current() else {
             return invalid("a client needs a tokio runtime around it");
         };
+        let tls = config.tls.is_on().then(|| Tls::for_client(&config.tls)).transpose();
+        let tls = tls.map_err(|why| ClientError::not_executed(Failure::Tls(why)))?;
         let (calls, queue) = mpsc::unbounded_channel();
         let (serving_sender, serving) = watch::channel(None);
-        let driver = Driver::new(&config, serving_sender);
+        let driver = Driver::new(&config, tls, serving_sender);
         runtime.spawn(driver.run(queue));
         Ok(Client {
             shared: Arc::new(Shared {
@@ -408,6 +415,7 @@ struct Driver {
     machine: machine::ClientMachine,
     answer_bytes_max: usize,
     masters: Vec<String>,
+    tls: Option<Tls>,
     request_timeout: Duration,
     connect_timeout: Duration,
     origin: Instant,
@@ -448,11 +456,12 @@ enum Wake {
 }
 
 impl Driver {
-    fn new(config: &ClientConfig, serving: watch::Sender<Option<usize>>) -> Driver {
+    fn new(config: &ClientConfig, tls: Option<Tls>, serving: watch::Sender<Option<usize>>) -> Driver {
         // A program that uses the library has no `Env`; the seed decides only the jitter.
         #[allow(clippy::disallowed_methods)]
         let settings = machine::Settings {
-            masters: config.masters.clone(),
+            // Masters are told apart by what they call themselves.
+            masters: config.masters.iter().map(|master| address::name(master).to_owned()).collect(),
             request_timeout_ms: to_millis(config.request_timeout),
             connect_timeout_ms: to_millis(config.connect_timeout),
             backoff_min_ms: to_millis(config.backoff_min).max(1),
@@ -463,6 +472,7 @@ impl Driver {
             machine: machine::ClientMachine::new(Millis(0), settings),
             answer_bytes_max: ANSWER_BYTES_MAX.max(frame::body_max(config.value_max)),
             masters: config.masters.clone(),
+            tls,
             request_timeout: config.request_timeout,
             connect_timeout: config.connect_timeout,
             origin: Instant::now(),
@@ -582,7 +592,7 @@ impl Driver {
                 if let MasterFailure::NotTried = self.failures[master] {
                     self.failures[master] = MasterFailure::NoAnswerYet;
                 }
-                let opening = open(self.masters[master].clone(), self.connect_timeout);
+                let opening = open(self.masters[master].clone(), self.tls.clone(), self.connect_timeout);
                 self.connecting = Some((link, master, Box::pin(opening)));
             }
             Effect::Close { link } => {
@@ -841,8 +851,8 @@ async fn connected(
 }
 
 /// Connects and shakes hands.
-async fn open(address: String, limit: Duration) -> Result<(OsStream, Greeted), DialError> {
-    let mut stream = OsStream::connect(&address).await?;
+async fn open(address: String, tls: Option<Tls>, limit: Duration) -> Result<(OsStream, Greeted), DialError> {
+    let mut stream = OsStream::connect(&address, tls.as_ref()).await?;
     stream.keep_alive(crate::config::TCP_KEEPALIVE_DEFAULT);
     let hello = Hello { cluster: None, role: HelloRole::Client };
     let greeted = dial::greet(&mut stream, hello, limit, || None).await?;

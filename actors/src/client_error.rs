@@ -3,6 +3,7 @@
 //! Owns the two kinds of failures, which differ in what a caller may assume, and their causes.
 
 use crate::dial::DialError;
+use crate::env::TlsError;
 use dsm_protocol::command::{ErrorWord, ReplyError};
 use dsm_protocol::frame::FrameError;
 use dsm_protocol::handshake::HandshakeFailure;
@@ -52,6 +53,9 @@ pub enum Failure {
     /// The request is one that every master refuses.
     #[error("{0}")]
     Invalid(&'static str),
+    /// The client's certificates, or those of the CA, are of no use.
+    #[error(transparent)]
+    Tls(TlsError),
     /// The answer does not fit the request.
     #[error("the master's answer does not fit the request")]
     Protocol,
@@ -82,7 +86,7 @@ impl ClientError {
                 Failure::Unreachable(_) | Failure::LinkLost | Failure::TimedOut(_) | Failure::Overloaded => {
                     true
                 }
-                Failure::Invalid(_) | Failure::Protocol | Failure::Stopped => false,
+                Failure::Invalid(_) | Failure::Tls(_) | Failure::Protocol | Failure::Stopped => false,
             },
         }
     }

@@ -2,6 +2,8 @@
 //! is parsed into. The doc comments are the help texts.
 
 use crate::address::{self, AddressError};
+pub use crate::certificates::TlsReload;
+pub use crate::env::{ClientAuth, TlsError, TlsFiles};
 pub use bytesize::ByteSize;
 use clap::{Args, ValueEnum};
 use dsm_protocol::command::VALUE_MAX_DEFAULT;
@@ -82,6 +84,12 @@ pub enum ConfigError {
         /// Where this master listens.
         bound: String,
     },
+    /// TLS is asked for and cannot be had.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    /// The node runs in a world without TLS: within one process, or in a simulation.
+    #[error("there is no TLS without ports: leave the certificates out")]
+    NoTlsHere,
     /// A slave's name is none.
     #[error(transparent)]
     SlaveId(SlaveIdError),
@@ -190,6 +198,22 @@ pub struct MasterConfig {
     #[arg(long, env = "DSM_LISTEN", value_name = "ADDR,ADDR", value_delimiter = ',', value_parser = address::to_listen)]
     pub listen: Vec<String>,
 
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub tls: TlsFiles,
+
+    /// Whether clients must show a certificate of the CA where there is TLS; slaves and masters always must
+    #[arg(long, env = "DSM_TLS_CLIENT_AUTH", value_name = "WHETHER", value_enum, default_value = "yes")]
+    pub tls_client_auth: ClientAuth,
+
+    /// Addresses to listen on without TLS, beside those of --listen with it, HOST:PORT
+    #[arg(long, env = "DSM_PLAIN_LISTEN", value_name = "ADDR,ADDR", value_delimiter = ',', value_parser = to_listen_by_tcp)]
+    pub plain_listen: Vec<String>,
+
+    /// By which an embedding program asks for the certificates to be read again.
+    #[arg(skip)]
+    pub tls_reload: TlsReload,
+
     /// Access rights of the Unix sockets of --listen, as in chmod
     #[arg(long, env = "DSM_UNIX_MODE", value_name = "MODE", default_value_t = UnixMode::default())]
     pub unix_mode: UnixMode,
@@ -200,7 +224,7 @@ pub struct MasterConfig {
     pub advertise: Option<String>,
 
     /// Address of the other master, HOST:PORT; there can be only one [default: 127.0.0.1:12346, backup 127.0.0.1:12345]
-    #[arg(long = "peer", env = "DSM_PEER", value_name = "ADDR", value_delimiter = ',', value_parser = address::to_connect_by_tcp)]
+    #[arg(long = "peer", env = "DSM_PEER", value_name = "ADDR", value_delimiter = ',', value_parser = address::to_dial_by_tcp)]
     pub peers: Vec<String>,
 
     /// Write-ahead log; both masters must name the same file
@@ -366,6 +390,10 @@ impl Default for MasterConfig {
     fn default() -> Self {
         MasterConfig {
             listen: Vec::new(),
+            tls: TlsFiles::default(),
+            tls_client_auth: ClientAuth::default(),
+            plain_listen: Vec::new(),
+            tls_reload: TlsReload::default(),
             unix_mode: UnixMode::default(),
             advertise: None,
             peers: Vec::new(),
@@ -434,11 +462,25 @@ impl MasterConfig {
             }
         }
         let main = further.iter().position(|address| address::unix_path(address).is_none())?;
-        Some(ListenAddresses { main: further.remove(main), further })
+        let main = further.remove(main);
+        further.extend(self.plain_listen.iter().map(|address| address::plain(address)));
+        Some(ListenAddresses { main, further })
     }
 
-    /// The addresses of the other masters, each once.
+    /// The addresses of the other masters, each once, without what they say of how they are reached.
     pub fn peer_addresses(&self, kind: MasterKind) -> Vec<String> {
+        let mut names: Vec<String> = Vec::new();
+        for peer in self.peer_dials(kind) {
+            let name = address::name(&peer);
+            if !names.iter().any(|known| known == name) {
+                names.push(name.to_owned());
+            }
+        }
+        names
+    }
+
+    /// The same as they are dialed.
+    pub(crate) fn peer_dials(&self, kind: MasterKind) -> Vec<String> {
         let default = match kind {
             MasterKind::Primary => BACKUP_ADDRESS,
             MasterKind::Backup => PRIMARY_ADDRESS,
@@ -480,11 +522,14 @@ impl MasterConfig {
         for address in &self.listen {
             given("--listen", address, address::to_listen)?;
         }
+        for address in &self.plain_listen {
+            given("--plain-listen", address, to_listen_by_tcp)?;
+        }
         let listen = self.listen_addresses(kind).ok_or(ConfigError::ListenUntold)?;
+        for peer in self.peer_dials(kind) {
+            given("--peer", &peer, address::to_dial_by_tcp)?;
+        }
         let peers = self.peer_addresses(kind);
-        let peers: Result<Vec<String>, ConfigError> =
-            peers.iter().map(|peer| given("--peer", peer, address::to_connect_by_tcp)).collect();
-        let peers = peers?;
         let advertise = match &self.advertise {
             Some(address) => Some(given("--advertise", address, address::to_connect_by_tcp)?),
             None if address::is_wildcard(&listen.main) => {
@@ -495,7 +540,9 @@ impl MasterConfig {
         if let Some(address) = advertise.filter(|advertise| peers.contains(advertise)) {
             return Err(ConfigError::PeerIsSelf { own: "--advertise", address });
         }
-        if let Some(address) = listen.all().find(|listen| peers.contains(listen)) {
+        let own =
+            listen.all().map(|listen| address::name(&listen).to_owned()).find(|own| peers.contains(own));
+        if let Some(address) = own {
             return Err(ConfigError::PeerIsSelf { own: "--listen", address });
         }
         check_timeout("--ack-timeout", self.ack_timeout)?;
@@ -540,6 +587,14 @@ impl MasterConfig {
     }
 }
 
+/// Reads an address to listen at over TCP.
+fn to_listen_by_tcp(text: &str) -> Result<String, AddressError> {
+    match address::unix_path(text.trim()) {
+        Some(_) => Err(AddressError::UnixUntold),
+        None => address::to_listen(text),
+    }
+}
+
 /// A frame has fewer than 4 GiB.
 const GATHER_BYTES_MAX: u64 = 2 << 30;
 
@@ -549,6 +604,14 @@ pub struct SlaveConfig {
     /// Addresses of the masters, HOST:PORT or unix:/PATH
     #[arg(long, env = "DSM_MASTERS", value_name = "ADDR,ADDR", value_delimiter = ',', value_parser = address::to_connect, default_values_t = [PRIMARY_ADDRESS.to_owned(), BACKUP_ADDRESS.to_owned()])]
     pub masters: Vec<String>,
+
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub tls: TlsFiles,
+
+    /// By which an embedding program asks for the certificates to be read again.
+    #[arg(skip)]
+    pub tls_reload: TlsReload,
 
     /// Name of this slave, which decides its keys; keep it over restarts [default: random]
     #[arg(long, env = "DSM_ID", value_name = "NAME")]
@@ -575,6 +638,8 @@ impl Default for SlaveConfig {
     fn default() -> Self {
         SlaveConfig {
             masters: vec![PRIMARY_ADDRESS.to_owned(), BACKUP_ADDRESS.to_owned()],
+            tls: TlsFiles::default(),
+            tls_reload: TlsReload::default(),
             id: None,
             max_memory: None,
             max_value: ByteSize(VALUE_MAX_DEFAULT as u64),

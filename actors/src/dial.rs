@@ -2,8 +2,8 @@
 //!
 //! Owns the connect, this side of the handshake, whose rules are `dsm_protocol::handshake`'s, and the pauses between attempts.
 //! What a link is for, and what travels over it, is its owner's. A name with several addresses is looked up and tried by
-//! `env/net/names.rs`, behind [`Environment::connect`](crate::env::Environment::connect). TLS would stand between connect and
-//! greeting.
+//! `env/net/names.rs`, behind [`Environment::connect`](crate::env::Environment::connect). Where there is
+//! TLS, its handshake comes with the first bytes of the greeting, within the same time.
 
 use crate::env::{Env, OsStream, Stream};
 use crate::supervision::{Backoff, Fate, TaskGuard};
@@ -152,6 +152,11 @@ pub(crate) trait Kept {
     /// The address of the master that the link leads to.
     fn master(&self) -> &str;
 
+    /// The same, with what the settings say of how it is reached.
+    fn dialed(&self) -> &str {
+        self.master()
+    }
+
     /// What this side says of itself.
     ///
     /// # Errors
@@ -234,7 +239,7 @@ async fn link(
     turns: &Rc<TurnLengths>,
     up: impl FnOnce(),
 ) -> Result<(), DialError> {
-    let connecting = tokio::time::timeout(manner.connect_timeout, env.connect(kept.master()));
+    let connecting = tokio::time::timeout(manner.connect_timeout, env.connect(kept.dialed()));
     let mut stream = connecting.await.map_err(io::Error::from)??;
     stream.keep_alive(manner.keepalive);
     let hello = kept.hello().await?;

@@ -54,6 +54,7 @@
 
 pub mod address;
 mod batch;
+mod certificates;
 pub mod client;
 pub mod client_actor;
 mod client_error;

@@ -5,12 +5,12 @@
 //! everything back: its port, its locks, its tasks and its actors.
 
 use crate::address;
-use crate::config::ConfigError;
-use crate::config::{MasterConfig, MasterKind, SlaveConfig};
+use crate::certificates;
+use crate::config::{ClientAuth, ConfigError, MasterConfig, MasterKind, SlaveConfig, TlsReload};
 use crate::door::dialed::{self, Introduction};
 use crate::door::switchboard::Switchboard;
 use crate::door::{self, Context};
-use crate::env::{Env, Listener};
+use crate::env::{Env, Listener, Tls};
 use crate::journal::JournalKind;
 use crate::master::{self, MasterActor};
 use crate::node_error::NodeError;
@@ -107,6 +107,8 @@ pub(crate) struct OpenMaster {
     switchboard: Rc<Switchboard>,
     /// The acceptors with all connections, and the link to the other master.
     accepting: JoinSet<()>,
+    /// Ends with the node, and delays no end.
+    _certificates: JoinSet<()>,
     linking: JoinSet<()>,
 }
 
@@ -121,6 +123,7 @@ pub(crate) async fn open_master(
     config.validate(kind)?;
     journal.check_peers(config.peer_addresses(kind).len())?;
     let listen = config.listen_addresses(kind).ok_or(ConfigError::ListenUntold)?;
+    let (env, tls) = certificates::secure(env, &config.tls, config.tls_client_auth)?;
     let mut listeners = Vec::new();
     match listener {
         Some(listener) => listeners.push(listener),
@@ -134,7 +137,7 @@ pub(crate) async fn open_master(
         let (users, env) = (door::accounts::read_users(&env, &config).await?, Rc::clone(&env));
         Rc::new(Accounts::new(users, move || env.now()))
     };
-    let config = Rc::new(config);
+    let (config, reload) = (Rc::new(config.clone()), config.tls_reload);
     let bound = listeners[0].local_address().unwrap_or(listen.main);
     let address = config.advertise.clone().unwrap_or_else(|| bound.clone());
     log::info!("started as={kind:?} address={address} log={} pid={}", config.log.display(), env.pid());
@@ -143,7 +146,8 @@ pub(crate) async fn open_master(
     }
     let cluster = Rc::new(Cell::new(None));
     let mut introductions = Vec::new();
-    for peer in config.peer_addresses(kind) {
+    for dial in config.peer_dials(kind) {
+        let peer = address::name(&dial).to_owned();
         for listener in &listeners {
             let is_itself = listener.is_reached_at(&peer);
             // What takes longer shows when the link is dialed.
@@ -154,7 +158,7 @@ pub(crate) async fn open_master(
         }
         let (address, journal) = (address.clone(), journal.clone());
         let (config, cluster) = (Rc::clone(&config), Rc::clone(&cluster));
-        introductions.push(Introduction { peer, address, config, journal, cluster });
+        introductions.push(Introduction { peer, dial, address, config, journal, cluster });
     }
     let asked =
         join_all(introductions.iter().map(|introduction| dialed::preflight(introduction, &env))).await;
@@ -185,7 +189,17 @@ pub(crate) async fn open_master(
     for listener in listeners {
         accepting.spawn_local(door::accept::accept(listener, context.clone(), fate.clone()));
     }
-    Ok(OpenMaster { address, master, fate, switchboard, accepting, linking })
+    let certificates = keep_certificates(tls, reload, &fate);
+    Ok(OpenMaster { address, master, fate, switchboard, accepting, _certificates: certificates, linking })
+}
+
+/// Keeps the certificates of a node, if it has any, for as long as what this gives lives.
+fn keep_certificates(tls: Option<Tls>, reload: TlsReload, fate: &Fate) -> JoinSet<()> {
+    let mut keeping = JoinSet::new();
+    if let Some(tls) = tls {
+        keeping.spawn_local(certificates::keep(tls, reload, fate.clone()));
+    }
+    keeping
 }
 
 /// Listens at one of the addresses of `--listen`.
@@ -231,16 +245,20 @@ pub(crate) struct OpenSlave {
     pub(crate) id: SlaveId,
     slave: Addr<SlaveActor>,
     fate: Fate,
+    /// Ends with the node, and delays no end.
+    _certificates: JoinSet<()>,
     links: JoinSet<()>,
 }
 
 pub(crate) fn open_slave(config: SlaveConfig, env: &Env) -> Result<OpenSlave, NodeError> {
     config.validate()?;
+    let (env, tls) = certificates::secure(Rc::clone(env), &config.tls, ClientAuth::Yes)?;
     let fate = Fate::default();
     let masters = config.masters.join(",");
-    let (slave, id, links) = SlaveActor::begin(env, &Rc::new(config), &fate);
+    let certificates = keep_certificates(tls, config.tls_reload.clone(), &fate);
+    let (slave, id, links) = SlaveActor::begin(&env, &Rc::new(config), &fate);
     log::info!("started as=Slave slave={id} masters={masters} pid={}", std::process::id());
-    Ok(OpenSlave { id, slave, fate, links })
+    Ok(OpenSlave { id, slave, fate, _certificates: certificates, links })
 }
 
 impl OpenSlave {

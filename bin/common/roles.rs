@@ -199,6 +199,10 @@ fn die_with(parent: Option<i32>) -> anyhow::Result<()> {
 }
 
 fn serve(config: NodeConfig) -> anyhow::Result<()> {
+    let reload = match &config {
+        NodeConfig::Master(_, config) => config.tls.is_on().then(|| config.tls_reload.clone()),
+        NodeConfig::Slave(config) => config.tls.is_on().then(|| config.tls_reload.clone()),
+    };
     let system = actix_rt::System::new();
     system.block_on(async move {
         let mut interrupt = signal(SignalKind::interrupt()).context("cannot wait for SIGINT")?;
@@ -213,11 +217,18 @@ fn serve(config: NodeConfig) -> anyhow::Result<()> {
                 tokio::select! {
                     _ = interrupt.recv() => {}
                     _ = terminate.recv() => {}
-                    () = cli::hung_up(&mut hangup) => if !at_terminal {
-                        log::info!(
-                            "SIGHUP ignored: no file is read again, and the output belongs to whoever started this"
-                        );
-                        continue;
+                    () = cli::hung_up(&mut hangup) => match (at_terminal, &reload) {
+                        (true, _) => {}
+                        (false, Some(reload)) => {
+                            reload.ask();
+                            continue;
+                        }
+                        (false, None) => {
+                            log::info!(
+                                "SIGHUP ignored: no file is read again, and the output belongs to whoever started this"
+                            );
+                            continue;
+                        }
                     }
                 }
                 match ask.take() {

@@ -19,7 +19,12 @@
 //! | a stranger | frames as short as a HELLO, each only after the master has handled the previous one | none |
 //! | known | whatever its protocol allows | none |
 //!
-//! Planned extensions belong here. TLS is one more first byte (0x16), before everything else. A side that must prove a
+//! TLS is under all of this: these are the bytes inside it. What is known of the other side by TLS is told with
+//! [`AcceptEvent::Found`], before the first byte. Whoever sends plain bytes to a port of TLS, or TLS to a plain one (its first
+//! byte is [`TLS_FIRST_BYTE`]), is told so in one line, as far as its protocol lets one; and slaves and masters must have shown
+//! a node's certificate where there is TLS.
+//!
+//! Planned extensions belong here. A side that must prove a
 //! secret is challenged between HELLO and Welcome, and is a stranger until it has answered. A user of the text protocol
 //! stays unknown until its AUTH.
 //!
@@ -33,6 +38,24 @@ use thiserror::Error;
 
 /// How many bytes of a text client's first request must arrive within the time limit. After that it may take its time.
 pub const TEXT_BYTES_MAX: usize = 16 * 1024;
+
+/// The first byte of whoever begins with TLS: a record of its handshake.
+pub const TLS_FIRST_BYTE: u8 = 0x16;
+
+/// What is known of the other side of an accepted connection by what carries its bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Security {
+    /// Nothing: its bytes are plain, as they are to be at this port.
+    #[default]
+    Plain,
+    /// Its bytes are plain at a port of TLS.
+    Missing,
+    /// TLS.
+    Tls {
+        /// Whether it has shown, as a node, a certificate of the CA.
+        is_node: bool,
+    },
+}
 
 /// The states of the accepting side.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,6 +79,8 @@ enum AcceptStage {
 /// What happens to the side that accepts.
 #[derive(Debug)]
 pub enum AcceptEvent<'a> {
+    /// What carries the bytes has told this, before the first of them. Without it they are plain.
+    Found(Security),
     /// Bytes have arrived: all unread bytes. What the machine understands, it takes off the front.
     Bytes(&'a mut BytesMut),
     /// The first request of a text client is whole.
@@ -75,6 +100,8 @@ pub enum AcceptEffect {
     Native(Hello),
     /// Send the reason in a Reject, and close.
     Reject(Rejection),
+    /// Send the reason as an error of the text protocol, and close.
+    RejectText(Rejection),
     /// Close without an answer: the time limit has passed.
     TimedOut,
 }
@@ -88,12 +115,24 @@ pub enum Rejection {
     /// Its first frame is not a HELLO.
     #[error("the first frame is no HELLO")]
     NoHello,
+    /// Its bytes are plain at a port of TLS.
+    #[error("this port speaks TLS alone")]
+    PlainAtTls,
+    /// It begins with TLS at a plain port.
+    #[error("this port does not speak TLS")]
+    TlsAtPlain,
+    /// A slave or a master over TLS that has not shown itself as a node.
+    #[error(
+        "a slave or master must show a node's certificate here: give it --tls-cert, --tls-key and --tls-ca"
+    )]
+    NoNode,
 }
 
 /// The handshake of a connection, seen from the side that accepts it.
 #[derive(Clone, Debug)]
 pub struct Accepting {
     stage: AcceptStage,
+    security: Security,
     limit_ms: u64,
 }
 
@@ -101,12 +140,14 @@ impl Accepting {
     /// A connection that was just accepted. The other side has `limit_ms` for its first byte, and as long again for the
     /// rest.
     pub fn new(now: Millis, limit_ms: u64) -> Self {
-        Accepting { stage: AcceptStage::Nothing { until: now.plus(limit_ms) }, limit_ms }
+        let stage = AcceptStage::Nothing { until: now.plus(limit_ms) };
+        Accepting { stage, security: Security::default(), limit_ms }
     }
 
     /// Advances the machine. The caller must perform the effects in the order returned.
     pub fn step(&mut self, now: Millis, event: AcceptEvent<'_>, effects: &mut Vec<AcceptEffect>) {
         match event {
+            AcceptEvent::Found(security) => self.security = security,
             AcceptEvent::Bytes(unread) => self.heard(now, unread, effects),
             AcceptEvent::Request => match self.stage {
                 AcceptStage::Text { .. } => self.stage = AcceptStage::Known,
@@ -153,7 +194,17 @@ impl Accepting {
     fn heard(&mut self, now: Millis, unread: &mut BytesMut, effects: &mut Vec<AcceptEffect>) {
         if let (AcceptStage::Nothing { .. }, Some(first)) = (self.stage, unread.first()) {
             let until = now.plus(self.limit_ms);
-            if *first == PREFACE[0] {
+            let is_native = *first == PREFACE[0];
+            let refused = match self.security {
+                Security::Missing => Some(Rejection::PlainAtTls),
+                Security::Plain if *first == TLS_FIRST_BYTE => Some(Rejection::TlsAtPlain),
+                Security::Plain | Security::Tls { .. } => None,
+            };
+            if let Some(why) = refused {
+                let last = if is_native { AcceptEffect::Reject } else { AcceptEffect::RejectText };
+                return self.end(last(why), effects);
+            }
+            if is_native {
                 self.stage = AcceptStage::Preface { until };
             } else {
                 self.stage = AcceptStage::Text { until };
@@ -173,6 +224,12 @@ impl Accepting {
         match self.stage {
             AcceptStage::Hello { .. } => match frame::decode(unread, HANDSHAKE_BODY_MAX) {
                 Ok(None) => {}
+                Ok(Some(Message::Control(Control::Hello(hello))))
+                    if self.security == (Security::Tls { is_node: false })
+                        && hello.role != HelloRole::Client =>
+                {
+                    self.end(AcceptEffect::Reject(Rejection::NoNode), effects);
+                }
                 Ok(Some(Message::Control(Control::Hello(hello)))) => {
                     self.stage = match hello.role {
                         // What a client sends concerns only that client.

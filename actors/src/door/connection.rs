@@ -43,7 +43,8 @@ pub(super) async fn connection(stream: Stream, address: String, context: Context
     let told = match meet(&stream, &mut buffer, &mut handshake, &context).await {
         Ok(Met::Told(told)) => told,
         // The condition is temporary; a Reject would tell a master or slave that it is not wanted at all.
-        Ok(Met::Cut | Met::Gone) | Err(_) => return,
+        Ok(Met::Cut | Met::Gone) => return,
+        Err(error) => return give_up(&stream, &address, &error, &context).await,
     };
     if told == AcceptEffect::TimedOut {
         count(&counters.handshakes_timed_out);
@@ -81,6 +82,25 @@ pub(super) async fn connection(stream: Stream, address: String, context: Context
     }
     let cause = pumped.and(served).err().map(|error| error.to_string());
     log::debug!("connection closed address={address} cause={cause:?}");
+}
+
+/// Ends a connection whose handshake has failed. What TLS has to say about it arrives only if nothing is left unread.
+async fn give_up(stream: &Stream, address: &str, error: &io::Error, context: &Context) {
+    if error.kind() != io::ErrorKind::InvalidData {
+        return;
+    }
+    count(&context.switchboard.gate.counters.protocol_errors);
+    log::debug!("connection refused address={address} cause={:?}", error.to_string());
+    stream.shut_down_write();
+    let mut buffer = BytesMut::with_capacity(READ_OFF_BYTES);
+    let reading = async {
+        let mut thrown_away = 0;
+        while thrown_away < READ_OFF_BYTES && stream.read_off(&mut buffer).await.is_ok_and(|read| read > 0) {
+            thrown_away += buffer.len();
+            buffer.clear();
+        }
+    };
+    let _ = tokio::time::timeout(PARTING_MAX, reading).await;
 }
 
 /// Serves the other side until either side ends the connection.
@@ -123,6 +143,11 @@ async fn serve(
             reject(outbox, &why.to_string());
             Ok(())
         }
+        AcceptEffect::RejectText(why) => {
+            count(&context.switchboard.gate.counters.protocol_errors);
+            outbox.append(|out| out.extend_from_slice(format!("-ERR {why}\r\n").as_bytes()));
+            Ok(())
+        }
         AcceptEffect::TimedOut => Ok(()),
     }
 }
@@ -135,7 +160,7 @@ async fn read_off(stream: &Stream, outbox: &Outbox, switchboard: &Switchboard) {
     let _counted = is_let_go.then(|| ReadOff::begin(&switchboard.read_off));
     let mut buffer = BytesMut::with_capacity(READ_OFF_BYTES);
     let mut thrown_away = 0;
-    while thrown_away < READ_OFF_BYTES_MAX && stream.read(&mut buffer).await.is_ok_and(|read| read > 0) {
+    while thrown_away < READ_OFF_BYTES_MAX && stream.read_off(&mut buffer).await.is_ok_and(|read| read > 0) {
         thrown_away += buffer.len();
         buffer.clear();
         // The timeout is checked only when this task yields, and the other side may send without end.

@@ -37,6 +37,8 @@ const PREFLIGHT_TIMEOUT: Duration = Duration::from_millis(200);
 pub(crate) struct Introduction {
     /// The address of the other master that is dialed.
     pub(crate) peer: String,
+    /// The same, with what the settings say of how it is reached.
+    pub(crate) dial: String,
     /// The address at which others reach this node.
     pub(crate) address: String,
     /// Our settings. The log to which they lead is looked up for each HELLO, because it may be replaced while we run.
@@ -60,7 +62,7 @@ impl Introduction {
 pub(crate) async fn preflight(introduction: &Introduction, env: &Env) -> Option<String> {
     let asking = async {
         let hello = introduction.hello(env).await.ok()?;
-        match dial::ask(env, &introduction.peer, hello, PREFLIGHT_TIMEOUT).await {
+        match dial::ask(env, &introduction.dial, hello, PREFLIGHT_TIMEOUT).await {
             Err(DialError::Handshake(HandshakeFailure::Rejected { reason })) => Some(reason),
             Err(DialError::Handshake(_) | DialError::Io(_)) | Ok(()) => None,
         }
@@ -96,6 +98,10 @@ impl Kept for LinkToPeer {
 
     fn master(&self) -> &str {
         &self.introduction.peer
+    }
+
+    fn dialed(&self) -> &str {
+        &self.introduction.dial
     }
 
     async fn hello(&self) -> io::Result<Hello> {

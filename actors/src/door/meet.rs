@@ -34,7 +34,10 @@ pub(super) async fn meet(
     while let Some(until) = handshake.deadline() {
         let left = Duration::from_millis(until.since(env.now()));
         let event = match tokio::time::timeout(left, read_more(stream, buffer, 0)).await {
-            Ok(Ok(true)) => AcceptEvent::Bytes(buffer),
+            Ok(Ok(true)) => {
+                handshake.step(env.now(), AcceptEvent::Found(stream.security()), &mut effects);
+                AcceptEvent::Bytes(buffer)
+            }
             Ok(Ok(false)) => return Ok(Met::Gone),
             Ok(Err(error)) => return Err(error),
             Err(_) => AcceptEvent::Tick,

@@ -12,7 +12,10 @@ pub mod sim;
 mod threads;
 
 pub(crate) use net::try_sockets_in;
-pub use net::{Listener, LocalListener, OsStream, PathListener, Stream, UnixConnection};
+pub use net::{
+    ClientAuth, Listener, LocalListener, OsStream, PathListener, Stream, Tls, TlsError, TlsFiles, TlsStream,
+    UnixConnection,
+};
 
 use bytes::Bytes;
 use dsm_protocol::ids::{Epoch, Millis};
@@ -78,6 +81,18 @@ pub trait Environment {
     /// # Errors
     /// Errors of the system.
     fn connect<'a>(&'a self, address: &'a str) -> LocalBoxFuture<'a, io::Result<Stream>>;
+
+    /// The same world, with TLS over TCP: every address is listened at and dialed with it, unless it says otherwise. `None`
+    /// where there is no TLS.
+    fn secured(&self, tls: &Tls) -> Option<Env> {
+        let _ = tls;
+        None
+    }
+
+    /// Until when the certificate of this node is valid, in seconds since 1970; `None` without TLS.
+    fn certificate_expires(&self) -> Option<u64> {
+        None
+    }
 
     /// The files that this node may open.
     fn disk(&self) -> Rc<dyn Disk>;

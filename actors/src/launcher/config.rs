@@ -1,5 +1,6 @@
 //! What is started, and how: programs, ports, patience.
 
+use crate::env::TlsFiles;
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -66,6 +67,8 @@ pub struct LauncherConfig {
     /// Whether the slaves reach the masters by Unix sockets in `data`, which costs less than TCP. Where there cannot be any (the
     /// path is too long, or the file system has none), they use TCP all the same. Default: no.
     pub unix_sockets: bool,
+    /// Certificates, by which all processes speak TLS over TCP, and this one asks the masters. Default: none.
+    pub tls: TlsFiles,
     /// How long a process may take until it is ready. Default 30 s: a long log takes time to replay.
     pub ready_timeout: Duration,
     /// How long a process may take to stop when asked to, before it is killed. Default 5 s.
@@ -85,6 +88,7 @@ impl LauncherConfig {
             data: data.into(),
             slaves: 3,
             unix_sockets: false,
+            tls: TlsFiles::default(),
             ready_timeout: Duration::from_secs(30),
             stop_timeout: Duration::from_secs(5),
         }

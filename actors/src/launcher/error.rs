@@ -1,6 +1,7 @@
 //! Errors of the launcher. The sentences for people are made where they are printed.
 
 use super::role::Role;
+use crate::env::TlsError;
 use std::fmt;
 use std::io;
 use std::path::PathBuf;
@@ -27,6 +28,9 @@ pub enum LaunchError {
         /// How many are configured.
         named: usize,
     },
+    /// The certificates are of no use.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
     /// No port is free.
     #[error("cannot find a free port")]
     Port(#[source] io::Error),

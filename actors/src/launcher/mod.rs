@@ -34,6 +34,7 @@ pub use error::{Awaited, LaunchError};
 pub use process::{describe_exit, ProcessState};
 pub use role::{Role, RoleError};
 
+use crate::env::Tls;
 use crate::{address, env};
 use dsm_protocol::info::{MasterInfo, MasterRole};
 use output::{last_line, new_output};
@@ -60,6 +61,7 @@ pub struct Launcher {
     masters: Vec<SocketAddr>,
     /// The addresses of their Unix sockets, in the same order; none if they have none.
     sockets: Vec<String>,
+    tls: Option<Tls>,
     processes: BTreeMap<Role, RoleProcess>,
     interrupted: Arc<AtomicBool>,
 }
@@ -68,7 +70,7 @@ impl Launcher {
     /// Creates the data directory and picks the ports. Starts nothing.
     ///
     /// # Errors
-    /// [`LaunchError::TooFewMasters`], [`LaunchError::Data`] and [`LaunchError::Port`].
+    /// [`LaunchError::TooFewMasters`], [`LaunchError::Data`], [`LaunchError::Tls`] and [`LaunchError::Port`].
     pub fn new(config: LauncherConfig) -> Result<Launcher, LaunchError> {
         let named = config.masters.len();
         if named < 2 {
@@ -82,6 +84,7 @@ impl Launcher {
         Ok(Launcher {
             masters: ports.into_iter().map(local).collect(),
             sockets: if config.unix_sockets { sockets(&config.data, named) } else { Vec::new() },
+            tls: config.tls.is_on().then(|| Tls::for_client(&config.tls)).transpose()?,
             config,
             processes: BTreeMap::new(),
             interrupted: Arc::default(),
@@ -179,6 +182,12 @@ impl Launcher {
                 let known = if self.sockets.is_empty() { self.masters() } else { self.sockets.clone() };
                 command.arg("--masters").arg(known.join(","));
                 command.arg("--id").arg(role.file_name());
+            }
+        }
+        let tls = &self.config.tls;
+        for (flag, file) in [("--tls-cert", &tls.cert), ("--tls-key", &tls.key), ("--tls-ca", &tls.ca)] {
+            if let Some(file) = file {
+                command.arg(flag).arg(file);
             }
         }
         command.arg("--die-with-parent").arg(std::process::id().to_string());

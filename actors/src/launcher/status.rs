@@ -1,5 +1,6 @@
 //! Asks a master for its STATUS, over a new connection.
 
+use crate::env::Tls;
 use bytes::BytesMut;
 use dsm_protocol::command::{Command as StoreCommand, Reply};
 use dsm_protocol::frame;
@@ -18,16 +19,21 @@ const STATUS_BYTES_MAX: usize = 1024 * 1024;
 ///
 /// # Errors
 /// The error of the connection or the handshake, `TimedOut`, or that the answer is not from a master of this version.
-pub(super) fn ask_info(address: SocketAddr, limit: Duration) -> io::Result<MasterInfo> {
+pub(super) fn ask_info(address: SocketAddr, tls: Option<&Tls>, limit: Duration) -> io::Result<MasterInfo> {
     let deadline = Instant::now() + limit;
-    let mut stream = TcpStream::connect_timeout(&address, limit)?;
-    stream.set_nodelay(true)?;
+    let socket = TcpStream::connect_timeout(&address, limit)?;
+    socket.set_nodelay(true)?;
+    socket.set_write_timeout(Some(limit))?;
+    socket.set_read_timeout(Some(limit))?;
+    let mut stream = match tls {
+        Some(tls) => Asked::Tls(Box::new(tls.dial_blocking(socket, address.ip())?)),
+        None => Asked::Plain(socket),
+    };
     let begun = Instant::now();
     let now = || Millis(begun.elapsed().as_millis() as u64);
     let hello = Hello { cluster: None, role: HelloRole::Client };
     let (mut out, mut input, mut effects) = (Vec::new(), BytesMut::new(), Vec::new());
     let mut dialing = Dialing::begin(now(), limit.as_millis() as u64, hello, &mut out);
-    stream.set_write_timeout(Some(limit))?;
     stream.write_all(&out)?;
     loop {
         let event = match read_more(&mut stream, &mut input, deadline)? {
@@ -54,7 +60,36 @@ pub(super) fn ask_info(address: SocketAddr, limit: Duration) -> io::Result<Maste
     }
 }
 
-fn receive(stream: &mut TcpStream, input: &mut BytesMut, deadline: Instant) -> io::Result<Message> {
+/// A connection to a master.
+enum Asked {
+    Plain(TcpStream),
+    Tls(Box<rustls::StreamOwned<rustls::ClientConnection, TcpStream>>),
+}
+
+impl Asked {
+    fn socket(&self) -> &TcpStream {
+        match self {
+            Asked::Plain(socket) => socket,
+            Asked::Tls(stream) => &stream.sock,
+        }
+    }
+
+    fn write_all(&mut self, bytes: &[u8]) -> io::Result<()> {
+        match self {
+            Asked::Plain(socket) => socket.write_all(bytes),
+            Asked::Tls(stream) => stream.write_all(bytes).and_then(|()| stream.flush()),
+        }
+    }
+
+    fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Asked::Plain(socket) => socket.read(bytes),
+            Asked::Tls(stream) => stream.read(bytes),
+        }
+    }
+}
+
+fn receive(stream: &mut Asked, input: &mut BytesMut, deadline: Instant) -> io::Result<Message> {
     loop {
         if let Some(message) = frame::decode(input, STATUS_BYTES_MAX).map_err(io::Error::other)? {
             return Ok(message);
@@ -66,14 +101,14 @@ fn receive(stream: &mut TcpStream, input: &mut BytesMut, deadline: Instant) -> i
 }
 
 /// Reads what is there by `deadline`; 0 at the end of the stream.
-fn read_more(stream: &mut TcpStream, input: &mut BytesMut, deadline: Instant) -> io::Result<usize> {
+fn read_more(stream: &mut Asked, input: &mut BytesMut, deadline: Instant) -> io::Result<usize> {
     let mut chunk = [0; 4096];
     loop {
         let left = deadline.saturating_duration_since(Instant::now());
         if left.is_zero() {
             return Err(io::ErrorKind::TimedOut.into());
         }
-        stream.set_read_timeout(Some(left))?;
+        stream.socket().set_read_timeout(Some(left))?;
         match stream.read(&mut chunk) {
             Ok(read) => {
                 input.extend_from_slice(&chunk[..read]);

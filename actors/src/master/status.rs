@@ -44,6 +44,8 @@ impl MasterActor {
             uptime_in_seconds: self.env.now().0 / 1000,
             used_memory_rss: self.env.resident_bytes(),
             log_lines_lost: self.env.log_lines_lost(),
+            tls: self.env.certificate_expires().is_some(),
+            tls_certificate_expires: OrEmpty(self.env.certificate_expires()),
             cluster_id: self.log.cluster(),
         }
     }

@@ -36,6 +36,7 @@ pub fn error_line(error: &ClientError) -> String {
         ClientError::NotExecuted { cause: Failure::Refused(refusal) }
         | ClientError::Indeterminate { cause: Failure::Refused(refusal) } => refusal.to_string(),
         ClientError::NotExecuted { cause: Failure::Invalid(why) } => format!("ERR {why}"),
+        ClientError::NotExecuted { cause: Failure::Tls(why) } => format!("ERR {why}"),
         ClientError::NotExecuted { cause } => format!("NOT_EXECUTED {cause}"),
         other => format!("UNKNOWN {other}"),
     }

@@ -5,7 +5,8 @@ use super::Input;
 use bytes::BytesMut;
 use dsm_protocol::frame::{self, HANDSHAKE_BODY_MAX, HEADER_BYTES, PREFACE};
 use dsm_protocol::handshake::{
-    greet, AcceptEffect, AcceptEvent, Accepting, DialEffect, DialEvent, Dialing, TEXT_BYTES_MAX,
+    greet, AcceptEffect, AcceptEvent, Accepting, DialEffect, DialEvent, Dialing, Rejection, TEXT_BYTES_MAX,
+    TLS_FIRST_BYTE,
 };
 use dsm_protocol::ids::{ClusterId, Epoch, Incarnation, Millis, Seq, SlaveId};
 use dsm_protocol::message::{Control, Hello, HelloRole, MasterState, Message, Welcome};
@@ -60,6 +61,10 @@ fn accept(said: &[u8], chunk: usize) -> (Option<AcceptEffect>, Vec<u8>) {
                 assert_ne!(said[0], PREFACE[0]);
                 assert_eq!(machine.is_known(), unread.len() > TEXT_BYTES_MAX);
             }
+            Some(AcceptEffect::RejectText(why)) => {
+                assert_eq!((why, said[0]), (&Rejection::TlsAtPlain, TLS_FIRST_BYTE));
+                assert!(!machine.is_known());
+            }
             Some(AcceptEffect::Reject(_) | AcceptEffect::TimedOut) => assert!(!machine.is_known()),
         }
     }
@@ -72,7 +77,7 @@ fn accept(said: &[u8], chunk: usize) -> (Option<AcceptEffect>, Vec<u8>) {
     }
     match end {
         // Bytes after it belong to no one.
-        Some(AcceptEffect::Reject(_)) => (end, Vec::new()),
+        Some(AcceptEffect::Reject(_) | AcceptEffect::RejectText(_)) => (end, Vec::new()),
         Some(AcceptEffect::Native(_) | AcceptEffect::Text | AcceptEffect::TimedOut) | None => {
             (end, unread.to_vec())
         }

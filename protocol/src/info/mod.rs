@@ -116,6 +116,10 @@ sections! {
         used_memory_rss: u64 = "bytes",
         /// Log lines that standard error did not take in time, and that are dropped.
         log_lines_lost: u64,
+        /// Whether this master speaks TLS.
+        tls: bool = "0, 1",
+        /// Until when its certificate is valid, in seconds since 1970; empty without TLS.
+        tls_certificate_expires: OrEmpty<u64> = "s",
         /// The log's cluster; missing until the log is known.
         cluster_id: Option<ClusterId>,
     }

@@ -13,6 +13,8 @@ address:127.0.0.1:12345
 uptime_in_seconds:61
 used_memory_rss:1048576
 log_lines_lost:0
+tls:1
+tls_certificate_expires:1795989165
 cluster_id:00000000000000ab
 
 # Replication

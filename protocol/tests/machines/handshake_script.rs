@@ -4,7 +4,8 @@ use crate::scripts::{run_all, Res};
 use bytes::BytesMut;
 use dsm_protocol::frame::{self, PREFACE};
 use dsm_protocol::handshake::{
-    AcceptEffect, AcceptEvent, Accepting, DialEffect, DialEvent, Dialing, TEXT_BYTES_MAX,
+    AcceptEffect, AcceptEvent, Accepting, DialEffect, DialEvent, Dialing, Security, TEXT_BYTES_MAX,
+    TLS_FIRST_BYTE,
 };
 use dsm_protocol::ids::{ClusterId, Epoch, Incarnation, Millis, Seq, SlaveId};
 use dsm_protocol::message::{Control, Hello, HelloRole, MasterState, Message, Welcome};
@@ -83,6 +84,7 @@ fn bytes(word: &str, cluster: Option<ClusterId>) -> Res<Vec<u8>> {
             out.extend_from_slice(&length.parse::<u32>()?.to_le_bytes());
             out.extend_from_slice(&[0, 0, 0, 0, 1]);
         }
+        ("tls", "") => out.push(TLS_FIRST_BYTE),
         ("text", length) => out.extend(std::iter::repeat_n(b'x', length.parse()?)),
         ("welcome", "") => {
             let state = MasterState { active: true, epoch: Epoch(1), seq: Seq(2), active_address: None };
@@ -105,6 +107,9 @@ impl Runner {
             "request" => AcceptEvent::Request,
             "taken_in" => AcceptEvent::TakenIn,
             "tick" => AcceptEvent::Tick,
+            "finds_plain" => AcceptEvent::Found(Security::Missing),
+            "finds_client" => AcceptEvent::Found(Security::Tls { is_node: false }),
+            "finds_node" => AcceptEvent::Found(Security::Tls { is_node: true }),
             other => return Err(format!("no such event {other}").into()),
         };
         machine.step(Millis(self.now), event, &mut effects);
@@ -113,6 +118,7 @@ impl Runner {
                 AcceptEffect::Text => writeln!(out, "serve text")?,
                 AcceptEffect::Native(hello) => writeln!(out, "serve a {}", role(&hello))?,
                 AcceptEffect::Reject(why) => writeln!(out, "reject: {why}")?,
+                AcceptEffect::RejectText(why) => writeln!(out, "reject in text: {why}")?,
                 AcceptEffect::TimedOut => writeln!(out, "close: timed out")?,
             }
         }

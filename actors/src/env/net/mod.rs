@@ -5,6 +5,7 @@
 //! | file | is |
 //! |---|---|
 //! | `tcp` | sockets of TCP: how they are listened at, and what the system is told about them |
+//! | `tls/` | TLS over TCP, and the certificates |
 //! | `names` | how a name is looked up, and each of its addresses dialed |
 //! | `path_listener`, `unix_connection` | the files of Unix sockets; how one is read and written |
 //! | `local_listener` | names within this process |
@@ -14,16 +15,19 @@ mod local_listener;
 mod names;
 mod path_listener;
 mod tcp;
+mod tls;
 mod unix_connection;
 
 pub use local_listener::LocalListener;
 pub(crate) use path_listener::try_sockets_in;
 pub use path_listener::PathListener;
+pub use tls::{ClientAuth, Tls, TlsError, TlsFiles, TlsStream};
 pub use unix_connection::UnixConnection;
 
 use super::FileIdentity;
-use crate::address;
+use crate::address::{self, Transport};
 use bytes::BytesMut;
+use dsm_protocol::handshake::Security;
 use std::io::{self, IoSlice};
 use std::net::{IpAddr, UdpSocket};
 use std::os::fd::OwnedFd;
@@ -49,6 +53,8 @@ pub(super) fn make_unix(path: &Path, mode: u32) -> io::Result<(OwnedFd, FileIden
 pub enum Listener {
     /// Over TCP.
     Tcp(TcpListener),
+    /// Over TCP, with TLS alone.
+    Tls(TcpListener, Tls),
     /// On this machine, by a path.
     Unix(PathListener),
     /// Within this process, by name.
@@ -59,12 +65,17 @@ pub enum Listener {
 }
 
 impl Listener {
-    /// Listens at `HOST:PORT`, over TCP.
+    /// Listens at `HOST:PORT`, over TCP. Unless the address says which, it is with TLS if there is `tls`.
     ///
     /// # Errors
     /// What the system says, as for a port in use.
-    pub(super) async fn tcp(address: &str) -> io::Result<Self> {
-        tcp::listen(address).await.map(Listener::Tcp)
+    pub(super) async fn tcp(address: &str, tls: Option<&Tls>) -> io::Result<Self> {
+        let (tls, address) = transport(address, tls)?;
+        let listener = tcp::listen(address).await?;
+        Ok(match tls {
+            Some(tls) => Listener::Tls(listener, tls.clone()),
+            None => Listener::Tcp(listener),
+        })
     }
 
     /// Listens at a Unix socket that [`make_unix`] has made at `path`.
@@ -86,6 +97,11 @@ impl Listener {
                 stream.set_nodelay(true)?;
                 Ok((Stream::Os(OsStream::Tcp(stream)), address.to_string()))
             }
+            Listener::Tls(listener, tls) => {
+                let (stream, address) = listener.accept().await?;
+                stream.set_nodelay(true)?;
+                Ok((Stream::Os(OsStream::Tls(Box::new(tls.accept(stream)?))), address.to_string()))
+            }
             Listener::Unix(listener) => {
                 let (stream, address) = listener.accept().await?;
                 Ok((Stream::Os(OsStream::Unix(stream)), address))
@@ -104,7 +120,7 @@ impl Listener {
     /// Whether whoever connects to `address` comes here. What cannot be found out is no.
     pub(crate) async fn is_reached_at(&self, address: &str) -> bool {
         match self {
-            Listener::Tcp(listener) => {
+            Listener::Tcp(listener) | Listener::Tls(listener, _) => {
                 let (Ok(ours), Ok(found)) = (listener.local_addr(), names::look_up(address).await) else {
                     return false;
                 };
@@ -128,7 +144,7 @@ impl Listener {
     /// What the system says.
     pub fn local_address(&self) -> io::Result<String> {
         match self {
-            Listener::Tcp(listener) => Ok(listener.local_addr()?.to_string()),
+            Listener::Tcp(listener) | Listener::Tls(listener, _) => Ok(listener.local_addr()?.to_string()),
             Listener::Unix(listener) => Ok(listener.address().to_owned()),
             Listener::Local(listener) => Ok(listener.address().to_owned()),
             #[cfg(feature = "sim")]
@@ -152,19 +168,35 @@ pub enum Stream {
 pub enum OsStream {
     /// Over TCP.
     Tcp(TcpStream),
+    /// Over TCP, with TLS.
+    Tls(Box<TlsStream>),
     /// Within this machine or this process.
     Unix(UnixConnection),
 }
 
 impl OsStream {
-    /// Connects to `HOST:PORT` or `unix:/PATH`. The caller sets the time limit.
+    /// Connects to `HOST:PORT` or `unix:/PATH`. Unless the address says which, a connection over TCP is with TLS if there is
+    /// `tls`; its handshake comes with the first bytes. The caller sets the time limit.
     ///
     /// # Errors
     /// What the system says.
-    pub(crate) async fn connect(address: &str) -> io::Result<OsStream> {
-        match address::unix_path(address) {
-            Some(path) => Ok(OsStream::Unix(path_listener::connect(path)?)),
-            None => Ok(OsStream::Tcp(names::connect(address).await?)),
+    pub(crate) async fn connect(address: &str, tls: Option<&Tls>) -> io::Result<OsStream> {
+        if let Some(path) = address::unix_path(address) {
+            return Ok(OsStream::Unix(path_listener::connect(path)?));
+        }
+        let (tls, address) = transport(address, tls)?;
+        let socket = names::connect(address).await?;
+        match tls {
+            Some(tls) => Ok(OsStream::Tls(Box::new(tls.dial(socket, address)?))),
+            None => Ok(OsStream::Tcp(socket)),
+        }
+    }
+
+    /// What is known of the other side by what carries its bytes.
+    fn security(&self) -> Security {
+        match self {
+            OsStream::Tcp(_) | OsStream::Unix(_) => Security::Plain,
+            OsStream::Tls(stream) => stream.security(),
         }
     }
 
@@ -186,6 +218,9 @@ impl OsStream {
     /// # Errors
     /// What the system says; `WouldBlock` when nothing is there.
     pub(crate) fn try_read(&self, buffer: &mut BytesMut, bytes_max: usize) -> io::Result<usize> {
+        if let OsStream::Tls(stream) = self {
+            return stream.try_read(buffer, bytes_max);
+        }
         let mut room = bytes::BufMut::limit(buffer, bytes_max);
         let most = bytes::BufMut::chunk_mut(&mut room).len();
         let mut drained = None;
@@ -195,6 +230,8 @@ impl OsStream {
             OsStream::Unix(stream) => {
                 stream.try_io(|| drain(stream.try_read_buf(&mut room)?, most, &mut drained))
             }
+            // Handled above.
+            OsStream::Tls(_) => Err(io::ErrorKind::Unsupported.into()),
         };
         drained.map_or(read, Ok)
     }
@@ -206,6 +243,7 @@ impl OsStream {
     pub(crate) fn try_write(&self, bytes: &[u8]) -> io::Result<Option<usize>> {
         taken(match self {
             OsStream::Tcp(stream) => stream.try_write(bytes),
+            OsStream::Tls(stream) => return stream.try_write(&[IoSlice::new(bytes)]),
             OsStream::Unix(stream) => stream.try_write(bytes),
         })
     }
@@ -217,13 +255,28 @@ impl OsStream {
     fn try_write_parts(&self, parts: &[IoSlice<'_>]) -> io::Result<Option<usize>> {
         taken(match self {
             OsStream::Tcp(stream) => stream.try_write_vectored(parts),
+            OsStream::Tls(stream) => return stream.try_write(parts),
             OsStream::Unix(stream) => stream.try_write_parts(parts),
         })
+    }
+
+    /// See [`Stream::read_off`].
+    async fn read_off(&self, buffer: &mut BytesMut) -> io::Result<usize> {
+        let OsStream::Tls(stream) = self else { return self.read_at_most(buffer, usize::MAX).await };
+        loop {
+            match stream.try_read_off(buffer) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    stream.socket().readable().await?;
+                }
+                read => return read,
+            }
+        }
     }
 
     async fn readable(&self) -> io::Result<()> {
         match self {
             OsStream::Tcp(stream) => stream.readable().await,
+            OsStream::Tls(stream) => stream.readable().await,
             OsStream::Unix(stream) => stream.readable().await,
         }
     }
@@ -235,6 +288,7 @@ impl OsStream {
     pub(crate) async fn writable(&self) -> io::Result<()> {
         match self {
             OsStream::Tcp(stream) => stream.writable().await,
+            OsStream::Tls(stream) => stream.writable().await,
             OsStream::Unix(stream) => stream.writable().await,
         }
     }
@@ -268,6 +322,7 @@ impl OsStream {
     pub(crate) fn keep_alive(&self, idle: Duration) {
         match self {
             OsStream::Tcp(stream) => tcp::keep_alive(stream, idle),
+            OsStream::Tls(stream) => tcp::keep_alive(stream.socket(), idle),
             OsStream::Unix(_) => {}
         }
     }
@@ -276,6 +331,7 @@ impl OsStream {
     fn show_progress(&self) {
         match self {
             OsStream::Tcp(stream) => tcp::show_progress(stream),
+            OsStream::Tls(stream) => tcp::show_progress(stream.socket()),
             // All that its reader has not read is this side's, and it is told of room once three quarters are read.
             OsStream::Unix(stream) => {
                 let _ =
@@ -288,6 +344,7 @@ impl OsStream {
     fn hold_back(&self) {
         match self {
             OsStream::Tcp(stream) => tcp::hold_back(stream),
+            OsStream::Tls(stream) => tcp::hold_back(stream.socket()),
             OsStream::Unix(_) => {}
         }
     }
@@ -296,10 +353,27 @@ impl OsStream {
         // Fails only when the peer is gone already.
         let _ = match self {
             OsStream::Tcp(stream) => rustix::net::shutdown(stream, rustix::net::Shutdown::Write),
+            OsStream::Tls(stream) => return stream.shut_down_write(),
             OsStream::Unix(stream) => {
                 rustix::net::shutdown(stream.descriptor(), rustix::net::Shutdown::Write)
             }
         };
+    }
+}
+
+/// Over what an address is reached, and the address alone.
+///
+/// # Errors
+/// `Unsupported` when it is to be TLS and there is none.
+fn transport<'a>(address: &'a str, tls: Option<&'a Tls>) -> io::Result<(Option<&'a Tls>, &'a str)> {
+    let (transport, address) = address::split_transport(address);
+    match (transport, tls) {
+        (Some(Transport::Plain), _) | (None, None) => Ok((None, address)),
+        (Some(Transport::Tls) | None, Some(tls)) => Ok((Some(tls), address)),
+        (Some(Transport::Tls), None) => Err(io::Error::new(
+            io::ErrorKind::Unsupported,
+            "it is to be reached by TLS, for which no certificates are given (--tls-ca, --tls-cert, --tls-key)",
+        )),
     }
 }
 
@@ -332,6 +406,28 @@ impl Stream {
             Stream::Os(stream) => stream.read_at_most(buffer, bytes_max).await,
             #[cfg(feature = "sim")]
             Stream::Sim(stream) => stream.read(buffer).await,
+        }
+    }
+
+    /// Reads what arrives at a connection that this side has ended, to throw it away; 0 at the end of the stream. Of TLS it is
+    /// not decrypted.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub(crate) async fn read_off(&self, buffer: &mut BytesMut) -> io::Result<usize> {
+        match self {
+            Stream::Os(stream) => stream.read_off(buffer).await,
+            #[cfg(feature = "sim")]
+            Stream::Sim(stream) => stream.read(buffer).await,
+        }
+    }
+
+    /// What is known of the other side by what carries its bytes, once the first of them are read.
+    pub(crate) fn security(&self) -> Security {
+        match self {
+            Stream::Os(stream) => stream.security(),
+            #[cfg(feature = "sim")]
+            Stream::Sim(_) => Security::Plain,
         }
     }
 

@@ -228,7 +228,7 @@ mod tests {
 
     /// Connects to `path`, and says something that the listener hears.
     async fn works(listener: &Listener, path: &Path) {
-        let near = OsStream::connect(&of_unix_path(path).unwrap()).await.unwrap();
+        let near = OsStream::connect(&of_unix_path(path).unwrap(), None).await.unwrap();
         near.write_all(b"x").await.unwrap();
         let mut heard = bytes::BytesMut::new();
         // Who only looked whether somebody listens has ended already.
@@ -264,7 +264,7 @@ mod tests {
     async fn what_a_killed_process_left_is_replaced() {
         let (_directory, path) = place();
         killed(&path);
-        let refused = OsStream::connect(&of_unix_path(&path).unwrap()).await.unwrap_err();
+        let refused = OsStream::connect(&of_unix_path(&path).unwrap(), None).await.unwrap_err();
         assert_eq!(refused.kind(), io::ErrorKind::ConnectionRefused);
         let listener = listen(&path).await.unwrap();
         works(&listener, &path).await;
@@ -325,7 +325,7 @@ mod tests {
         let moved = path.with_extension("moved");
         std::fs::rename(&path, &moved).unwrap();
         let second = listen(&path).await.unwrap();
-        OsStream::connect(&of_unix_path(&moved).unwrap()).await.unwrap();
+        OsStream::connect(&of_unix_path(&moved).unwrap(), None).await.unwrap();
         first.accept().await.unwrap();
         drop(first);
         works(&second, &path).await;

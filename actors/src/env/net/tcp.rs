@@ -76,7 +76,7 @@ mod tests {
     #[tokio::test]
     async fn a_socket_is_probed_as_redis_probes_its_own() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let near = OsStream::connect(&listener.local_addr().unwrap().to_string()).await.unwrap();
+        let near = OsStream::connect(&listener.local_addr().unwrap().to_string(), None).await.unwrap();
         near.keep_alive(Duration::ZERO);
         let OsStream::Tcp(stream) = &near else { panic!("over TCP") };
         assert!(!sockopt::socket_keepalive(stream).unwrap());

@@ -8,7 +8,7 @@ mod disk;
 use super::short_timer::ShortTimer;
 use super::threads::spawn_thread;
 use super::{
-    net, Disk, Environment, Fenced, FileIdentity, Listener, LockGuard, LockSeen, Locks, OsStream, Stream,
+    net, Disk, Environment, Fenced, FileIdentity, Listener, LockGuard, LockSeen, Locks, OsStream, Stream, Tls,
 };
 use disk::RealDisk;
 use dsm_protocol::ids::Millis;
@@ -39,12 +39,14 @@ use tokio::time::Instant;
 const OWNER_ONLY: u32 = 0o600;
 
 /// The real environment of one node.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct RealEnv {
     start: Instant,
     lines_lost: fn() -> u64,
     lock_paths: Rc<LockPaths>,
     short_timer: ShortTimer,
+    /// TLS for every connection over TCP, if there is any.
+    tls: Option<Tls>,
 }
 
 impl RealEnv {
@@ -69,6 +71,7 @@ impl RealEnv {
             lines_lost,
             lock_paths: Rc::default(),
             short_timer: ShortTimer::default(),
+            tls: None,
         })
     }
 }
@@ -106,7 +109,7 @@ impl Environment for RealEnv {
     }
 
     fn listen<'a>(&'a self, address: &'a str) -> LocalBoxFuture<'a, io::Result<Listener>> {
-        Box::pin(Listener::tcp(address))
+        Box::pin(Listener::tcp(address, self.tls.as_ref()))
     }
 
     fn listen_unix<'a>(&'a self, path: &'a Path, mode: u32) -> LocalBoxFuture<'a, io::Result<Listener>> {
@@ -118,7 +121,15 @@ impl Environment for RealEnv {
     }
 
     fn connect<'a>(&'a self, address: &'a str) -> LocalBoxFuture<'a, io::Result<Stream>> {
-        Box::pin(async move { Ok(Stream::Os(OsStream::connect(address).await?)) })
+        Box::pin(async move { Ok(Stream::Os(OsStream::connect(address, self.tls.as_ref()).await?)) })
+    }
+
+    fn secured(&self, tls: &Tls) -> Option<super::Env> {
+        Some(Rc::new(RealEnv { tls: Some(tls.clone()), ..self.clone() }))
+    }
+
+    fn certificate_expires(&self) -> Option<u64> {
+        self.tls.as_ref()?.expires()
     }
 
     fn disk(&self) -> Rc<dyn Disk> {

@@ -1,0 +1,340 @@
+//! Both ends of connections over TLS, over the loopback.
+
+#[path = "../../../../../tests/common/certificates.rs"]
+mod certificates;
+
+use super::super::{Listener, OsStream, Stream};
+use super::*;
+use bytes::BytesMut;
+use certificates::{Authority, Signed};
+use dsm_protocol::handshake::Security;
+use std::io::IoSlice;
+use std::path::Path;
+use tempfile::TempDir;
+
+/// How long anything may take that comes by itself.
+const LIMIT: Duration = Duration::from_secs(30);
+
+fn files(ca: &Path, own: Option<&Signed>) -> TlsFiles {
+    TlsFiles {
+        cert: own.map(|own| own.cert.clone()),
+        key: own.map(|own| own.key.clone()),
+        ca: Some(ca.to_owned()),
+    }
+}
+
+/// A CA, and a node's settings.
+fn node(client_auth: ClientAuth) -> (TempDir, Authority, Tls) {
+    let directory = tempfile::tempdir().unwrap();
+    let authority = Authority::new(directory.path(), "ca");
+    let own = authority.sign("node");
+    let tls = Tls::for_node(&files(&authority.ca, Some(&own)), client_auth).unwrap();
+    (directory, authority, tls)
+}
+
+async fn listen(tls: &Tls) -> (Listener, String) {
+    let listener = Listener::tcp("127.0.0.1:0", Some(tls)).await.unwrap();
+    let address = listener.local_address().unwrap();
+    (listener, address)
+}
+
+async fn dial(address: &str, tls: Option<&Tls>) -> Stream {
+    Stream::Os(OsStream::connect(address, tls).await.unwrap())
+}
+
+/// Both ends of a connection that `near` has dialed; nothing is said yet.
+async fn pair(tls: &Tls, dialing: Option<&Tls>) -> (Stream, Stream) {
+    let (listener, address) = listen(tls).await;
+    let near = dial(&address, dialing).await;
+    (near, listener.accept().await.unwrap().0)
+}
+
+async fn read(stream: &Stream, bytes: usize) -> BytesMut {
+    let mut read = BytesMut::new();
+    while read.len() < bytes {
+        let got = tokio::time::timeout(LIMIT, stream.read(&mut read)).await.expect("in time").unwrap();
+        assert!(got > 0, "it ended after {} bytes", read.len());
+    }
+    read
+}
+
+/// What each side says of a handshake in which the near one writes, and the far one reads.
+async fn outcome(near: &Stream, far: &Stream) -> (Result<Security, String>, Result<(), String>) {
+    let accepting = async {
+        let mut heard = BytesMut::new();
+        let read = far.read(&mut heard).await;
+        if read.is_err() {
+            far.shut_down_write();
+        } else {
+            far.write_all(b"welcome").await.unwrap();
+        }
+        read.map(|_| far.security()).map_err(|error| error.to_string())
+    };
+    let dialing = async {
+        near.write_all(b"hello").await.map_err(|error| error.to_string())?;
+        let mut heard = BytesMut::new();
+        near.read(&mut heard).await.map(|_| ()).map_err(|error| error.to_string())
+    };
+    tokio::time::timeout(LIMIT, async { tokio::join!(accepting, dialing) }).await.expect("in time")
+}
+
+#[tokio::test]
+async fn bytes_go_both_ways_at_once_and_arrive_once_and_in_order() {
+    let (_directory, _authority, tls) = node(ClientAuth::Yes);
+    let (near, far) = pair(&tls, Some(&tls)).await;
+    let (said, answered): (Vec<u8>, Vec<u8>) =
+        (0..3_000_000u32).map(|place| ((place % 251) as u8, (place % 241) as u8)).unzip();
+    outcome(&near, &far).await.0.unwrap();
+    let both = async {
+        tokio::join!(near.write_all(&said), far.write_all(&answered), read(&near, answered.len()), async {
+            read(&far, said.len()).await
+        })
+    };
+    let (_, _, heard, asked) = tokio::time::timeout(LIMIT, both).await.expect("in time");
+    assert!(asked[..] == said[..], "what was said is not what was heard");
+    assert!(heard[..] == answered[..], "what was answered is not what was heard");
+}
+
+#[tokio::test]
+async fn what_the_system_does_not_take_is_not_told_to_be_taken_and_never_sent_twice() {
+    let (_directory, _authority, tls) = node(ClientAuth::Yes);
+    let (near, far) = pair(&tls, Some(&tls)).await;
+    outcome(&near, &far).await.0.unwrap();
+    far.show_progress();
+    let said: Vec<u8> = (0..20_000_000u32).map(|place| (place % 251) as u8).collect();
+    let mut taken = 0;
+    while let Some(written) = far.try_write(&said[taken..]).unwrap() {
+        taken += written;
+        assert!(taken < said.len(), "the system takes everything");
+    }
+    // Nobody reads: nothing more is taken, however often it is offered, and however much of it.
+    for offered in [1, 10, 100_000] {
+        assert_eq!(far.try_write(&said[taken..taken + offered]).unwrap(), None);
+    }
+    let parts = [IoSlice::new(&said[taken..taken + 3]), IoSlice::new(&said[taken + 3..taken + 9])];
+    assert_eq!(far.try_write_parts(&parts).unwrap(), None);
+    // What was encrypted is told to be taken in as small pieces as it is offered in.
+    let writing = async {
+        let mut left = &said[taken..];
+        for offered in [1, 2, 3] {
+            let mut part = &left[..offered];
+            while !part.is_empty() {
+                let written = far.write(part).await.unwrap();
+                part = &part[written..];
+            }
+            left = &left[offered..];
+        }
+        far.write_all(left).await.unwrap();
+    };
+    let (heard, ()) = tokio::join!(read(&near, said.len()), writing);
+    assert!(heard[..] == said[..], "what was heard is not what was said");
+}
+
+#[tokio::test]
+async fn a_reader_with_little_room_loses_nothing() {
+    let (_directory, _authority, tls) = node(ClientAuth::Yes);
+    let (near, far) = pair(&tls, Some(&tls)).await;
+    outcome(&near, &far).await.0.unwrap();
+    let said: Vec<u8> = (0..500_000u32).map(|place| (place % 251) as u8).collect();
+    let reading = async {
+        let mut heard = Vec::new();
+        for bytes_max in [1, 7, 100, 20_000].into_iter().cycle() {
+            let mut some = BytesMut::with_capacity(bytes_max);
+            let read = near.read_at_most(&mut some, bytes_max).await.unwrap();
+            assert!(0 < read && read == some.len() && read <= bytes_max, "{read} of {bytes_max}");
+            heard.extend_from_slice(&some);
+            if heard.len() == said.len() {
+                return heard;
+            }
+        }
+        unreachable!("the cycle has no end")
+    };
+    let both = async { tokio::join!(reading, far.write_all(&said)) };
+    let (heard, written) = tokio::time::timeout(LIMIT, both).await.expect("in time");
+    written.unwrap();
+    assert!(heard == said, "what was heard is not what was said");
+}
+
+#[tokio::test]
+async fn an_end_is_an_end_with_or_without_a_word() {
+    let (_directory, _authority, tls) = node(ClientAuth::Yes);
+    for says_so in [true, false] {
+        let (near, far) = pair(&tls, Some(&tls)).await;
+        outcome(&near, &far).await.0.unwrap();
+        far.write_all(b"the last").await.unwrap();
+        if says_so {
+            far.shut_down_write();
+            // The other direction stays.
+            near.write_all(b"an answer").await.unwrap();
+            assert_eq!(read(&far, 9).await, b"an answer"[..]);
+        } else {
+            let Stream::Os(OsStream::Tls(far)) = &far else { panic!("over TLS") };
+            rustix::net::shutdown(far.socket(), rustix::net::Shutdown::Write).unwrap();
+        }
+        let mut heard = read(&near, 8).await;
+        assert_eq!(heard, b"the last"[..], "said so: {says_so}");
+        assert_eq!(near.read(&mut heard).await.unwrap(), 0, "said so: {says_so}");
+    }
+}
+
+#[tokio::test]
+async fn a_node_is_known_by_a_certificate_of_the_ca_and_by_nothing_less() {
+    let (directory, authority, tls) = node(ClientAuth::No);
+    let stranger = Authority::new(directory.path(), "stranger");
+    let own = authority.sign("other");
+    let foreign = stranger.sign("foreign");
+    let elsewhere = authority.sign_for("elsewhere", &["10.0.0.1", "example.org"], 1);
+    let node_of = |own: &Signed| Tls::for_node(&files(&authority.ca, Some(own)), ClientAuth::No).unwrap();
+    let (near, far) = pair(&tls, Some(&node_of(&own))).await;
+    assert_eq!(outcome(&near, &far).await, (Ok(Security::Tls { is_node: true }), Ok(())));
+    // Another CA's.
+    let (near, far) = pair(&tls, Some(&node_of(&foreign))).await;
+    let not_ours = "the other side's certificate is not of the CA in --tls-ca".to_owned();
+    let told = "this side's certificate is not of the CA of the other side".to_owned();
+    assert_eq!(outcome(&near, &far).await, (Err(not_ours.clone()), Err(told)));
+    // A master that is not of the CA is not talked to.
+    let (near, far) = pair(&node_of(&foreign), Some(&tls)).await;
+    assert_eq!(outcome(&near, &far).await.1, Err(not_ours));
+    // Nor one whose certificate is for another host.
+    let (near, far) = pair(&node_of(&elsewhere), Some(&tls)).await;
+    let other_host = "the other side's certificate does not name the host of this address".to_owned();
+    assert_eq!(outcome(&near, &far).await.1, Err(other_host));
+}
+
+#[tokio::test]
+async fn clients_show_certificates_as_it_is_set() {
+    for (auth, without, with_foreign) in
+        [(ClientAuth::No, true, true), (ClientAuth::Optional, true, false), (ClientAuth::Yes, false, false)]
+    {
+        let (directory, authority, tls) = node(auth);
+        let own = authority.sign("client");
+        let foreign = Authority::new(directory.path(), "stranger").sign("foreign");
+        for (shown, is_let_in) in [(None, without), (Some(&own), true), (Some(&foreign), with_foreign)] {
+            let client = Tls::for_client(&files(&authority.ca, shown)).unwrap();
+            let (near, far) = pair(&tls, Some(&client)).await;
+            let (accepted, dialed) = outcome(&near, &far).await;
+            assert_eq!(accepted.is_ok(), is_let_in, "{auth:?} {shown:?} {accepted:?}");
+            assert_eq!(dialed.is_ok(), is_let_in, "{auth:?} {shown:?} {dialed:?}");
+            if is_let_in {
+                assert_eq!(accepted, Ok(Security::Tls { is_node: false }));
+            } else if shown.is_none() {
+                let asked = "the other side asks for a certificate: give --tls-cert and --tls-key";
+                assert_eq!(dialed.unwrap_err(), asked);
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn plain_bytes_at_a_port_of_tls_are_handed_through_to_be_refused() {
+    let (_directory, _authority, tls) = node(ClientAuth::Yes);
+    let (listener, address) = listen(&tls).await;
+    let near = dial(&format!("plain:{address}"), Some(&tls)).await;
+    let (far, _) = listener.accept().await.unwrap();
+    near.write_all(b"PING\r\n").await.unwrap();
+    assert_eq!(read(&far, 6).await, b"PING\r\n"[..]);
+    assert_eq!(far.security(), Security::Missing);
+    far.write_all(b"-ERR\r\n").await.unwrap();
+    assert_eq!(read(&near, 6).await, b"-ERR\r\n"[..]);
+    far.shut_down_write();
+    assert_eq!(near.read(&mut BytesMut::new()).await.unwrap(), 0);
+    let refused = OsStream::connect(&format!("tls:{address}"), None).await.unwrap_err();
+    assert_eq!(refused.kind(), io::ErrorKind::Unsupported);
+}
+
+#[tokio::test]
+async fn a_handshake_in_single_bytes_is_one_and_garbage_is_none() {
+    let (_directory, _authority, tls) = node(ClientAuth::Yes);
+    let (listener, address) = listen(&tls).await;
+    // The bytes of a client's first message, one by one.
+    let raw = tokio::net::TcpStream::connect(&address).await.unwrap();
+    raw.set_nodelay(true).unwrap();
+    let (far, _) = listener.accept().await.unwrap();
+    let mut connection =
+        ClientConnection::new(Arc::clone(&tls.material().dial), ServerName::try_from("127.0.0.1").unwrap())
+            .unwrap();
+    let mut hello = Vec::new();
+    connection.write_tls(&mut hello).unwrap();
+    let reading = async { far.read(&mut BytesMut::new()).await };
+    let writing = async {
+        for byte in hello.chunks(1) {
+            raw.writable().await.unwrap();
+            raw.try_write(byte).unwrap();
+            tokio::task::yield_now().await;
+        }
+        let mut answer = BytesMut::with_capacity(16 * 1024);
+        raw.readable().await.unwrap();
+        while raw.try_read_buf(&mut answer).unwrap_or(0) == 0 {
+            raw.readable().await.unwrap();
+        }
+        // A record of a handshake: its hello. Then nonsense.
+        assert_eq!(answer[0], 0x16);
+        raw.try_write(&[0x17, 3, 3, 0, 40]).unwrap();
+        raw.try_write(&[7; 40]).unwrap();
+    };
+    let (read, ()) = tokio::time::timeout(LIMIT, async { tokio::join!(reading, writing) }).await.unwrap();
+    let error = read.unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::InvalidData, "{error}");
+    // It stays so.
+    assert!(far.read(&mut BytesMut::new()).await.is_err());
+    assert!(far.try_write(b"more").is_err());
+}
+
+#[tokio::test]
+async fn certificates_are_read_anew_for_new_connections_and_bad_ones_change_nothing() {
+    let (_directory, authority, tls) = node(ClientAuth::Yes);
+    let (near, far) = pair(&tls, Some(&tls)).await;
+    outcome(&near, &far).await.0.unwrap();
+    let before = tls.expires();
+    authority.sign_for("node", &["127.0.0.1"], 20);
+    assert_eq!(tls.expires(), before, "nobody has asked for it");
+    tls.read_again().await.unwrap();
+    assert!(tls.expires() < before, "{:?}", tls.expires());
+    assert_eq!(tls.expires_within(), None);
+    let last = authority.sign_for("node", &["127.0.0.1"], 13);
+    tls.read_again().await.unwrap();
+    assert!(tls.expires_within().is_some_and(|left| left <= Duration::from_secs(13 * 24 * 3600)));
+    // A connection that stood goes on, and a new one has the new certificate.
+    near.write_all(b"still").await.unwrap();
+    assert_eq!(read(&far, 5).await, b"still"[..]);
+    let (near, far) = pair(&tls, Some(&tls)).await;
+    assert_eq!(outcome(&near, &far).await, (Ok(Security::Tls { is_node: true }), Ok(())));
+    std::fs::write(&last.cert, "no certificate").unwrap();
+    let wrong = tls.read_again().await.unwrap_err();
+    assert_eq!(wrong, format!("--tls-cert {}: it has no certificate in PEM", last.cert.display()));
+    let (near, far) = pair(&tls, Some(&tls)).await;
+    assert_eq!(outcome(&near, &far).await, (Ok(Security::Tls { is_node: true }), Ok(())));
+}
+
+#[test]
+fn a_file_of_no_use_is_named_with_what_is_wrong() {
+    let directory = tempfile::tempdir().unwrap();
+    let authority = Authority::new(directory.path(), "ca");
+    let (own, other) = (authority.sign("own"), authority.sign("other"));
+    let expired = authority.sign_for("expired", &["localhost"], -1);
+    let good = files(&authority.ca, Some(&own));
+    let why = |files: &TlsFiles| Tls::for_node(files, ClientAuth::Yes).unwrap_err().to_string();
+    let mixed = TlsFiles { key: Some(other.key.clone()), ..good.clone() };
+    let not_its =
+        format!("--tls-key {}: it is not the key of the certificate in --tls-cert", other.key.display());
+    assert_eq!(why(&mixed), not_its);
+    let swapped = TlsFiles { cert: Some(own.key.clone()), ..good.clone() };
+    assert_eq!(why(&swapped), format!("--tls-cert {}: it has no certificate in PEM", own.key.display()));
+    let no_key = TlsFiles { key: Some(own.cert.clone()), ..good.clone() };
+    let said = why(&no_key);
+    assert!(said.ends_with("it has no private key in PEM that is not encrypted"), "{said}");
+    let late = why(&files(&authority.ca, Some(&expired)));
+    assert!(late.contains("expired.crt: it has expired, on 20"), "{late}");
+    let gone = why(&TlsFiles { ca: Some(directory.path().join("none")), ..good.clone() });
+    assert!(gone.starts_with("--tls-ca ") && gone.contains("No such file"), "{gone}");
+    for (files, missing) in [
+        (TlsFiles { cert: None, ..good.clone() }, "--tls-cert is missing"),
+        (TlsFiles { key: None, ..good.clone() }, "--tls-key is missing"),
+        (TlsFiles { ca: None, ..good.clone() }, "--tls-ca is missing"),
+    ] {
+        assert!(why(&files).starts_with(missing), "{}", why(&files));
+    }
+    let tls = Tls::for_node(&good, ClientAuth::Yes).unwrap();
+    let shown = format!("{tls:?}");
+    assert!(!shown.contains("PRIVATE") && shown.contains("own.key"), "{shown}");
+}
