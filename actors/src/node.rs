@@ -17,7 +17,6 @@ use crate::node_error::NodeError;
 use crate::slave::SlaveActor;
 use crate::supervision::{Dismiss, Fate, Stop};
 use actix::prelude::*;
-use dsm_protocol::acl::Accounts;
 use dsm_protocol::ids::SlaveId;
 use dsm_protocol::machine::welcome::is_outvoted;
 use dsm_protocol::record::line_bytes_max;
@@ -133,10 +132,7 @@ pub(crate) async fn open_master(
         listeners.push(open_door(&env, address, &config).await?);
     }
     journal.check(&env, &config).await?;
-    let accounts = {
-        let (users, env) = (door::accounts::read_users(&env, &config).await?, Rc::clone(&env));
-        Rc::new(Accounts::new(users, move || env.now()))
-    };
+    let accounts = door::accounts::open(&env, &config).await?;
     let (config, reload) = (Rc::new(config.clone()), config.tls_reload);
     let bound = listeners[0].local_address().unwrap_or(listen.main);
     let address = config.advertise.clone().unwrap_or_else(|| bound.clone());

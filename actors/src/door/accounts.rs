@@ -6,9 +6,10 @@ use super::Context;
 use crate::config::MasterConfig;
 use crate::env::{Env, OpenMode};
 use crate::node_error::NodeError;
-use dsm_protocol::acl::{Users, USERS_FILE_BYTES_MAX};
+use dsm_protocol::acl::{Accounts, Users, USERS_FILE_BYTES_MAX};
 use std::io;
 use std::path::Path;
+use std::rc::Rc;
 use tokio::sync::oneshot;
 
 /// The longest password in a file, in bytes.
@@ -17,11 +18,16 @@ const PASSWORD_BYTES_MAX: usize = 4096;
 /// How many wrong lines of a file are told.
 const FAULTS_TOLD: usize = 5;
 
-/// Reads the users that the settings name.
+/// The users that the settings name, for all connections of a master.
 ///
 /// # Errors
 /// `File` and `Users`.
-pub(crate) async fn read_users(env: &Env, config: &MasterConfig) -> Result<Users, NodeError> {
+pub(crate) async fn open(env: &Env, config: &MasterConfig) -> Result<Rc<Accounts>, NodeError> {
+    let (users, env) = (read_users(env, config).await?, Rc::clone(env));
+    Ok(Rc::new(Accounts::new(users, move || env.now())))
+}
+
+async fn read_users(env: &Env, config: &MasterConfig) -> Result<Users, NodeError> {
     let mut users = match &config.users_file {
         None => Users::default(),
         Some(path) => {
