@@ -3,32 +3,12 @@
 //! What they are, and how they are used, is `env/net/tls/`'s.
 
 use crate::config::ConfigError;
-use crate::env::{ClientAuth, Env, Tls, TlsFiles};
+use crate::env::{ClientAuth, Env, Tls, TlsFiles, TlsReload};
 use crate::supervision::{Fate, TaskGuard};
-use std::fmt;
-use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
-use tokio::sync::Notify;
 
 /// How often a node looks when its certificate ends.
 const LOOK_EVERY: Duration = Duration::from_secs(24 * 60 * 60);
-
-/// Asks a node to read its certificates again. Clones ask the same one.
-#[derive(Clone, Default)]
-pub struct TlsReload(Arc<Notify>);
-
-impl TlsReload {
-    /// Asks for it: connections from now on have the new certificates, and those that stand keep theirs.
-    pub fn ask(&self) {
-        self.0.notify_one();
-    }
-}
-
-impl fmt::Debug for TlsReload {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("TlsReload")
-    }
-}
 
 /// The node's certificates, and its world with TLS; as it is if the settings name no files. Waits for disks.
 ///
@@ -52,7 +32,7 @@ pub(crate) async fn keep(tls: Tls, reload: TlsReload, fate: Fate) {
     let _guard = TaskGuard::new("the certificates", fate);
     loop {
         warn_of_end(&tls);
-        if tokio::time::timeout(LOOK_EVERY, reload.0.notified()).await.is_err() {
+        if tokio::time::timeout(LOOK_EVERY, reload.asked()).await.is_err() {
             continue;
         }
         match tls.read_again().await {

@@ -2,8 +2,7 @@
 //! is parsed into. The doc comments are the help texts.
 
 use crate::address::{self, AddressError};
-pub use crate::certificates::TlsReload;
-pub use crate::env::{ClientAuth, TlsError, TlsFiles};
+pub use crate::env::{ClientAuth, TlsError, TlsFiles, TlsReload};
 pub use bytesize::ByteSize;
 use clap::{Args, ValueEnum};
 use dsm_protocol::command::VALUE_MAX_DEFAULT;

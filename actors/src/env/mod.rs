@@ -13,8 +13,8 @@ mod threads;
 
 pub(crate) use net::try_sockets_in;
 pub use net::{
-    ClientAuth, Listener, LocalListener, OsStream, PathListener, Stream, Tls, TlsError, TlsFiles, TlsStream,
-    UnixConnection,
+    ClientAuth, Listener, LocalListener, OsStream, PathListener, Stream, Tls, TlsError, TlsFiles, TlsReload,
+    TlsStream, UnixConnection,
 };
 
 use bytes::Bytes;
