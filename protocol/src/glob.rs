@@ -7,20 +7,30 @@
 ///
 /// Goes back only to the last star, so it takes at most `pattern` times `text` steps.
 pub(crate) fn matches(pattern: &[u8], text: &[u8]) -> bool {
-    matches_folded(pattern, text, |byte| byte.to_ascii_lowercase())
+    matches_folded(pattern, text, |byte| byte.to_ascii_lowercase(), &mut 0)
 }
 
-/// The same with the case of letters.
-pub(crate) fn matches_exactly(pattern: &[u8], text: &[u8]) -> bool {
-    matches_folded(pattern, text, |byte| byte)
+/// The same with the case of letters. Adds the steps that it takes to `steps`.
+pub(crate) fn matches_exactly(pattern: &[u8], text: &[u8], steps: &mut usize) -> bool {
+    matches_folded(pattern, text, |byte| byte, steps)
+}
+
+/// What all texts begin with that match `pattern`, if that and perhaps a star at its end is all that it is; whether it has the star.
+pub(crate) fn plain_prefix(pattern: &[u8]) -> Option<(&[u8], bool)> {
+    let (prefix, has_star) = match pattern.strip_suffix(b"*") {
+        Some(prefix) => (prefix, true),
+        None => (pattern, false),
+    };
+    (!prefix.iter().any(|byte| b"*?[\\".contains(byte))).then_some((prefix, has_star))
 }
 
 /// The same with bytes that are equal when `fold` makes them so.
-fn matches_folded(pattern: &[u8], text: &[u8], fold: impl Fn(u8) -> u8 + Copy) -> bool {
+fn matches_folded(pattern: &[u8], text: &[u8], fold: impl Fn(u8) -> u8 + Copy, steps: &mut usize) -> bool {
     let (mut p, mut t) = (0, 0);
     // The pattern after the last star, and the text that the star does not cover yet.
     let mut retry: Option<(usize, usize)> = None;
     loop {
+        *steps += 1;
         if pattern.get(p) == Some(&b'*') {
             p += 1;
             retry = Some((p, t));
@@ -89,7 +99,11 @@ fn match_set(pattern: &[u8], byte: u8, fold: impl Fn(u8) -> u8) -> Option<usize>
 
 #[cfg(test)]
 mod tests {
-    use super::{matches, matches_exactly};
+    use super::{matches, plain_prefix};
+
+    fn matches_exactly(pattern: &[u8], text: &[u8]) -> bool {
+        super::matches_exactly(pattern, text, &mut 0)
+    }
 
     #[test]
     fn patterns_match_as_in_redis() {
@@ -124,6 +138,14 @@ mod tests {
             let has_capitals = pattern.bytes().any(|byte| byte.is_ascii_uppercase());
             let exactly = matches_exactly(pattern.as_bytes(), text.as_bytes());
             assert_eq!(exactly, expected && !has_capitals, "{pattern} on {text}");
+            if let Some((prefix, has_star)) = plain_prefix(pattern.as_bytes()) {
+                let text = text.as_bytes();
+                assert_eq!(
+                    if has_star { text.starts_with(prefix) } else { text == prefix },
+                    exactly,
+                    "{pattern}"
+                );
+            }
         }
         assert!(
             matches(b"[A-C]", b"b") && !matches_exactly(b"[A-C]", b"b") && matches_exactly(b"[A-C]", b"B")

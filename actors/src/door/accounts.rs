@@ -96,10 +96,11 @@ pub(super) async fn load(context: &Context) -> Vec<u8> {
         return b"-ERR this server is not configured to use an ACL file: start it with --users-file\r\n"
             .to_vec();
     }
+    let ticket = context.switchboard.accounts.ticket();
     match read_users(&context.env, &context.config).await {
         Ok(users) => {
             log::info!("users read anew count={}", users.iter().count());
-            context.switchboard.accounts.replace(users);
+            context.switchboard.accounts.replace(ticket, users);
             b"+OK\r\n".to_vec()
         }
         Err(error) => {

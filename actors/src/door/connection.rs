@@ -27,7 +27,7 @@ const PARTING_MAX: Duration = Duration::from_secs(1);
 const READ_OFF_BYTES_MAX: usize = 2 * 1024 * 1024;
 
 /// Why a native client is refused where there are users.
-const NATIVE_UNKNOWN: &str =
+pub(super) const NATIVE_UNKNOWN: &str =
     "this master serves users who say who they are (--users-file, --password-file): use a Redis \
                               client with AUTH";
 
@@ -126,7 +126,7 @@ async fn serve(
             });
             match hello.role {
                 // A native client cannot say who it is.
-                HelloRole::Client if context.switchboard.accounts.users().is_guarded() => {
+                HelloRole::Client if context.switchboard.accounts.is_guarded() => {
                     reject(outbox, NATIVE_UNKNOWN);
                     Ok(())
                 }

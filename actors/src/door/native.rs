@@ -1,6 +1,7 @@
 //! A native client's connection: requests in frames.
 
 use super::admission::check_sizes;
+use super::connection::NATIVE_UNKNOWN;
 use super::counters::count;
 use super::links::{reject, request_body_max, LinkError};
 use super::origin::Origin;
@@ -57,6 +58,11 @@ async fn native_requests(
     loop {
         while let Some(message) = unframer.next_of_one(buffer, body_max).map_err(LinkError::Frame)? {
             turns.count().await;
+            if context.switchboard.accounts.is_guarded() {
+                // There were no users when it came.
+                guard.session.send(&Message::Control(Control::Reject { reason: NATIVE_UNKNOWN.to_owned() }));
+                return Ok(());
+            }
             unfinished.hold(buffer.len());
             let Message::Request(request) = message else {
                 return Err(LinkError::Frame(FrameError::Malformed(0)));

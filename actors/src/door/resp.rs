@@ -20,6 +20,9 @@ use std::time::Duration;
 /// A request of more words than this is checked and handed over in turns of its own, so many words at a time.
 const WIDE_ARGS: usize = 4 * 1024;
 
+/// How many steps of a turn judge whether a request is allowed, some nanoseconds each.
+const JUDGED_STEPS: usize = 100_000;
+
 /// Serves a Redis client until it leaves.
 #[expect(clippy::too_many_lines, reason = "the life of a connection in its order")]
 pub(super) async fn redis(
@@ -49,7 +52,8 @@ pub(super) async fn redis(
         parser.set_of_stranger(!conversation.is_known());
         let args = match parser.next_within(&mut buffer, WIDE_ARGS) {
             Ok(Parsed::Request(args)) => {
-                if !handshake.is_known() {
+                // Who must say who he is has the time of the handshake for that.
+                if !handshake.is_known() && conversation.is_known() {
                     handshake.step(env.now(), AcceptEvent::Request, &mut effects);
                 }
                 unfinished.hold(buffer.len());
@@ -68,7 +72,7 @@ pub(super) async fn redis(
                     break;
                 }
                 let need = parser.missing(buffer.len());
-                if !handshake.is_known() {
+                if !handshake.is_known() && conversation.is_known() {
                     handshake.step(env.now(), AcceptEvent::Bytes(&mut buffer), &mut effects);
                 }
                 let in_handshake = handshake.deadline();
@@ -105,6 +109,10 @@ pub(super) async fn redis(
         };
         let is_wide = args.len() > WIDE_ARGS;
         if is_wide {
+            tokio::task::yield_now().await;
+        }
+        // Where nobody is refused anything, that is one step.
+        while !conversation.judge(&args, JUDGED_STEPS) {
             tokio::task::yield_now().await;
         }
         own.clear();

@@ -60,6 +60,10 @@ pub struct Accounts {
     users: RefCell<Arc<Users>>,
     /// Raised when there are other users.
     generation: Cell<u64>,
+    is_guarded: Cell<bool>,
+    /// The last ticket that was drawn, and that of the users of now.
+    drawn: Cell<u64>,
+    taken: Cell<u64>,
     /// The newest first.
     incidents: RefCell<VecDeque<Incident>>,
     counts: [Cell<u64>; 3],
@@ -83,7 +87,10 @@ impl Accounts {
     /// These users; `clock` tells the time for the log.
     pub fn new(users: Users, clock: impl Fn() -> Millis + 'static) -> Self {
         Accounts {
+            is_guarded: Cell::new(users.is_guarded()),
             users: RefCell::new(Arc::new(users)),
+            drawn: Cell::new(0),
+            taken: Cell::new(0),
             generation: Cell::new(0),
             incidents: RefCell::default(),
             counts: Default::default(),
@@ -96,8 +103,24 @@ impl Accounts {
         Arc::clone(&self.users.borrow())
     }
 
-    /// These are the users from now on, for connections that stand as well.
-    pub fn replace(&self, users: Users) {
+    /// Whether somebody must say who he is, or may not do everything.
+    pub fn is_guarded(&self) -> bool {
+        self.is_guarded.get()
+    }
+
+    /// To be drawn before the users are read anew: who began to read earlier may have read what is no longer so.
+    pub fn ticket(&self) -> u64 {
+        self.drawn.set(self.drawn.get() + 1);
+        self.drawn.get()
+    }
+
+    /// These are the users from now on, for connections that stand as well, unless those of a later ticket are it already.
+    pub fn replace(&self, ticket: u64, users: Users) {
+        if ticket < self.taken.get() {
+            return;
+        }
+        self.taken.set(ticket);
+        self.is_guarded.set(users.is_guarded());
         *self.users.borrow_mut() = Arc::new(users);
         self.generation.set(self.generation.get() + 1);
     }
@@ -152,6 +175,18 @@ impl Accounts {
 mod tests {
     use super::*;
     use std::rc::Rc;
+
+    #[test]
+    fn users_that_were_read_earlier_do_not_replace_later_ones() {
+        let accounts = Accounts::default();
+        let (early, late) = (accounts.ticket(), accounts.ticket());
+        accounts.replace(late, Users::with_password(b"new"));
+        let generation = accounts.generation();
+        accounts.replace(early, Users::default());
+        assert!(accounts.is_guarded() && accounts.generation() == generation);
+        accounts.replace(accounts.ticket(), Users::default());
+        assert!(!accounts.is_guarded() && accounts.generation() > generation);
+    }
 
     #[test]
     fn incidents_that_are_alike_are_one_and_the_oldest_are_forgotten() {

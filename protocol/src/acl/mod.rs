@@ -18,5 +18,6 @@ mod users;
 pub use accounts::{Accounts, Incident, IncidentKind};
 pub(crate) use permissions::{commands_of, CATEGORIES};
 pub use permissions::{Denied, RuleError};
+pub(crate) use user::Judging;
 pub use user::{PasswordHash, User};
 pub use users::{FileFault, Users, DEFAULT_USER, USERS_FILE_BYTES_MAX};

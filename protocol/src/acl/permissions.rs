@@ -1,6 +1,6 @@
 //! Commands and keys that a user may use, and the rules that give them.
 
-use crate::command::{find_by_full_name, Spec, COMMANDS};
+use crate::command::{find_by_full_name, Spec, COMMANDS, KEYS_MAX};
 use crate::glob;
 use bytes::Bytes;
 use std::collections::BTreeSet;
@@ -32,6 +32,11 @@ pub(crate) const CATEGORIES: [&str; 21] = [
     "scripting",
 ];
 
+/// The longest pattern; and the longest that is more than the beginning of a key, because the work for those is their length times
+/// that of the key. In bytes.
+const PATTERN_BYTES_MAX: usize = 1024;
+const WILD_PATTERN_BYTES_MAX: usize = 64;
+
 /// The most rules about commands that are kept of one set of permissions: those that a later one supersedes are not.
 const RULES_MAX: usize = 1024;
 
@@ -50,6 +55,9 @@ pub enum RuleError {
          'resetkeys' to start with an empty list of patterns"
     )]
     PatternAfterAll,
+    /// A pattern is too long.
+    #[error("A pattern has at most {WILD_PATTERN_BYTES_MAX} bytes, or {PATTERN_BYTES_MAX} if its only wildcard is a star at its end")]
+    LongPattern,
     /// It is no SHA-256.
     #[error(
         "The password hash must be exactly 64 characters and contain only lowercase hexadecimal characters"
@@ -87,6 +95,29 @@ struct Touch {
 struct KeyPattern {
     pattern: Bytes,
     may: Touch,
+}
+
+impl KeyPattern {
+    /// Whether it lets a key be used so. What that costs is taken off `steps`.
+    fn covers(&self, key: &[u8], needs: Touch, steps: &mut usize) -> bool {
+        let mut taken = 1;
+        let may = (self.may.read || !needs.read) && (self.may.write || !needs.write);
+        let covers = may
+            && match glob::plain_prefix(&self.pattern) {
+                Some((prefix, true)) => key.starts_with(prefix),
+                Some((whole, false)) => key == whole,
+                None => glob::matches_exactly(&self.pattern, key, &mut taken),
+            };
+        *steps = steps.saturating_sub(taken);
+        covers
+    }
+}
+
+/// How far a request is judged by one set of permissions: that many keys, and the next one by that many patterns.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct JudgedSoFar {
+    keys: usize,
+    patterns: usize,
 }
 
 /// A set of commands with the keys that they may be used on.
@@ -173,6 +204,10 @@ impl Permissions {
             return Err(RuleError::Syntax);
         }
         let pattern = Bytes::copy_from_slice(pattern.as_bytes());
+        let is_plain = glob::plain_prefix(&pattern).is_some();
+        if pattern.len() > if is_plain { PATTERN_BYTES_MAX } else { WILD_PATTERN_BYTES_MAX } {
+            return Err(RuleError::LongPattern);
+        }
         let is_full = self.keys.len() >= RULES_MAX;
         match self.keys.iter_mut().find(|known| known.pattern == pattern) {
             Some(known) => {
@@ -231,12 +266,19 @@ impl Permissions {
         }
     }
 
-    /// Whether a request may be executed, of which `words` are all, the name included.
-    pub(super) fn check(&self, spec: &'static Spec, words: &[Bytes]) -> Result<(), Denied> {
+    /// Goes on to judge a request, of which `words` are all, the name included, until `steps` are used up; `None` if they are
+    /// before it is judged.
+    pub(super) fn check_on(
+        &self,
+        spec: &'static Spec,
+        words: &[Bytes],
+        at: &mut JudgedSoFar,
+        steps: &mut usize,
+    ) -> Option<Result<(), Denied>> {
         if !self.is_every_command && !self.commands.contains(spec.name) {
-            return Err(Denied::Command(spec.name));
+            return Some(Err(Denied::Command(spec.name)));
         }
-        let Some(keys) = spec.keys.filter(|_| !self.is_every_key) else { return Ok(()) };
+        let Some(keys) = spec.keys.filter(|_| !self.is_every_key) else { return Some(Ok(())) };
         let needs = Touch {
             read: keys.flags.contains(&"access"),
             write: ["update", "insert", "delete"].iter().any(|flag| keys.flags.contains(flag)),
@@ -246,17 +288,27 @@ impl Permissions {
             Err(_) => words.len().saturating_sub(1),
         };
         let step = usize::try_from(keys.step).unwrap_or(1).max(1);
-        let mut names = words.get(1..=last).unwrap_or_default().iter().step_by(step);
-        match names.find(|key| !self.covers(key, needs)) {
-            None => Ok(()),
-            Some(key) => Err(Denied::Key(key.clone())),
+        let names = words.get(1..=last).unwrap_or_default();
+        if names.len() / step > KEYS_MAX {
+            // It would be refused for this in any case.
+            return Some(Err(Denied::Key(names[0].clone())));
         }
-    }
-
-    fn covers(&self, key: &[u8], needs: Touch) -> bool {
-        self.keys.iter().any(|KeyPattern { pattern, may }| {
-            (may.read || !needs.read) && (may.write || !needs.write) && glob::matches_exactly(pattern, key)
-        })
+        for key in names.iter().step_by(step).skip(at.keys) {
+            loop {
+                if *steps == 0 {
+                    return None;
+                }
+                let Some(pattern) = self.keys.get(at.patterns) else {
+                    return Some(Err(Denied::Key(key.clone())));
+                };
+                at.patterns += 1;
+                if pattern.covers(key, needs, steps) {
+                    break;
+                }
+            }
+            (at.keys, at.patterns) = (at.keys + 1, 0);
+        }
+        Some(Ok(()))
     }
 
     /// The commands as rules: `-@all +@read +set`.
@@ -317,9 +369,13 @@ fn commands_by(name: &str) -> Option<Vec<&'static str>> {
 
 /// What `R`, `W` or both give.
 fn touch(letters: &str) -> Option<Touch> {
-    let has = |letter: char| letters.contains([letter, letter.to_ascii_lowercase()]);
-    let known = letters.chars().all(|letter| matches!(letter, 'R' | 'r' | 'W' | 'w'));
-    (known && !letters.is_empty()).then(|| Touch { read: has('R'), write: has('W') })
+    let (read, write) = match letters.to_ascii_uppercase().as_str() {
+        "R" => (true, false),
+        "W" => (false, true),
+        "RW" | "WR" => (true, true),
+        _ => return None,
+    };
+    Some(Touch { read, write })
 }
 
 #[cfg(test)]
@@ -342,7 +398,10 @@ mod tests {
         let spec = find_command(&words[0]).expect("a command");
         let sub = words.get(1).and_then(|word| find_subcommand(spec, word));
         let spec = sub.unwrap_or(spec);
-        match permissions.check(spec, &words) {
+        match permissions
+            .check_on(spec, &words, &mut JudgedSoFar::default(), &mut usize::MAX.clone())
+            .unwrap()
+        {
             Ok(()) => String::new(),
             Err(Denied::Command(name)) => format!("command {name}"),
             Err(Denied::Key(key)) => format!("key {}", key.escape_ascii()),
@@ -418,6 +477,7 @@ mod tests {
             ("nonsense", RuleError::Syntax),
             ("", RuleError::Syntax),
             ("%X~k", RuleError::Syntax),
+            ("%RR~k", RuleError::Syntax),
             ("%~k", RuleError::Syntax),
             ("%R", RuleError::Syntax),
             ("é", RuleError::Syntax),

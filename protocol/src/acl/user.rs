@@ -1,6 +1,6 @@
 //! One user: whether it is on, its passwords, and its permissions.
 
-use super::permissions::{Denied, Permissions, RuleError};
+use super::permissions::{Denied, JudgedSoFar, Permissions, RuleError};
 use crate::command::Spec;
 use bytes::Bytes;
 use ring::digest::{digest, SHA256};
@@ -174,19 +174,46 @@ impl User {
     /// # Errors
     /// What it may not.
     pub(crate) fn check(&self, spec: &'static Spec, words: &[Bytes]) -> Result<(), Denied> {
-        let mut denied = match self.permissions.check(spec, words) {
-            Ok(()) => return Ok(()),
-            Err(denied) => denied,
-        };
-        for selector in &self.selectors {
-            match selector.check(spec, words) {
-                Ok(()) => return Ok(()),
-                // Of several sets, the one that comes nearest says what is missing.
-                Err(nearer @ Denied::Key(_)) => denied = nearer,
-                Err(Denied::Command(_)) => {}
+        let mut judging = Judging::default();
+        loop {
+            if let Some(judged) = self.check_on(spec, words, &mut judging, usize::MAX) {
+                return judged;
             }
         }
-        Err(denied)
+    }
+
+    /// Goes on to judge a request, in as many steps; `None` if it takes more: requests have many keys, and users many patterns.
+    pub(crate) fn check_on(
+        &self,
+        spec: &'static Spec,
+        words: &[Bytes],
+        judging: &mut Judging,
+        steps: usize,
+    ) -> Option<Result<(), Denied>> {
+        let mut steps = steps;
+        loop {
+            let set = match judging.set {
+                0 => &self.permissions,
+                further => match self.selectors.get(further - 1) {
+                    Some(selector) => selector,
+                    None => break,
+                },
+            };
+            match set.check_on(spec, words, &mut judging.so_far, &mut steps)? {
+                Ok(()) => return Some(Ok(())),
+                // Of several sets, the one that comes nearest says what is missing.
+                Err(nearer @ Denied::Key(_)) => judging.denied = Some(nearer),
+                Err(command @ Denied::Command(_)) => {
+                    judging.denied.get_or_insert(command);
+                }
+            }
+            (judging.set, judging.so_far) = (judging.set + 1, JudgedSoFar::default());
+        }
+        // By these anybody says who he is, or leaves.
+        if spec.flags.contains(&"no_auth") {
+            return Some(Ok(()));
+        }
+        Some(judging.denied.take().map_or(Ok(()), Err))
     }
 
     /// As a line of the file, without `user` and its name.
@@ -218,6 +245,14 @@ impl User {
     pub(crate) fn selectors(&self) -> impl Iterator<Item = [String; 3]> + '_ {
         self.selectors.iter().map(told)
     }
+}
+
+/// How far a request is judged: by that many sets of permissions, and in part by the next one.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Judging {
+    set: usize,
+    so_far: JudgedSoFar,
+    denied: Option<Denied>,
 }
 
 fn told(permissions: &Permissions) -> [String; 3] {

@@ -135,21 +135,31 @@ fn parse_user(line: &str) -> Result<User, String> {
         return Err("a line begins with `user` and a name".to_owned());
     };
     let mut user = User::nobody(name);
-    for rule in words {
-        // The rule may be a password.
-        let shown = if rule.starts_with(['>', '<']) { "a password" } else { *rule };
-        user.apply(rule).map_err(|error| format!("{shown:?}: {error}"))?;
+    for (at, rule) in words.enumerate() {
+        user.apply(rule).map_err(|error| match shown(rule) {
+            Some(rule) => format!("{rule}: {error}"),
+            None => format!("rule {}: {error}", at + 1),
+        })?;
     }
     Ok(user)
 }
 
-/// The words of a line; those in brackets are one word.
+/// A rule as it may be told: only the name of a command or category, as any other word may be a password.
+fn shown(rule: &str) -> Option<&str> {
+    let name = rule.strip_prefix(['+', '-'])?;
+    let is_name = name.bytes().all(|byte| byte.is_ascii_alphabetic() || b"@|-".contains(&byte));
+    (is_name && name.len() <= 32).then_some(rule)
+}
+
+/// The words of a line; those in brackets are one word, which ends with a word's end.
 pub(super) fn split_rules(line: &str) -> Result<Vec<&str>, RuleError> {
     let mut words = Vec::new();
     let mut rest = line.trim_start();
     while !rest.is_empty() {
         let end = if rest.starts_with('(') {
-            rest.find(')').ok_or(RuleError::Unmatched)? + 1
+            let ends_word = |end: usize| rest[end..].chars().next().is_none_or(char::is_whitespace);
+            let mut ends = rest.match_indices(')').map(|(at, _)| at + 1);
+            ends.find(|end| ends_word(*end)).ok_or(RuleError::Unmatched)?
         } else {
             rest.find(char::is_whitespace).unwrap_or(rest.len())
         };
@@ -190,8 +200,24 @@ mod tests {
         let lines: Vec<_> = faults.iter().map(|fault| fault.line).collect();
         assert_eq!(lines, [1, 2, 3, 5, 6, 7, 8]);
         let told = faults.iter().map(FileFault::to_string).collect::<Vec<_>>().join("\n");
-        assert!(told.contains("line 1: \"+nosuch\": Unknown command or category name in ACL"), "{told}");
+        assert!(told.contains("line 1: +nosuch: Unknown command or category name in ACL"), "{told}");
         assert!(!told.contains("<pass"), "{told}");
+        for rules in [
+            ">open s3cret",
+            "(+get >s3cret)",
+            "s3cret",
+            "nopass>s3cret",
+            "+get>s3cret",
+            "#s3cret",
+            "%s3cret",
+            "+s3cret",
+        ] {
+            let faults = Users::parse(&format!("user a on {rules}")).unwrap_err();
+            assert!(!faults[0].what.contains("s3cret"), "{}", faults[0]);
+            assert!(faults[0].what.contains("rule "), "{}", faults[0]);
+        }
+        let user = Users::parse("user a (~b %W~x)) ~c").unwrap().get("a").unwrap().to_rules();
+        assert!(user.contains("(~b %W~x) resetchannels"), "{user}");
     }
 
     #[test]

@@ -204,9 +204,9 @@ impl Compaction {
     }
 }
 
-/// How long to rest, in microseconds, after a part that took `took_us` of what nothing waits for.
-pub fn unhurried_rest_us(took_us: u64) -> u64 {
-    rest(took_us, RESTS)
+/// How long what follows a copy rests, in microseconds, after a part that took `took_us`: the next copy waits for it.
+pub fn rest_after_copy_us(took_us: u64) -> u64 {
+    rest(took_us, RESTS_IN_HASTE)
 }
 
 fn rest(took_us: u64, times: u64) -> u64 {
@@ -316,6 +316,6 @@ mod tests {
         assert_eq!(machine.rest_us(3000, sizes(2210, 1000)), 3000);
         assert_eq!(machine.rest_us(3000, sizes(2400, 1000)), 0);
         assert_eq!(machine.rest_us(9_000_000, sizes(2000, 1000)), 500_000, "a disk that hung");
-        assert_eq!(unhurried_rest_us(3000), 12_000);
+        assert_eq!(rest_after_copy_us(3000), 3000);
     }
 }

@@ -331,7 +331,8 @@ impl<V> Table<V> {
         if self.len == 0 && more > self.heads.len() {
             let chains = more.min(CHAINS_EXPECTED_MAX);
             self.level = chains.ilog2();
-            self.heads = Heads::new(chains);
+            let before = std::mem::replace(&mut self.heads, Heads::new(chains));
+            self.forgotten.heads.extend(before.pages);
         }
         let wanted = self.len.saturating_add(more).min(self.len.saturating_mul(CHAINS_AHEAD));
         let missing = wanted.saturating_sub(self.heads.len());

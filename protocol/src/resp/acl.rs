@@ -7,6 +7,9 @@ use super::Protocol;
 use crate::acl::{commands_of, Accounts, Denied, Incident, CATEGORIES};
 use bytes::Bytes;
 
+/// The most words of a request that is tried.
+const TRIED_WORDS_MAX: usize = 256;
+
 /// How many incidents `ACL LOG` shows if it is not told.
 const SHOWN_INCIDENTS: usize = 10;
 
@@ -82,6 +85,9 @@ pub(super) fn try_out(accounts: &Accounts, name: &[u8], words: &[Bytes], out: &m
     let Some(user) = std::str::from_utf8(name).ok().and_then(|name| users.get(name)) else {
         return error_parts(out, &[b"ERR User '", command::printable(name, 128), b"' not found"]);
     };
+    if words.len() > TRIED_WORDS_MAX {
+        return error(out, "ERR too many arguments");
+    }
     let mut unfit = Vec::new();
     let Some(spec) = command::find(words, &mut unfit) else {
         let first = command::printable(&words[0], 128);

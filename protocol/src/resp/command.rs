@@ -38,6 +38,15 @@ pub(super) fn find(args: &[Bytes], out: &mut Vec<u8>) -> Option<&'static Spec> {
     }
 }
 
+/// The command of a request, whose number of arguments may be wrong.
+pub(super) fn look_up(args: &[Bytes]) -> Option<&'static Spec> {
+    let spec = find_command(&args[0])?;
+    match args.get(1) {
+        Some(word) if !spec.subcommands.is_empty() => find_subcommand(spec, word),
+        Some(_) | None => Some(spec),
+    }
+}
+
 /// Appends the error for a wrong number of arguments.
 pub(super) fn wrong_arity(name: &str, out: &mut Vec<u8>) {
     error_parts(out, &[b"ERR wrong number of arguments for '", name.as_bytes(), b"' command"]);

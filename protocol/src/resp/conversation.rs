@@ -6,7 +6,7 @@ use super::encode::{array, bulk, error, error_parts, map, null, status, unsigned
 use super::parse::parse_integer;
 use super::{acl, command};
 use super::{Args, Limits, Protocol, Shape};
-use crate::acl::{Accounts, Denied, IncidentKind, User, DEFAULT_USER};
+use crate::acl::{Accounts, Denied, IncidentKind, Judging, User, DEFAULT_USER};
 use crate::command::{Command, Does, Lengths, Own, Spec, Unfit, Words};
 use crate::glob;
 use crate::ids::SlaveIdError;
@@ -106,6 +106,16 @@ pub struct Conversation {
     /// The users of which that is one.
     generation: u64,
     wrong_passwords: u32,
+    /// What is judged of the next request before it is handled.
+    verdict: Option<Verdict>,
+}
+
+/// What is judged of a request, by users of that generation.
+#[derive(Clone, Debug)]
+struct Verdict {
+    generation: u64,
+    judging: Judging,
+    judged: Option<Result<(), Denied>>,
 }
 
 impl Conversation {
@@ -118,6 +128,7 @@ impl Conversation {
             identity: None,
             user,
             wrong_passwords: 0,
+            verdict: None,
             id,
             facts,
             protocol: Protocol::Resp2,
@@ -143,8 +154,24 @@ impl Conversation {
     }
 
     /// Whether it may do anything but say who it is.
-    pub fn is_known(&self) -> bool {
+    pub fn is_known(&mut self) -> bool {
+        self.look_at_users();
         self.user.is_some()
+    }
+
+    /// Judges the request that is handled next in as many steps; whether it is judged. For a request of many keys and a user of
+    /// many patterns that takes a while.
+    pub fn judge(&mut self, args: &Args, steps: usize) -> bool {
+        self.look_at_users();
+        let (Some(user), Some(spec)) = (&self.user, command::look_up(args)) else { return true };
+        let generation = self.generation;
+        let fresh = Verdict { generation, judging: Judging::default(), judged: None };
+        let verdict = match &mut self.verdict {
+            Some(verdict) if verdict.generation == generation => verdict,
+            verdict => verdict.insert(fresh),
+        };
+        verdict.judged = user.check_on(spec, args, &mut verdict.judging, steps);
+        verdict.judged.is_some()
     }
 
     /// The user that it is; `None` if it must say so first.
@@ -278,18 +305,20 @@ impl Conversation {
     /// Whether this connection may make that request; else appends why not.
     fn may(&mut self, spec: &'static Spec, args: &[Bytes], out: &mut Vec<u8>) -> bool {
         self.look_at_users();
+        let judged = self.verdict.take().filter(|verdict| verdict.generation == self.generation);
         let denied = match &self.user {
             None => None,
-            Some(user) => match user.check(spec, args) {
-                Ok(()) => return true,
-                Err(denied) => Some((denied, user.name())),
-            },
+            Some(user) => {
+                let judged = judged.and_then(|verdict| verdict.judged);
+                match judged.unwrap_or_else(|| user.check(spec, args)) {
+                    Ok(()) => return true,
+                    Err(denied) => Some((denied, user.name())),
+                }
+            }
         };
-        // By these it says who it is, or leaves.
-        if spec.flags.contains(&"no_auth") {
-            return true;
-        }
         match denied {
+            // By these it says who it is, or leaves.
+            None if spec.flags.contains(&"no_auth") => return true,
             None => error(out, NO_AUTH),
             Some((Denied::Command(name), user)) => {
                 self.accounts.note(IncidentKind::Command, name.as_bytes(), user, self.describe(spec.name));

@@ -9,7 +9,7 @@ use crate::env::{Env, File};
 use crate::journal::{LogEvent, Replay};
 use actix::prelude::*;
 use dsm_protocol::ids::Seq;
-use dsm_protocol::machine::compaction::unhurried_rest_us;
+use dsm_protocol::machine::compaction::rest_after_copy_us;
 use dsm_protocol::machine::log_scan::{LogPlace, LogScan};
 use dsm_protocol::record::FileNumber;
 use std::io;
@@ -59,7 +59,7 @@ impl Relocator {
                 let _ = self.events.send(LogEvent::Relocated(piece)).await;
             }
             let took_us = self.env.clock_us().saturating_sub(begun_us);
-            self.env.pause(Duration::from_micros(unhurried_rest_us(took_us))).await;
+            self.env.pause(Duration::from_micros(rest_after_copy_us(took_us))).await;
         }
         for file in self.old {
             let (answer, answered) = oneshot::channel();

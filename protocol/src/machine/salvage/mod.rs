@@ -648,8 +648,11 @@ impl Salvage {
     /// Takes in a record of the log, between [`Effect::Survey`] and [`Event::Surveyed`].
     pub fn touch(&mut self, record: &Record<'_>) {
         if let Some(after) = record.after {
-            if record.seq > after.next() {
-                self.copies.left_out(Seq(record.seq.0 - 1));
+            // A mark repeats the seq of the record before it, which is left out as well then.
+            let is_mark = matches!(record.body, Body::Synced);
+            let last = if is_mark { record.seq } else { Seq(record.seq.0.saturating_sub(1)) };
+            if last > after {
+                self.copies.left_out(last);
             }
         }
         let is_repairs = record.seq > self.lineage.end();
@@ -775,7 +778,8 @@ impl Salvage {
         for (id, seen) in noted.chain(told).chain(lock).collect::<Vec<_>>() {
             highest = highest.max(seen.reign.epoch);
             if matches!(self.lineage.origin(seen.reign, seen.seq), CopyOrigin::Beyond(_)) {
-                text.note(id, seen);
+                // Whether a sync was owed for it or not: the repair has begun, and until it has ended no master is to serve.
+                text.note(id, Seen { durable: true, ..seen });
             }
         }
         let accepted = self.known.noted.accepted.iter().map(|reign| reign.epoch);
