@@ -3,7 +3,7 @@
 use super::counters::count;
 use super::links::{peer, reject, slave};
 use super::meet::{meet, Met};
-use super::native::native_client;
+use super::native::{native_client, NATIVE_UNKNOWN};
 use super::resp::redis;
 use super::switchboard::Switchboard;
 use super::Context;
@@ -25,11 +25,6 @@ const PARTING_MAX: Duration = Duration::from_secs(1);
 /// How many bytes the other side may still send until then: it had sent them before it could know of the end. A connection
 /// that sends more is cut off.
 const READ_OFF_BYTES_MAX: usize = 2 * 1024 * 1024;
-
-/// Why a native client is refused where there are users.
-pub(super) const NATIVE_UNKNOWN: &str =
-    "this master serves users who say who they are (--users-file, --password-file): use a Redis \
-                              client with AUTH";
 
 /// How many of these bytes are read at once.
 const READ_OFF_BYTES: usize = 16 * 1024;

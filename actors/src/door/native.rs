@@ -1,7 +1,6 @@
 //! A native client's connection: requests in frames.
 
 use super::admission::check_sizes;
-use super::connection::NATIVE_UNKNOWN;
 use super::counters::count;
 use super::links::{reject, request_body_max, LinkError};
 use super::origin::Origin;
@@ -15,6 +14,11 @@ use dsm_protocol::frame::{self, FrameError, Unframer};
 use dsm_protocol::ids::SessionId;
 use dsm_protocol::message::{Control, Message};
 use std::io;
+
+/// Why a native client is refused where there are users.
+pub(super) const NATIVE_UNKNOWN: &str =
+    "this master serves users who say who they are (--users-file, --password-file): use a Redis \
+                              client with AUTH";
 
 /// Serves a native client until it leaves.
 pub(super) async fn native_client(
