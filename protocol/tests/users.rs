@@ -204,6 +204,21 @@ fn acl_tells_of_users_in_the_shapes_of_redis() {
 }
 
 #[test]
+fn what_is_judged_of_a_request_counts_for_no_other_one() {
+    let mut talk = talk("user default on nopass ~app:* +@all");
+    for (first, second) in
+        [("SET app:1", "SET secret v"), ("MSET app:1", "MSET secret v"), ("GET app:1 x", "GET secret")]
+    {
+        for request in [first, second] {
+            let words = request.split(' ').map(|word| Bytes::copy_from_slice(word.as_bytes())).collect();
+            while !talk.conversation.judge(&words, 1) {}
+            let answer = talk.say(request);
+            assert_eq!(answer == NO_KEY, request == second, "{request}: {answer}");
+        }
+    }
+}
+
+#[test]
 fn other_users_count_at_once_for_connections_that_stand() {
     let mut alice = talk("user alice on >a ~* +@all");
     alice.expect(&[("AUTH alice a", "+OK^"), ("SET k v", "asks")]);

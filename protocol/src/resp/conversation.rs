@@ -192,6 +192,8 @@ impl Conversation {
     pub fn handle(&mut self, args: Args, out: &mut Vec<u8>) -> Handling {
         assert!(!args.is_empty(), "a request has a name");
         let before = out.len();
+        // What was judged is about this request alone, whatever becomes of it.
+        let verdict = self.verdict.take();
         let Some(spec) = command::find(&args, out) else {
             if ["post", "host:"].iter().any(|name| args[0].eq_ignore_ascii_case(name.as_bytes())) {
                 // A browser that was tricked into sending to this port: close before its body is taken for requests.
@@ -200,7 +202,7 @@ impl Conversation {
             }
             return Handling::Answered;
         };
-        if !self.may(spec, &args, out) {
+        if !self.may(verdict, spec, &args, out) {
             return Handling::Answered;
         }
         match spec.does {
@@ -303,9 +305,15 @@ impl Conversation {
     }
 
     /// Whether this connection may make that request; else appends why not.
-    fn may(&mut self, spec: &'static Spec, args: &[Bytes], out: &mut Vec<u8>) -> bool {
+    fn may(
+        &mut self,
+        verdict: Option<Verdict>,
+        spec: &'static Spec,
+        args: &[Bytes],
+        out: &mut Vec<u8>,
+    ) -> bool {
         self.look_at_users();
-        let judged = self.verdict.take().filter(|verdict| verdict.generation == self.generation);
+        let judged = verdict.filter(|verdict| verdict.generation == self.generation);
         let denied = match &self.user {
             None => None,
             Some(user) => {
