@@ -275,6 +275,11 @@ impl OwnLog {
         self.followed.filter(|_| self.follows())
     }
 
+    /// Whether all that there was when the log was last followed anew is replayed.
+    pub(super) fn is_caught_up(&self) -> bool {
+        self.caught_up
+    }
+
     /// What is seen of the log that is followed.
     pub(super) fn sight(&self) -> &Sight {
         &self.sight

@@ -233,7 +233,7 @@ sections! {
         fsync: String,
         /// What a standby has yet to replay of what the active master told of; 0 at other masters.
         replay_lag_seq: u64 = "records",
-        /// What a standby sees at the log's path: `follows`, `gone`, `short` or `other`; empty at other masters.
+        /// What a standby sees at the log's path: `replaying`, `follows`, `gone`, `short` or `other`; empty at other masters.
         standby_log: String,
         /// Whether the log is compacted: `no`, or how far it is, in percent.
         compaction: String,
