@@ -207,6 +207,7 @@ impl MasterActor {
             compaction_hindrance: known.hindrance.clone().unwrap_or_default(),
             compaction_last_ms: known.took_ms,
             compaction_last_pause_us: known.held_us,
+            compaction_paces_writes: known.paces,
         }
     }
 

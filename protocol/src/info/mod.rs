@@ -247,6 +247,8 @@ sections! {
         compaction_last_ms: u64 = "ms",
         /// How long writes waited for it.
         compaction_last_pause_us: u64 = "microseconds",
+        /// Whether writes wait for one now, as the log grows faster than it is copied.
+        compaction_paces_writes: bool = "0, 1",
     }
 
     /// What was asked and how it ended, and whether this process got to run.
