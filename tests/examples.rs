@@ -15,8 +15,17 @@ const LIMIT: Duration = Duration::from_secs(30);
 fn example(name: &str) -> PathBuf {
     static BUILT: OnceLock<PathBuf> = OnceLock::new();
     let directory = BUILT.get_or_init(|| {
-        // They are up to date when all tests are built, but not when only this file is.
-        let built = Command::new(env!("CARGO"))
+        // They are up to date when all tests are built, but not when only this file is. What cargo tells this test of its package
+        // is no setting for the build: crates that look at it would be built anew, and all that need them.
+        let mut build = Command::new(env!("CARGO"));
+        for (name, _) in std::env::vars_os() {
+            let is_of_package =
+                |name: &str| name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_");
+            if name.to_str().is_some_and(is_of_package) {
+                build.env_remove(name);
+            }
+        }
+        let built = build
             .args(["build", "--quiet", "--locked", "--examples", "--manifest-path"])
             .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml"))
             .status()
