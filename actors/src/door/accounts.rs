@@ -63,12 +63,7 @@ async fn read(env: &Env, path: &Path, bytes_max: usize) -> Result<Vec<u8>, NodeE
         );
     }
     let failed = |error: io::Error| NodeError::file(path, error);
-    let file = disk.open(path, OpenMode::Read).await.map_err(failed)?;
-    let text = file.read_at(0, bytes_max + 1).await.map_err(failed)?;
-    if text.len() > bytes_max {
-        return Err(wrong(path, format!("it has more than {bytes_max} bytes")));
-    }
-    Ok(text)
+    disk.read_small(path, bytes_max).await.map_err(failed)
 }
 
 /// Parses the text of a file of users, which may take a while.
