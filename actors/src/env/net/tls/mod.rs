@@ -4,11 +4,13 @@
 //!
 //! | file | is |
 //! |---|---|
+//! | `chain` | which chains of certificates are verified at all, and which make a node |
 //! | `material` | the files, and what is made of them |
 //! | `stream` | one connection |
 //! | `validity` | until when a certificate is valid |
 //! | `words` | errors in plain words |
 
+mod chain;
 mod material;
 mod stream;
 #[cfg(test)]
