@@ -7,7 +7,7 @@ mod certificates;
 mod common;
 
 use certificates::{Authority, Signed};
-use common::skip::{hears_hangups, need_program, skip, Lack};
+use common::skip::{need_program, skip, Lack};
 use common::{millis, seconds, wait_for};
 use dsm::client::{Client, ClientConfig};
 use dsm::config::TlsFiles;
@@ -386,9 +386,6 @@ fn half_handshakes_by_the_hundred_are_closed_in_time_and_delay_nobody() {
 
 #[test]
 fn certificates_are_read_again_at_sighup_without_an_end_of_any_connection() {
-    if let Err(lack) = hears_hangups() {
-        return skip(certificates_are_read_again_at_sighup_without_an_end_of_any_connection, "", &lack);
-    }
     let mut cluster = Secured::start(2, &[]);
     let stop = Arc::new(AtomicBool::new(false));
     let load = write_on(cluster.client(), Arc::clone(&stop));

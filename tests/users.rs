@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::cluster::{command, fails, free_ports, Node, Setup, TestCluster, MASTERS};
+use common::cluster::{binary, command, fails, free_ports, Node, Process, Setup, TestCluster, MASTERS};
 use common::resp::{Answer, Connection};
 use common::skip::{need_program, skip};
 use common::{seconds, wait_for};
@@ -180,6 +180,58 @@ fn files_that_cannot_be_used_end_a_master_with_one_line_and_no_password_in_it() 
         .current_dir(dir.path());
     let (_, told) = fails(master);
     assert!(told.contains("/no/such/file"), "{told}");
+}
+
+#[test]
+fn a_pipe_or_a_directory_for_a_file_ends_a_master_at_once() {
+    let dir = TempDir::new().expect("a directory");
+    let pipe = dir.path().join("pipe");
+    let mode = rustix::fs::Mode::from_raw_mode(0o600);
+    rustix::fs::mkfifoat(rustix::fs::CWD, &pipe, mode).expect("a pipe");
+    let [listen, peer] = free_ports().map(|address| address.to_string());
+    for flag in ["--users-file", "--password-file"] {
+        for path in [pipe.as_path(), dir.path()] {
+            let mut master = command(Node::Master);
+            let log = dir.path().join("kv_store.log");
+            master.args(["--listen", &listen, "--peer", &peer, "--log"]).arg(log).arg(flag).arg(path);
+            let (code, told) = fails(master);
+            assert_eq!(code, 1, "{told}");
+            let line = told.lines().last().unwrap_or_default();
+            assert!(line.contains("it is not a regular file"), "{flag} {path:?}: {told}");
+        }
+    }
+}
+
+#[test]
+fn a_hangup_reads_the_users_anew_under_nohup_too_and_a_wrong_file_changes_nothing() {
+    let dir = TempDir::new().expect("a directory");
+    let path = private(dir.path(), "users.acl", b"user app on >a ~* +@all\n");
+    let [listen, peer] = free_ports();
+    // A shell that ignores it starts what does so, too.
+    let mut master = Command::new("sh");
+    master.args(["-c", "trap '' HUP; exec \"$0\" \"$@\"", binary(Node::Master)]);
+    master.env("RUST_LOG", "info").args(["--listen", &listen.to_string(), "--peer", &peer.to_string(), "--new", "--log"]);
+    master.arg(dir.path().join("kv_store.log")).arg("--users-file").arg(&path);
+    let stderr = dir.path().join("stderr");
+    master.stdin(Stdio::null()).stderr(fs::File::create(&stderr).expect("a file"));
+    let master = Process(master.spawn().expect("it starts"));
+    let mut app = wait_for("it listens", seconds(20), || Connection::open(listen, seconds(10)).ok());
+    assert_eq!(ask(&mut app, "AUTH app a"), Answer::ok());
+    assert_eq!(ask(&mut app, "ACL USERS"), Answer::Array(vec![Answer::bulk("app"), Answer::bulk("default")]));
+    let hang_up = |users: &str, told: &str| {
+        private(dir.path(), "users.acl", users.as_bytes());
+        let pid = rustix::process::Pid::from_child(&master.0);
+        rustix::process::kill_process(pid, rustix::process::Signal::HUP).expect("it runs");
+        wait_for(told, seconds(20), || {
+            fs::read_to_string(&stderr).expect("its lines").contains(told).then_some(())
+        });
+    };
+    hang_up("user app on >a ~* +nosuch\n", "users stay as they were");
+    assert_eq!(ask(&mut app, "ACL WHOAMI"), Answer::bulk("app"));
+    assert_eq!(ask(&mut app, "PING"), Answer::Simple("PONG".to_owned()));
+    hang_up("user app on >a ~* +acl\n", "users read anew");
+    assert_eq!(ask(&mut app, "ACL WHOAMI"), Answer::bulk("app"));
+    assert_eq!(ask(&mut app, "PING"), denied("ping"));
 }
 
 #[test]

@@ -2,7 +2,8 @@
 //! is parsed into. The doc comments are the help texts.
 
 use crate::address::{self, AddressError};
-pub use crate::env::{ClientAuth, TlsError, TlsFiles, TlsReload};
+pub use crate::env::{ClientAuth, TlsError, TlsFiles};
+pub use crate::reload::Reload;
 pub use bytesize::ByteSize;
 use clap::{Args, ValueEnum};
 use dsm_protocol::command::VALUE_MAX_DEFAULT;
@@ -209,9 +210,9 @@ pub struct MasterConfig {
     #[arg(long, env = "DSM_PLAIN_LISTEN", value_name = "ADDR,ADDR", value_delimiter = ',', value_parser = to_listen_by_tcp)]
     pub plain_listen: Vec<String>,
 
-    /// By which an embedding program asks for the certificates to be read again.
+    /// By which an embedding program asks for the files to be read again: certificates, and those of users.
     #[arg(skip)]
-    pub tls_reload: TlsReload,
+    pub reload: Reload,
 
     /// Access rights of the Unix sockets of --listen, as in chmod
     #[arg(long, env = "DSM_UNIX_MODE", value_name = "MODE", default_value_t = UnixMode::default())]
@@ -392,7 +393,7 @@ impl Default for MasterConfig {
             tls: TlsFiles::default(),
             tls_client_auth: ClientAuth::default(),
             plain_listen: Vec::new(),
-            tls_reload: TlsReload::default(),
+            reload: Reload::default(),
             unix_mode: UnixMode::default(),
             advertise: None,
             peers: Vec::new(),
@@ -494,6 +495,16 @@ impl MasterConfig {
             addresses.push(default.to_owned());
         }
         addresses
+    }
+
+    /// Whether users or a password are set.
+    pub fn has_users(&self) -> bool {
+        self.users_file.is_some() || self.password_file.is_some()
+    }
+
+    /// Whether there are files that are read again when a program asks for it.
+    pub fn has_files_to_reload(&self) -> bool {
+        self.tls.is_on() || self.has_users()
     }
 
     /// The file beside the log that says what slaves have seen of it, while the log lacks that.
@@ -610,7 +621,7 @@ pub struct SlaveConfig {
 
     /// By which an embedding program asks for the certificates to be read again.
     #[arg(skip)]
-    pub tls_reload: TlsReload,
+    pub reload: Reload,
 
     /// Name of this slave, which decides its keys; keep it over restarts [default: random]
     #[arg(long, env = "DSM_ID", value_name = "NAME")]
@@ -638,7 +649,7 @@ impl Default for SlaveConfig {
         SlaveConfig {
             masters: vec![PRIMARY_ADDRESS.to_owned(), BACKUP_ADDRESS.to_owned()],
             tls: TlsFiles::default(),
-            tls_reload: TlsReload::default(),
+            reload: Reload::default(),
             id: None,
             max_memory: None,
             max_value: ByteSize(VALUE_MAX_DEFAULT as u64),

@@ -6,14 +6,15 @@
 
 use crate::address;
 use crate::certificates;
-use crate::config::{ClientAuth, ConfigError, MasterConfig, MasterKind, SlaveConfig, TlsReload};
+use crate::config::{ClientAuth, ConfigError, MasterConfig, MasterKind, SlaveConfig};
 use crate::door::dialed::{self, Introduction};
 use crate::door::switchboard::Switchboard;
 use crate::door::{self, Context};
-use crate::env::{Env, Listener, Tls};
+use crate::env::{Env, Listener};
 use crate::journal::JournalKind;
 use crate::master::{self, MasterActor};
 use crate::node_error::NodeError;
+use crate::reload;
 use crate::slave::SlaveActor;
 use crate::supervision::{Dismiss, Fate, Stop};
 use actix::prelude::*;
@@ -107,7 +108,7 @@ pub(crate) struct OpenMaster {
     /// The acceptors with all connections, and the link to the other master.
     accepting: JoinSet<()>,
     /// Ends with the node, and delays no end.
-    _certificates: JoinSet<()>,
+    _reloading: JoinSet<()>,
     linking: JoinSet<()>,
 }
 
@@ -133,7 +134,7 @@ pub(crate) async fn open_master(
     }
     journal.check(&env, &config).await?;
     let accounts = door::accounts::open(&env, &config).await?;
-    let (config, reload) = (Rc::new(config.clone()), config.tls_reload);
+    let (config, asks) = (Rc::new(config.clone()), config.reload);
     let bound = listeners[0].local_address().unwrap_or(listen.main);
     let address = config.advertise.clone().unwrap_or_else(|| bound.clone());
     log::info!("started as={kind:?} address={address} log={} pid={}", config.log.display(), env.pid());
@@ -176,6 +177,7 @@ pub(crate) async fn open_master(
         accounts,
     });
     let facts = door::server_facts(&config);
+    let has_users = config.has_users();
     let context = Context { env, config, facts, journal, switchboard: Rc::clone(&switchboard) };
     let mut linking = JoinSet::new();
     for introduction in introductions {
@@ -185,17 +187,8 @@ pub(crate) async fn open_master(
     for listener in listeners {
         accepting.spawn_local(door::accept::accept(listener, context.clone(), fate.clone()));
     }
-    let certificates = keep_certificates(tls, reload, &fate);
-    Ok(OpenMaster { address, master, fate, switchboard, accepting, _certificates: certificates, linking })
-}
-
-/// Keeps the certificates of a node, if it has any, for as long as what this gives lives.
-fn keep_certificates(tls: Option<Tls>, reload: TlsReload, fate: &Fate) -> JoinSet<()> {
-    let mut keeping = JoinSet::new();
-    if let Some(tls) = tls {
-        keeping.spawn_local(certificates::keep(tls, reload, fate.clone()));
-    }
-    keeping
+    let reloading = reload::keep(tls, has_users.then_some(context), asks, &fate);
+    Ok(OpenMaster { address, master, fate, switchboard, accepting, _reloading: reloading, linking })
 }
 
 /// Listens at one of the addresses of `--listen`.
@@ -242,7 +235,7 @@ pub(crate) struct OpenSlave {
     slave: Addr<SlaveActor>,
     fate: Fate,
     /// Ends with the node, and delays no end.
-    _certificates: JoinSet<()>,
+    _reloading: JoinSet<()>,
     links: JoinSet<()>,
 }
 
@@ -251,10 +244,10 @@ pub(crate) fn open_slave(config: SlaveConfig, env: &Env) -> Result<OpenSlave, No
     let (env, tls) = certificates::secure(Rc::clone(env), &config.tls, ClientAuth::Yes)?;
     let fate = Fate::default();
     let masters = config.masters.join(",");
-    let certificates = keep_certificates(tls, config.tls_reload.clone(), &fate);
+    let reloading = reload::keep(tls, None, config.reload.clone(), &fate);
     let (slave, id, links) = SlaveActor::begin(&env, &Rc::new(config), &fate);
     log::info!("started as=Slave slave={id} masters={masters} pid={}", std::process::id());
-    Ok(OpenSlave { id, slave, fate, _certificates: certificates, links })
+    Ok(OpenSlave { id, slave, fate, _reloading: reloading, links })
 }
 
 impl OpenSlave {

@@ -48,6 +48,11 @@ impl Talk {
             Handling::AnsweredLate(pause) => format!("{}ms {text}", pause.as_millis()),
             Handling::Ask { .. } => "asks".to_owned(),
             Handling::LoadUsers => "loads".to_owned(),
+            Handling::ListUsers(mut listing) => {
+                let mut out = Vec::new();
+                while !listing.write_on(1, &mut out) {}
+                String::from_utf8_lossy(&out).replace("\r\n", "^")
+            }
             Handling::Close => "closes".to_owned(),
         }
     }
@@ -201,6 +206,31 @@ fn acl_tells_of_users_in_the_shapes_of_redis() {
     assert!(talk.say("ACL CAT").starts_with("*21^$8^keyspace^$4^read^"));
     assert!(talk.say("ACL CAT dangerous").contains("$8^failover^"));
     assert!(talk.say("ACL HELP").contains("+    List the current ACL rules"));
+}
+
+#[test]
+fn thousands_of_users_are_listed_in_parts_that_are_those_of_one_moment() {
+    let all = |count: usize| (0..count).map(|at| format!("user u{at:04} on >pw ~* +get\n")).collect::<String>();
+    let mut talk = talk(&all(3000));
+    for request in ["ACL LIST", "ACL USERS"] {
+        let words = request.split(' ').map(|word| Bytes::copy_from_slice(word.as_bytes())).collect();
+        let mut out = Vec::new();
+        let handling = talk.conversation.handle(words, &mut out);
+        let Handling::ListUsers(mut listing) = handling else { panic!("{handling:?}") };
+        let (mut parts, mut longest) = (1, 0);
+        while !listing.write_on(1000, &mut out) {
+            parts += 1;
+            longest = longest.max(out.len());
+            // Others come meanwhile.
+            let accounts = &talk.accounts;
+            drop(accounts.replace(accounts.ticket(), Users::parse(&all(3000 - parts)).unwrap()));
+        }
+        assert!(parts >= out.len() / 1200, "{} bytes in {parts} parts", out.len());
+        let text = String::from_utf8(out).unwrap();
+        let users = if request == "ACL LIST" { "user u" } else { "\nu" };
+        let count = text.matches(users).count();
+        assert!(text.starts_with(&format!("*{}\r\n", count + 1)), "{count} users");
+    }
 }
 
 #[test]

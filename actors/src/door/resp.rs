@@ -20,6 +20,9 @@ use std::time::Duration;
 /// A request of more words than this is checked and handed over in turns of its own, so many words at a time.
 const WIDE_ARGS: usize = 4 * 1024;
 
+/// How much of a list of users is written in one turn, in bytes.
+const LISTED_BYTES: usize = 64 * 1024;
+
 /// How many steps of a turn judge whether a request is allowed, some nanoseconds each.
 const JUDGED_STEPS: usize = 100_000;
 
@@ -134,6 +137,12 @@ pub(super) async fn redis(
                     () = env.pause(pause) => guard.say(&own),
                     () = parted(stream, &guard.session, true) => break,
                 }
+            }
+            Handling::ListUsers(mut listing) => {
+                while !listing.write_on(LISTED_BYTES, &mut own) {
+                    tokio::task::yield_now().await;
+                }
+                guard.say(&own);
             }
             Handling::LoadUsers => guard.say(&load(context).await),
             Handling::AnsweredAndClose => {

@@ -14,7 +14,7 @@ mod threads;
 
 pub(crate) use net::try_sockets_in;
 pub use net::{
-    ClientAuth, Listener, LocalListener, OsStream, PathListener, Stream, Tls, TlsError, TlsFiles, TlsReload,
+    ClientAuth, Listener, LocalListener, OsStream, PathListener, Stream, Tls, TlsError, TlsFiles,
     TlsStream, UnixConnection,
 };
 

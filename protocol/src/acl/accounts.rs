@@ -115,14 +115,16 @@ impl Accounts {
     }
 
     /// These are the users from now on, for connections that stand as well, unless those of a later ticket are it already.
-    pub fn replace(&self, ticket: u64, users: Users) {
+    /// Gives those that are not, to be freed where there is time for it.
+    pub fn replace(&self, ticket: u64, users: Users) -> Arc<Users> {
+        let users = Arc::new(users);
         if ticket < self.taken.get() {
-            return;
+            return users;
         }
         self.taken.set(ticket);
         self.is_guarded.set(users.is_guarded());
-        *self.users.borrow_mut() = Arc::new(users);
         self.generation.set(self.generation.get() + 1);
+        self.users.replace(users)
     }
 
     /// Differs whenever there are other users.

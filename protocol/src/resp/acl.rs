@@ -4,8 +4,9 @@ use super::command;
 use super::encode::{array, bulk, error, error_parts, map, null, status, unsigned};
 use super::parse::parse_integer;
 use super::Protocol;
-use crate::acl::{commands_of, Accounts, Denied, Incident, CATEGORIES};
+use crate::acl::{commands_of, Accounts, Denied, Incident, Users, CATEGORIES};
 use bytes::Bytes;
+use std::sync::Arc;
 
 /// The most words of a request that is tried.
 const TRIED_WORDS_MAX: usize = 256;
@@ -31,20 +32,42 @@ pub(super) fn categories(args: &[Bytes], out: &mut Vec<u8>) {
     names.iter().for_each(|name| bulk(out, name.as_bytes()));
 }
 
-/// `ACL LIST`.
-pub(super) fn list(accounts: &Accounts, out: &mut Vec<u8>) {
-    let users = accounts.users();
-    array(out, users.iter().count());
-    for user in users.iter() {
-        bulk(out, format!("user {} {}", user.name(), user.to_rules()).as_bytes());
-    }
+/// The answer to `ACL LIST` or `ACL USERS`, which is written in parts: there may be thousands of users.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UserListing {
+    users: Arc<Users>,
+    /// As lines of the file, with their rules.
+    with_rules: bool,
+    /// The last one that is written; `None` before the first.
+    last: Option<String>,
 }
 
-/// `ACL USERS`.
-pub(super) fn names(accounts: &Accounts, out: &mut Vec<u8>) {
-    let users = accounts.users();
-    array(out, users.iter().count());
-    users.iter().for_each(|user| bulk(out, user.name().as_bytes()));
+impl UserListing {
+    pub(super) fn new(accounts: &Accounts, with_rules: bool) -> Self {
+        UserListing { users: accounts.users(), with_rules, last: None }
+    }
+
+    /// Appends some more of the answer, `bytes` of it or a little more; whether that was the last of it.
+    pub fn write_on(&mut self, bytes: usize, out: &mut Vec<u8>) -> bool {
+        let until = out.len() + bytes;
+        if self.last.is_none() {
+            array(out, self.users.iter().count());
+        }
+        let mut last = None;
+        for user in self.users.after(self.last.as_deref()) {
+            if self.with_rules {
+                bulk(out, format!("user {} {}", user.name(), user.to_rules()).as_bytes());
+            } else {
+                bulk(out, user.name().as_bytes());
+            }
+            last = Some(user.name().to_owned());
+            if out.len() >= until {
+                break;
+            }
+        }
+        self.last = last.or(self.last.take());
+        self.users.after(self.last.as_deref()).next().is_none()
+    }
 }
 
 /// `ACL GETUSER name`.

@@ -4,6 +4,7 @@
 
 use super::encode::{array, bulk, error, error_parts, map, null, status, unsigned, verbatim};
 use super::parse::parse_integer;
+use super::acl::UserListing;
 use super::{acl, command};
 use super::{Args, Limits, Protocol, Shape};
 use crate::acl::{Accounts, Denied, IncidentKind, Judging, User, DEFAULT_USER};
@@ -83,6 +84,8 @@ pub enum Handling {
     Close,
     /// A password was wrong: send the answer in `out` after this pause, and go on.
     AnsweredLate(Duration),
+    /// Write the answer in parts, and go on.
+    ListUsers(UserListing),
     /// Read the users anew, answer with what has become of it, and go on.
     LoadUsers,
 }
@@ -209,6 +212,8 @@ impl Conversation {
             Does::Own(Own::Auth) => self.auth(&args[1..], out),
             Does::Own(Own::Hello) => self.hello(&args[1..], out),
             Does::Own(Own::AclLoad) => Handling::LoadUsers,
+            Does::Own(Own::AclList) => Handling::ListUsers(UserListing::new(&self.accounts, true)),
+            Does::Own(Own::AclUsers) => Handling::ListUsers(UserListing::new(&self.accounts, false)),
             Does::Ask(read) => {
                 let Limits { key_max, value_max, .. } = self.facts.limits;
                 match read(&mut Words::after_name(args, Lengths { key_max, value_max })) {
@@ -247,7 +252,7 @@ impl Conversation {
             Own::Echo => args.iter().for_each(|message| bulk(out, message)),
             Own::Select => select(&args[0], out),
             // Those are handled before.
-            Own::Hello | Own::Auth | Own::AclLoad => {}
+            Own::Hello | Own::Auth | Own::AclLoad | Own::AclList | Own::AclUsers => {}
             Own::Reset => {
                 self.protocol = Protocol::Resp2;
                 self.identity = None;
@@ -287,9 +292,7 @@ impl Conversation {
             Own::AclDryrun => acl::try_out(&self.accounts, &rest[0], &rest[1..], out),
             Own::AclGetUser => acl::user(self.protocol, &self.accounts, &rest[0], out),
             Own::AclHelp => command::help("acl", out),
-            Own::AclList => acl::list(&self.accounts, out),
             Own::AclLog => acl::log(self.protocol, &self.accounts, rest, out),
-            Own::AclUsers => acl::names(&self.accounts, out),
             Own::AclWhoAmI => bulk(out, self.user().unwrap_or(DEFAULT_USER).as_bytes()),
             Own::ClientHelp => command::help("client", out),
             Own::CommandHelp => command::help("command", out),

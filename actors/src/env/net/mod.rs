@@ -21,7 +21,7 @@ mod unix_connection;
 pub use local_listener::LocalListener;
 pub(crate) use path_listener::try_sockets_in;
 pub use path_listener::PathListener;
-pub use tls::{ClientAuth, Tls, TlsError, TlsFiles, TlsReload, TlsStream};
+pub use tls::{ClientAuth, Tls, TlsError, TlsFiles, TlsStream};
 pub use unix_connection::UnixConnection;
 
 use super::FileIdentity;
