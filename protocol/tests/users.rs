@@ -119,12 +119,21 @@ fn a_wrong_password_is_answered_later_and_later_and_changes_nothing() {
     assert_eq!(talk.say("GET a"), NOAUTH);
     (0..100).for_each(|_| drop(talk.say("AUTH no")));
     assert_eq!(talk.say("AUTH no"), format!("2000ms {WRONG}"));
+    // Later the wrong ones of this address are forgotten.
+    talk.now.set(talk.now.get() + 300_000);
     // Still RESP2: nothing of HELLO was done.
     talk.expect(&[("AUTH alice a", "+OK^"), ("CLIENT GETNAME", "$-1^"), ("ACL WHOAMI", "$5^alice^")]);
     // Who is known stays it when he says something wrong.
     assert_eq!(talk.say("AUTH no"), format!("2000ms {WRONG}"));
     talk.expect(&[("ACL WHOAMI", "$5^alice^"), ("AUTH a b c", "-ERR syntax error^")]);
     assert_eq!(talk.accounts.count(IncidentKind::Auth), 107);
+    // After many, a right one waits as well: an answer that is late does not tell which it is.
+    (0..50).for_each(|_| drop(talk.say("AUTH no")));
+    assert_eq!(talk.say("AUTH alice a"), "2000ms +OK^");
+    assert!(talk.say("HELLO 2 AUTH alice a").starts_with("2000ms *14^"));
+    let other = Conversation::new(2, facts(), Rc::clone(&talk.accounts)).with_addresses("10.0.0.3:5", "");
+    let mut other = Talk { conversation: other, accounts: Rc::clone(&talk.accounts), now: Rc::clone(&talk.now) };
+    other.expect(&[("AUTH alice a", "+OK^")]);
     let shown =
         format!("{:?}", talk.accounts.incidents().map(|(incident, _)| incident.clone()).collect::<Vec<_>>());
     assert!(!shown.contains("\"no\""), "a password that was tried is not kept: {shown}");
