@@ -149,6 +149,16 @@ pub enum Fence {
     None,
 }
 
+/// Whether this machine alone is served while strangers could not be told from friends.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum ProtectedMode {
+    /// It alone.
+    #[default]
+    Yes,
+    /// Whoever can connect.
+    No,
+}
+
 /// The access rights of a Unix socket. Whoever may write to it may connect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct UnixMode(u32);
@@ -245,6 +255,11 @@ pub struct MasterConfig {
     /// File of the password that a client must give which names no user, as Redis' requirepass
     #[arg(long, env = "DSM_PASSWORD_FILE", value_name = "FILE")]
     pub password_file: Option<PathBuf>,
+
+    /// Whether this machine alone is served as long as those of others need not show who they are: clients by a password or a
+    /// certificate, slaves and masters by a certificate
+    #[arg(long, env = "DSM_PROTECTED_MODE", value_name = "WHETHER", value_enum, default_value = "yes")]
+    pub protected_mode: ProtectedMode,
 
     /// When a write counts as written to the log
     #[arg(long, env = "DSM_FSYNC", value_name = "POLICY", value_enum, default_value = "always")]
@@ -401,6 +416,7 @@ impl Default for MasterConfig {
             new: false,
             users_file: None,
             password_file: None,
+            protected_mode: ProtectedMode::default(),
             fsync: Fsync::default(),
             compact_min: ByteSize::mib(64),
             copies: CopyCount::default(),

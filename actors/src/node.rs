@@ -6,7 +6,7 @@
 
 use crate::address;
 use crate::certificates;
-use crate::config::{ClientAuth, ConfigError, MasterConfig, MasterKind, SlaveConfig};
+use crate::config::{ClientAuth, ConfigError, MasterConfig, MasterKind, ProtectedMode, SlaveConfig};
 use crate::door::dialed::{self, Introduction};
 use crate::door::switchboard::Switchboard;
 use crate::door::{self, Context};
@@ -18,7 +18,9 @@ use crate::reload;
 use crate::slave::SlaveActor;
 use crate::supervision::{Dismiss, Fate, Stop};
 use actix::prelude::*;
+use dsm_protocol::handshake::Security;
 use dsm_protocol::ids::SlaveId;
+use dsm_protocol::machine::protected::{self, Comer, Shown};
 use dsm_protocol::machine::welcome::is_outvoted;
 use dsm_protocol::record::line_bytes_max;
 use futures_util::future::join_all;
@@ -141,6 +143,7 @@ pub(crate) async fn open_master(
     for further in listeners.iter().skip(1).flat_map(Listener::local_address) {
         log::info!("listening too address={further}");
     }
+    tell_of_strangers(&listeners, &config, accounts.must_log_in());
     let cluster = Rc::new(Cell::new(None));
     let mut introductions = Vec::new();
     for dial in config.peer_dials(kind) {
@@ -189,6 +192,36 @@ pub(crate) async fn open_master(
     }
     let reloading = reload::keep(tls, has_users.then_some(context), asks, &fate);
     Ok(OpenMaster { address, master, fate, switchboard, accepting, _reloading: reloading, linking })
+}
+
+/// Warns of each address at which other machines find this master while it could not tell their clients, or their nodes, from
+/// strangers: in protected mode they are refused, and else whoever comes is served.
+fn tell_of_strangers(listeners: &[Listener], config: &MasterConfig, must_log_in: bool) {
+    for listener in listeners {
+        let Some(security) = listener.from_elsewhere() else { continue };
+        let is_tls = security != Security::Plain;
+        let certificate = |comer| is_tls && (comer == Comer::Node || config.tls_client_auth == ClientAuth::Yes);
+        let is_unknown = |comer| {
+            let shown = Shown { certificate: certificate(comer), must_log_in, ..Shown::default() };
+            protected::is_denied(comer, shown)
+        };
+        let who = match (is_unknown(Comer::Text), is_unknown(Comer::Node)) {
+            (false, false) => continue,
+            (true, true) => "clients, slaves and masters",
+            (true, false) => "clients",
+            (false, true) => "slaves and masters",
+        };
+        let address = listener.local_address().unwrap_or_default();
+        let remedy = "give certificates (--tls-cert, --tls-key, --tls-ca) and a password (--password-file, --users-file)";
+        match config.protected_mode {
+            ProtectedMode::Yes => log::warn!(
+                "protected mode: {who} of other machines are refused address={address}: {remedy}, or --protected-mode no"
+            ),
+            ProtectedMode::No => log::warn!(
+                "{who} of other machines are served whoever they are address={address}: {remedy}"
+            ),
+        }
+    }
 }
 
 /// Listens at one of the addresses of `--listen`.

@@ -11,7 +11,7 @@ use anyhow::{bail, Context as _};
 use bytesize::ByteSize;
 use clap::ValueEnum;
 use dsm::address;
-use dsm::config::MasterConfig;
+use dsm::config::{MasterConfig, ProtectedMode};
 use dsm::env::real::RealEnv;
 use dsm::salvage::{recover_from_slaves, SalvageStore};
 use dsm_protocol::ids::{ClusterId, Epoch, Millis, Reign, ReignId, Seq, Stamp};
@@ -60,6 +60,9 @@ pub(crate) struct SalvageArgs {
     /// How long to wait for slaves, and for one that was lost meanwhile
     #[arg(long, requires = "from_slaves", value_name = "DURATION", default_value = "10s", value_parser = humantime::parse_duration)]
     wait: Duration,
+    /// Whether slaves of this machine alone are taken, as none of them shows a certificate here
+    #[arg(long, requires = "from_slaves", value_name = "WHETHER", value_enum, default_value = "yes")]
+    protected_mode: ProtectedMode,
     /// Go on without slaves that do not come; what only they hold is given up
     #[arg(long, requires = "from_slaves")]
     accept_missing: bool,
@@ -167,6 +170,7 @@ fn ask_slaves(
         listen: args.listen.clone(),
         max_value,
         max_connections: CONNECTIONS_MAX,
+        protected_mode: args.protected_mode,
         ..MasterConfig::default()
     };
     let system = actix_rt::System::new();

@@ -138,6 +138,19 @@ impl Listener {
         }
     }
 
+    /// Whether other machines can connect, and whether that is with TLS; `None` if they cannot.
+    pub(crate) fn from_elsewhere(&self) -> Option<Security> {
+        let (listener, security) = match self {
+            Listener::Tcp(listener) => (listener, Security::Plain),
+            Listener::Tls(listener, _) => (listener, Security::Tls { is_node: false }),
+            Listener::Unix(_) | Listener::Local(_) => return None,
+            #[cfg(feature = "sim")]
+            Listener::Sim(_) => return None,
+        };
+        let address = listener.local_addr().ok()?;
+        (!address.ip().to_canonical().is_loopback()).then_some(security)
+    }
+
     /// The address that is listened at, with the port that was chosen for port 0.
     ///
     /// # Errors
