@@ -203,7 +203,14 @@ fn acl_tells_of_users_in_the_shapes_of_redis() {
         ("ACL DRYRUN al nonsense", "-ERR Command 'nonsense' not found^"),
         ("ACL DRYRUN al get", "-ERR wrong number of arguments for 'get' command^"),
         ("ACL CAT nope", "-ERR Unknown category 'nope'^"),
-        ("ACL CAT a b", "-ERR wrong number of arguments for 'acl|cat' command^"),
+        (
+            "ACL CAT a b",
+            "-ERR unknown subcommand or wrong number of arguments for 'CAT'. Try ACL HELP.^",
+        ),
+        (
+            "acl log 1 2",
+            "-ERR unknown subcommand or wrong number of arguments for 'log'. Try ACL HELP.^",
+        ),
         ("ACL", "-ERR wrong number of arguments for 'acl' command^"),
         ("ACL FOO", "-ERR unknown subcommand 'FOO'. Try ACL HELP.^"),
         ("ACL LOAD", "loads"),

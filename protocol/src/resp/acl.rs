@@ -14,8 +14,8 @@ const TRIED_WORDS_MAX: usize = 256;
 /// How many incidents `ACL LOG` shows if it is not told.
 const SHOWN_INCIDENTS: usize = 10;
 
-/// `ACL CAT [category]`.
-pub(super) fn categories(args: &[Bytes], out: &mut Vec<u8>) {
+/// `ACL CAT [category]`; `typed` is the subcommand as it was typed.
+pub(super) fn categories(typed: &[u8], args: &[Bytes], out: &mut Vec<u8>) {
     let names: Vec<&str> = match args {
         [] => CATEGORIES.to_vec(),
         [category] => {
@@ -26,10 +26,20 @@ pub(super) fn categories(args: &[Bytes], out: &mut Vec<u8>) {
             };
             commands_of(category).collect()
         }
-        _ => return command::wrong_arity("acl|cat", out),
+        _ => return too_many_words(typed, out),
     };
     array(out, names.len());
     names.iter().for_each(|name| bulk(out, name.as_bytes()));
+}
+
+fn too_many_words(typed: &[u8], out: &mut Vec<u8>) {
+    let typed = command::printable(typed, 128);
+    let text = [
+        &b"ERR unknown subcommand or wrong number of arguments for '"[..],
+        typed,
+        b"'. Try ACL HELP.",
+    ];
+    error_parts(out, &text);
 }
 
 /// The answer to `ACL LIST` or `ACL USERS`, which is written in parts: there may be thousands of users.
@@ -131,8 +141,14 @@ pub(super) fn try_out(accounts: &Accounts, name: &[u8], words: &[Bytes], out: &m
     }
 }
 
-/// `ACL LOG [count | RESET]`.
-pub(super) fn log(protocol: Protocol, accounts: &Accounts, args: &[Bytes], out: &mut Vec<u8>) {
+/// `ACL LOG [count | RESET]`; `typed` is the subcommand as it was typed.
+pub(super) fn log(
+    protocol: Protocol,
+    accounts: &Accounts,
+    typed: &[u8],
+    args: &[Bytes],
+    out: &mut Vec<u8>,
+) {
     let count = match args {
         [] => SHOWN_INCIDENTS,
         [reset] if reset.eq_ignore_ascii_case(b"reset") => {
@@ -143,7 +159,7 @@ pub(super) fn log(protocol: Protocol, accounts: &Accounts, args: &[Bytes], out: 
             Some(count) => usize::try_from(count).unwrap_or(0),
             None => return error(out, "ERR value is not an integer or out of range"),
         },
-        _ => return command::wrong_arity("acl|log", out),
+        _ => return too_many_words(typed, out),
     };
     let incidents: Vec<_> = accounts.incidents().take(count).collect();
     array(out, incidents.len());
@@ -157,11 +173,17 @@ pub(super) fn log(protocol: Protocol, accounts: &Accounts, args: &[Bytes], out: 
             ("context", b"toplevel"),
             ("object", object),
             ("username", user.as_bytes()),
-            ("age-seconds", format!("{}.{:03}", age_ms / 1000, age_ms % 1000).as_bytes()),
-            ("client-info", client.trim_end().as_bytes()),
         ] {
             bulk(out, name.as_bytes());
             bulk(out, value);
         }
+        bulk(out, b"age-seconds");
+        let age = format!("{}.{:03}", age_ms / 1000, age_ms % 1000);
+        match protocol {
+            Protocol::Resp2 => bulk(out, age.as_bytes()),
+            Protocol::Resp3 => out.extend_from_slice(format!(",{age}\r\n").as_bytes()),
+        }
+        bulk(out, b"client-info");
+        bulk(out, client.trim_end().as_bytes());
     }
 }
