@@ -210,7 +210,14 @@ fn a_hangup_reads_the_users_anew_under_nohup_too_and_a_wrong_file_changes_nothin
     // A shell that ignores it starts what does so, too.
     let mut master = Command::new("sh");
     master.args(["-c", "trap '' HUP; exec \"$0\" \"$@\"", binary(Node::Master)]);
-    master.env("RUST_LOG", "info").args(["--listen", &listen.to_string(), "--peer", &peer.to_string(), "--new", "--log"]);
+    master.env("RUST_LOG", "info").args([
+        "--listen",
+        &listen.to_string(),
+        "--peer",
+        &peer.to_string(),
+        "--new",
+        "--log",
+    ]);
     master.arg(dir.path().join("kv_store.log")).arg("--users-file").arg(&path);
     let stderr = dir.path().join("stderr");
     master.stdin(Stdio::null()).stderr(fs::File::create(&stderr).expect("a file"));

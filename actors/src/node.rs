@@ -200,7 +200,8 @@ fn tell_of_strangers(listeners: &[Listener], config: &MasterConfig, must_log_in:
     for listener in listeners {
         let Some(security) = listener.from_elsewhere() else { continue };
         let is_tls = security != Security::Plain;
-        let certificate = |comer| is_tls && (comer == Comer::Node || config.tls_client_auth == ClientAuth::Yes);
+        let certificate =
+            |comer| is_tls && (comer == Comer::Node || config.tls_client_auth == ClientAuth::Yes);
         let is_unknown = |comer| {
             let shown = Shown { certificate: certificate(comer), must_log_in, ..Shown::default() };
             protected::is_denied(comer, shown)

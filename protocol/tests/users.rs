@@ -132,7 +132,8 @@ fn a_wrong_password_is_answered_later_and_later_and_changes_nothing() {
     assert_eq!(talk.say("AUTH alice a"), "2000ms +OK^");
     assert!(talk.say("HELLO 2 AUTH alice a").starts_with("2000ms *14^"));
     let other = Conversation::new(2, facts(), Rc::clone(&talk.accounts)).with_addresses("10.0.0.3:5", "");
-    let mut other = Talk { conversation: other, accounts: Rc::clone(&talk.accounts), now: Rc::clone(&talk.now) };
+    let mut other =
+        Talk { conversation: other, accounts: Rc::clone(&talk.accounts), now: Rc::clone(&talk.now) };
     other.expect(&[("AUTH alice a", "+OK^")]);
     let shown =
         format!("{:?}", talk.accounts.incidents().map(|(incident, _)| incident.clone()).collect::<Vec<_>>());
@@ -203,14 +204,8 @@ fn acl_tells_of_users_in_the_shapes_of_redis() {
         ("ACL DRYRUN al nonsense", "-ERR Command 'nonsense' not found^"),
         ("ACL DRYRUN al get", "-ERR wrong number of arguments for 'get' command^"),
         ("ACL CAT nope", "-ERR Unknown category 'nope'^"),
-        (
-            "ACL CAT a b",
-            "-ERR unknown subcommand or wrong number of arguments for 'CAT'. Try ACL HELP.^",
-        ),
-        (
-            "acl log 1 2",
-            "-ERR unknown subcommand or wrong number of arguments for 'log'. Try ACL HELP.^",
-        ),
+        ("ACL CAT a b", "-ERR unknown subcommand or wrong number of arguments for 'CAT'. Try ACL HELP.^"),
+        ("acl log 1 2", "-ERR unknown subcommand or wrong number of arguments for 'log'. Try ACL HELP.^"),
         ("ACL", "-ERR wrong number of arguments for 'acl' command^"),
         ("ACL FOO", "-ERR unknown subcommand 'FOO'. Try ACL HELP.^"),
         ("ACL LOAD", "loads"),
@@ -226,7 +221,8 @@ fn acl_tells_of_users_in_the_shapes_of_redis() {
 
 #[test]
 fn thousands_of_users_are_listed_in_parts_that_are_those_of_one_moment() {
-    let all = |count: usize| (0..count).map(|at| format!("user u{at:04} on >pw ~* +get\n")).collect::<String>();
+    let all =
+        |count: usize| (0..count).map(|at| format!("user u{at:04} on >pw ~* +get\n")).collect::<String>();
     let mut talk = talk(&all(3000));
     for request in ["ACL LIST", "ACL USERS"] {
         let words = request.split(' ').map(|word| Bytes::copy_from_slice(word.as_bytes())).collect();

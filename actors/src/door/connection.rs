@@ -16,9 +16,7 @@ use crate::flusher::Flusher;
 use bytes::BytesMut;
 use dsm_protocol::frame::FrameError;
 use dsm_protocol::handshake::{AcceptEffect, Accepting, Rejection, Security};
-use dsm_protocol::machine::protected::{
-    self, Comer, Shown, DENIED_NATIVE, DENIED_NODE, DENIED_TEXT,
-};
+use dsm_protocol::machine::protected::{self, Comer, Shown, DENIED_NATIVE, DENIED_NODE, DENIED_TEXT};
 use dsm_protocol::message::{Hello, HelloRole};
 use std::cell::Cell;
 use std::io;
@@ -335,7 +333,8 @@ mod tests {
         far.write_all(&hello(hello_of_slave())).await.unwrap();
         assert_eq!(last_words(&far).await, DENIED_NODE);
         assert_eq!(counters.denied.get(), 10);
-        let (open, _inbox) = deaf_master(MasterConfig { protected_mode: ProtectedMode::No, ..MasterConfig::default() });
+        let (open, _inbox) =
+            deaf_master(MasterConfig { protected_mode: ProtectedMode::No, ..MasterConfig::default() });
         let (far, _ended) = connected_from(&open, Some("10.1.2.3:4")).await;
         assert_eq!(pings(far).await, b"+PONG\r\n"[..]);
     }

@@ -50,7 +50,9 @@ impl<'a> Standing<'a> {
         self.permit.set_known(is_known);
         if is_known != self.is_known {
             self.is_known = is_known;
-            self.unfinished.iter().for_each(|part| drop(part.hold(0)));
+            for part in &self.unfinished {
+                let _ = part.hold(0);
+            }
             let again = context.env.now().plus(context.config.handshake_timeout.as_millis() as u64);
             self.until = (!is_known).then(|| self.handshake_until.take().unwrap_or(again));
         }

@@ -7,15 +7,15 @@ pub(crate) mod local;
 mod net;
 pub mod real;
 mod short_timer;
-pub(crate) mod small_file;
 #[cfg(feature = "sim")]
 pub mod sim;
+pub(crate) mod small_file;
 mod threads;
 
 pub(crate) use net::try_sockets_in;
 pub use net::{
-    ClientAuth, Listener, LocalListener, OsStream, PathListener, Stream, Tls, TlsError, TlsFiles,
-    TlsStream, UnixConnection,
+    ClientAuth, Listener, LocalListener, OsStream, PathListener, Stream, Tls, TlsError, TlsFiles, TlsStream,
+    UnixConnection,
 };
 
 use bytes::Bytes;

@@ -527,9 +527,13 @@ mod tests {
             );
             judged.unwrap().is_ok()
         };
-        for (rules, expected) in
-            [("+get ~*", true), ("+get ~", true), ("+get ~**", false), ("+get %R~*", false), ("+get ~a*", false)]
-        {
+        for (rules, expected) in [
+            ("+get ~*", true),
+            ("+get ~", true),
+            ("+get ~**", false),
+            ("+get %R~*", false),
+            ("+get ~a*", false),
+        ] {
             assert_eq!(is_allowed(rules), expected, "{rules}");
         }
     }

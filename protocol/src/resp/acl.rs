@@ -34,11 +34,8 @@ pub(super) fn categories(typed: &[u8], args: &[Bytes], out: &mut Vec<u8>) {
 
 fn too_many_words(typed: &[u8], out: &mut Vec<u8>) {
     let typed = command::printable(typed, 128);
-    let text = [
-        &b"ERR unknown subcommand or wrong number of arguments for '"[..],
-        typed,
-        b"'. Try ACL HELP.",
-    ];
+    let text =
+        [&b"ERR unknown subcommand or wrong number of arguments for '"[..], typed, b"'. Try ACL HELP."];
     error_parts(out, &text);
 }
 
@@ -142,13 +139,7 @@ pub(super) fn try_out(accounts: &Accounts, name: &[u8], words: &[Bytes], out: &m
 }
 
 /// `ACL LOG [count | RESET]`; `typed` is the subcommand as it was typed.
-pub(super) fn log(
-    protocol: Protocol,
-    accounts: &Accounts,
-    typed: &[u8],
-    args: &[Bytes],
-    out: &mut Vec<u8>,
-) {
+pub(super) fn log(protocol: Protocol, accounts: &Accounts, typed: &[u8], args: &[Bytes], out: &mut Vec<u8>) {
     let count = match args {
         [] => SHOWN_INCIDENTS,
         [reset] if reset.eq_ignore_ascii_case(b"reset") => {

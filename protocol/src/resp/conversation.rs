@@ -2,9 +2,9 @@
 //! [`Command`]. Owns the connection's state (protocol version, names), never the socket, the store or the order of
 //! answers.
 
+use super::acl::UserListing;
 use super::encode::{array, bulk, error, error_parts, map, null, status, unsigned, verbatim};
 use super::parse::parse_integer;
-use super::acl::UserListing;
 use super::{acl, command};
 use super::{Args, Limits, Protocol, Shape};
 use crate::acl::{Accounts, Denied, IncidentKind, Judging, User, DEFAULT_USER};

@@ -5,7 +5,9 @@
 
 use super::{identity_at, identity_of, on_thread, patiently, OWNER_ONLY};
 use crate::env::threads::spawn_thread;
-use crate::env::{small_file, Appended, Disk, Displaced, File, FileIdentity, Group, OpenMode, Post, Stands, Watch};
+use crate::env::{
+    small_file, Appended, Disk, Displaced, File, FileIdentity, Group, OpenMode, Post, Stands, Watch,
+};
 use bytes::Bytes;
 use dsm_protocol::ids::Epoch;
 use dsm_protocol::machine::log_scan::{LogScan, Next, Part};

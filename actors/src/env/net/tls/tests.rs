@@ -8,6 +8,7 @@ use super::*;
 use bytes::BytesMut;
 use certificates::{Authority, Signed};
 use dsm_protocol::handshake::Security;
+use std::future::Future as _;
 use std::io::IoSlice;
 use std::path::Path;
 use tempfile::TempDir;
