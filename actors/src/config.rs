@@ -3,7 +3,6 @@
 
 use crate::address::{self, AddressError};
 pub use crate::env::{ClientAuth, TlsError, TlsFiles};
-pub use crate::reload::Reload;
 pub use bytesize::ByteSize;
 use clap::{Args, ValueEnum};
 use dsm_protocol::command::VALUE_MAX_DEFAULT;
@@ -14,8 +13,10 @@ use dsm_protocol::record::SyncMode;
 use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
+use std::sync::Arc;
 use std::time::Duration;
 use thiserror::Error;
+use tokio::sync::Notify;
 
 /// Settings that contradict each other or are out of bounds.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
@@ -147,6 +148,29 @@ pub enum Fence {
     Kill,
     /// Only log it and wait: for a master that shares its process with other code.
     None,
+}
+
+/// Asks a node to read its files again. Clones ask the same one.
+#[derive(Clone, Default)]
+pub struct Reload(Arc<Notify>);
+
+impl Reload {
+    /// Asks for it. Certificates are those of connections from now on, and users those of all. A file of no use changes
+    /// nothing, and is told in the log.
+    pub fn ask(&self) {
+        self.0.notify_one();
+    }
+
+    /// Waits until it is asked for.
+    pub(crate) async fn asked(&self) {
+        self.0.notified().await;
+    }
+}
+
+impl fmt::Debug for Reload {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Reload")
+    }
 }
 
 /// Whether this machine alone is served while strangers could not be told from friends.

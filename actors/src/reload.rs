@@ -4,40 +4,15 @@
 //! `door/accounts.rs`'.
 
 use crate::certificates;
+use crate::config::Reload;
 use crate::door::{accounts, Context};
 use crate::env::Tls;
 use crate::supervision::{Fate, TaskGuard};
-use std::fmt;
-use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::Notify;
 use tokio::task::JoinSet;
 
 /// How often a node looks when its certificate ends.
 const LOOK_EVERY: Duration = Duration::from_secs(24 * 60 * 60);
-
-/// Asks a node to read its files again. Clones ask the same one.
-#[derive(Clone, Default)]
-pub struct Reload(Arc<Notify>);
-
-impl Reload {
-    /// Asks for it. Certificates are those of connections from now on, and users those of all. A file of no use changes
-    /// nothing, and is told in the log.
-    pub fn ask(&self) {
-        self.0.notify_one();
-    }
-
-    /// Waits until it is asked for.
-    async fn asked(&self) {
-        self.0.notified().await;
-    }
-}
-
-impl fmt::Debug for Reload {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Reload")
-    }
-}
 
 /// Reads these files of a node again whenever that is asked for, for as long as what this gives lives. `users` is of a master
 /// that has some.
