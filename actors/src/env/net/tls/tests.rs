@@ -388,6 +388,58 @@ async fn a_chain_that_is_too_long_is_refused_before_it_is_verified() {
 }
 
 #[tokio::test]
+async fn whatever_bytes_come_a_connection_ends_in_time() {
+    let (_directory, _authority, tls) = node(ClientAuth::Yes);
+    let (listener, address) = listen(&tls).await;
+    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+    let mut random = |below: usize| {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 33) as usize % below
+    };
+    for round in 0..200 {
+        let name = ServerName::try_from("127.0.0.1").unwrap();
+        let mut connection = ClientConnection::new(Arc::clone(&tls.material().dial), name).unwrap();
+        let mut said = Vec::new();
+        connection.write_tls(&mut said).unwrap();
+        match round % 4 {
+            0 => (0..1 + random(3)).for_each(|_| {
+                let at = random(said.len());
+                said[at] ^= 1 << random(8);
+            }),
+            1 => {
+                said.truncate(random(said.len()));
+                said.extend((0..random(5000)).map(|_| random(256) as u8));
+            }
+            2 => {
+                said.clear();
+                for _ in 0..1 + random(200) {
+                    let length = random(300);
+                    let kind = 0x14 + random(6) as u8;
+                    said.extend([kind, 3, random(5) as u8, (length >> 8) as u8, length as u8]);
+                    said.extend((0..length).map(|_| random(256) as u8));
+                }
+            }
+            _ => said = said.repeat(1 + random(20)),
+        }
+        let near = dial(&format!("plain:{address}"), Some(&tls)).await;
+        let (far, _) = listener.accept().await.unwrap();
+        let saying = async {
+            // It may have been cut off.
+            let _ = near.write_all(&said).await;
+            near.shut_down_write();
+        };
+        let hearing = async {
+            let mut heard = BytesMut::new();
+            while far.read(&mut heard).await.is_ok_and(|read| read > 0) {
+                heard.clear();
+            }
+        };
+        let both = async { tokio::join!(saying, hearing) };
+        tokio::time::timeout(LIMIT, both).await.unwrap_or_else(|_| panic!("round {round} does not end"));
+    }
+}
+
+#[tokio::test]
 async fn a_certificate_that_was_issued_for_a_client_makes_no_node() {
     let (_directory, authority, tls) = node(ClientAuth::Yes);
     let files = files(&authority.ca, Some(&authority.sign_client("client")));
