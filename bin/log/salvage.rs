@@ -60,7 +60,7 @@ pub(crate) struct SalvageArgs {
     /// How long to wait for slaves, and for one that was lost meanwhile
     #[arg(long, requires = "from_slaves", value_name = "DURATION", default_value = "10s", value_parser = humantime::parse_duration)]
     wait: Duration,
-    /// Whether slaves of this machine alone are taken, as none of them shows a certificate here
+    /// Whether slaves of other machines are taken only if they show a certificate
     #[arg(long, requires = "from_slaves", value_name = "WHETHER", value_enum, default_value = "yes")]
     protected_mode: ProtectedMode,
     /// Go on without slaves that do not come; what only they hold is given up
