@@ -4,9 +4,10 @@ mod common;
 
 use common::cluster::{Node, Setup, MASTERS};
 use common::load::Load;
-use common::resp::Answer;
+use common::resp::{encoded, Answer};
 use common::{seconds, wait_for};
 use std::fs;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// How often a master has said that its log was compacted.
 fn compactions(cluster: &common::cluster::TestCluster) -> usize {
@@ -37,6 +38,42 @@ fn a_log_that_is_compacted_under_load_while_masters_are_killed_loses_nothing() {
     let beside: Vec<_> = fs::read_dir(cluster.dir()).expect("the directory").collect();
     let names = beside.iter().map(|entry| entry.as_ref().expect("an entry").file_name());
     assert!(!names.into_iter().any(|name| name.to_string_lossy().ends_with(".compact")), "{beside:?}");
+}
+
+#[test]
+fn a_log_that_is_overwritten_faster_than_it_is_copied_keeps_its_bound() {
+    const VALUE_BYTES: usize = 64 << 10;
+    let cluster = Setup::slaves(3).masters_with(&["--compact-min", "8MiB"]).start();
+    let path = cluster.dir().join("kv_store.log");
+    let writers = AtomicUsize::new(8);
+    let longest = std::thread::scope(|scope| {
+        for writer in 0..8 {
+            let (cluster, writers) = (&cluster, &writers);
+            scope.spawn(move || {
+                let mut connection = cluster.connect(Node::Master);
+                for round in 0..180_u8 {
+                    let keys = [0, 1, 2, 3].map(|key| format!("{writer}-{key}"));
+                    let value = vec![b'a' + round % 20; VALUE_BYTES];
+                    let batch = keys.map(|key| encoded(&[b"SET", key.as_bytes(), &value])).concat();
+                    connection.send(&batch).expect("it is connected");
+                    for _ in 0..4 {
+                        assert_eq!(connection.answer().expect("an answer"), Answer::ok());
+                    }
+                }
+                writers.fetch_sub(1, Ordering::Relaxed);
+            });
+        }
+        let mut longest = 0;
+        while writers.load(Ordering::Relaxed) > 0 {
+            longest = fs::metadata(&path).map_or(longest, |log| longest.max(log.len()));
+            std::thread::sleep(std::time::Duration::from_millis(5));
+        }
+        longest
+    });
+    let info = cluster.info(Node::Master).expect("it serves");
+    let live = info.number("log_live_bytes");
+    assert!(longest <= live * 5 / 2 + (128 << 20), "{longest} bytes, and {live} are live: {info:?}");
+    assert!(info.number("compactions") > 3 && info.number("compactions_failed") == 0, "{info:?}");
 }
 
 #[test]

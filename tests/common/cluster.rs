@@ -690,6 +690,9 @@ impl TestCluster {
             let settled = primary.filter(|(node, _)| {
                 self.info(node.other()).is_some_and(|standby| {
                     standby.role() == "standby"
+                        // A standby that has just started knows neither how much it lags behind nor whom it follows.
+                        && standby.get("standby_log") == Some("follows")
+                        && standby.number("peer_connected") == 1
                         && standby.number("replay_lag_seq") <= lag_max
                         && standby.number("active_slaves") == slaves
                 })

@@ -380,6 +380,8 @@ pub enum CompactionNews {
         /// All that are to be.
         of: u64,
     },
+    /// Whether writes wait for it, as the log grows faster than it is copied.
+    Paces(bool),
     /// The log is compacted.
     Done {
         /// How long that took, in milliseconds.

@@ -52,6 +52,8 @@ pub(super) struct Compactions {
     pub(super) took_ms: u64,
     /// How long writes waited for it, in microseconds.
     pub(super) held_us: u64,
+    /// Whether writes wait for one, or for what follows it.
+    pub(super) paces: bool,
     /// Why the last try came to nothing.
     pub(super) hindrance: Option<String>,
 }
@@ -212,8 +214,13 @@ impl OwnLog {
     /// How a compaction goes.
     pub(super) fn note_compaction(&mut self, news: CompactionNews) {
         let known = &mut self.compactions;
+        if let CompactionNews::Paces(paces) = news {
+            known.paces = paces;
+            return;
+        }
         known.running = None;
         match news {
+            CompactionNews::Paces(_) => {}
             CompactionNews::Copying { bytes, of } => known.running = Some((bytes, of)),
             CompactionNews::Done { took_ms, held_us } => {
                 known.done += 1;
@@ -273,6 +280,11 @@ impl OwnLog {
     /// The one that this master would take over from: not one that it has replayed and sees no more.
     pub(super) fn may_be_taken_over(&self) -> Option<LogId> {
         self.followed.filter(|_| self.follows())
+    }
+
+    /// Whether all that there was when the log was last followed anew is replayed.
+    pub(super) fn is_caught_up(&self) -> bool {
+        self.caught_up
     }
 
     /// What is seen of the log that is followed.

@@ -4,7 +4,7 @@
 use super::slave_link::SlaveLink;
 use super::MasterActor;
 use crate::config::{Fsync, MasterKind};
-use crate::journal::Wording;
+use crate::journal::{Sight, Wording};
 use dsm_protocol::acl::IncidentKind;
 use dsm_protocol::command::ErrorWord;
 use dsm_protocol::ids::SlaveId;
@@ -185,7 +185,11 @@ impl MasterActor {
             Fsync::Never => "never",
         };
         let known = self.log.compactions();
-        let sight = if is_standby || self.reign.is_barred() { self.log.sight().word() } else { "" };
+        let sight = match self.log.sight() {
+            _ if !is_standby && !self.reign.is_barred() => "",
+            Sight::Follows if !self.log.is_caught_up() => "replaying",
+            sight => sight.word(),
+        };
         LogInfo {
             log_path: self.log.words(Wording::Place),
             log_bytes: self.log.bytes(),
@@ -203,6 +207,7 @@ impl MasterActor {
             compaction_hindrance: known.hindrance.clone().unwrap_or_default(),
             compaction_last_ms: known.took_ms,
             compaction_last_pause_us: known.held_us,
+            compaction_paces_writes: known.paces,
         }
     }
 

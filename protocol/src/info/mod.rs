@@ -233,7 +233,7 @@ sections! {
         fsync: String,
         /// What a standby has yet to replay of what the active master told of; 0 at other masters.
         replay_lag_seq: u64 = "records",
-        /// What a standby sees at the log's path: `follows`, `gone`, `short` or `other`; empty at other masters.
+        /// What a standby sees at the log's path: `replaying`, `follows`, `gone`, `short` or `other`; empty at other masters.
         standby_log: String,
         /// Whether the log is compacted: `no`, or how far it is, in percent.
         compaction: String,
@@ -247,6 +247,8 @@ sections! {
         compaction_last_ms: u64 = "ms",
         /// How long writes waited for it.
         compaction_last_pause_us: u64 = "microseconds",
+        /// Whether writes wait for one now, as the log grows faster than it is copied.
+        compaction_paces_writes: bool = "0, 1",
     }
 
     /// What was asked and how it ended, and whether this process got to run.

@@ -82,6 +82,7 @@ compactions_failed:1
 compaction_hindrance:
 compaction_last_ms:1500
 compaction_last_pause_us:900
+compaction_paces_writes:1
 
 # Requests
 reads_total:20

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 mod client_script;
+mod compaction_script;
 mod front_script;
 mod handshake_script;
 mod link_script;

@@ -13,13 +13,13 @@
 //! Until the exchange nothing has changed, and a failure costs nothing but the copy.
 
 use super::log_tailer::next_piece;
-use super::log_writer::{GoOn, Handoff, Hold, LogEnd, LogWriter, NextLog, WhereEnds};
+use super::log_writer::{GoOn, Handoff, Hold, LogEnd, LogWriter, MayGrow, NextLog, WhereEnds};
 use crate::env::{Env, File, FileIdentity, Group};
 use crate::journal::{CompactionNews, LogEvent, Replay};
 use actix::prelude::*;
 use actix::WeakAddr;
 use dsm_protocol::ids::{Seq, Version};
-use dsm_protocol::machine::compaction::{after_round, Compaction, LogSizes, NextStep};
+use dsm_protocol::machine::compaction::{after_round, Compaction, Leg, LogSizes, NextStep, Race};
 use dsm_protocol::machine::log_scan::{LogPlace, LogScan, Part};
 use dsm_protocol::planted;
 use dsm_protocol::record::{self, Continuation, FileNumber, Operation, Rewriter, Trailer};
@@ -32,9 +32,6 @@ use std::rc::Rc;
 use std::time::Duration;
 use thiserror::Error;
 use tokio::sync::{oneshot, Notify};
-
-/// The new file is brought to the disk each time so much was written: a sync of the log waits for it.
-const SYNC_BYTES: u64 = 256 << 10;
 
 /// How a compaction ends without a new log.
 #[derive(Debug, Error)]
@@ -108,6 +105,60 @@ impl GivenUp {
     }
 }
 
+/// Lets the log grow as its race with a copy allows, and without bound once this is dropped.
+pub(super) struct Pace {
+    /// None where another process writes the log: then nothing waits.
+    writer: Option<WeakAddr<LogWriter>>,
+    race: Race,
+    rule: Rc<RefCell<Compaction>>,
+    sizes: Rc<Cell<LogSizes>>,
+    events: Recipient<LogEvent>,
+    is_paying: bool,
+}
+
+impl Pace {
+    pub(super) fn new(
+        writer: Option<WeakAddr<LogWriter>>,
+        race: Race,
+        rule: &Rc<RefCell<Compaction>>,
+        sizes: &Rc<Cell<LogSizes>>,
+        events: &Recipient<LogEvent>,
+    ) -> Self {
+        let (rule, sizes, events) = (Rc::clone(rule), Rc::clone(sizes), events.clone());
+        Pace { writer, race, rule, sizes, events, is_paying: false }
+    }
+
+    /// The copy has got to `done` in round `round`, and the log ends at `log_bytes`.
+    pub(super) fn go_on(&mut self, done: u64, round: usize, log_bytes: u64) {
+        let sizes = LogSizes { log_bytes, ..self.sizes.get() };
+        let ceiling = self.race.ceiling(&self.rule.borrow(), done, round, sizes);
+        let writer = self.writer.as_ref().and_then(WeakAddr::upgrade);
+        let (Some(to), Some(writer)) = (ceiling, writer) else { return };
+        if !std::mem::replace(&mut self.is_paying, true) {
+            log::info!("writes wait for the compaction of the log bytes={log_bytes} copied={done}");
+            self.events.do_send(LogEvent::Compaction(CompactionNews::Paces(true)));
+        }
+        writer.do_send(MayGrow { to: Some(to) });
+    }
+
+    /// How long to rest after a part that took `took_us`.
+    pub(super) fn rest(&self, took_us: u64, done: u64, log_bytes: u64) -> Duration {
+        let sizes = LogSizes { log_bytes, ..self.sizes.get() };
+        Duration::from_micros(self.race.rest_us(&self.rule.borrow(), took_us, done, sizes))
+    }
+}
+
+impl Drop for Pace {
+    fn drop(&mut self) {
+        if self.is_paying {
+            self.events.do_send(LogEvent::Compaction(CompactionNews::Paces(false)));
+            if let Some(writer) = self.writer.as_ref().and_then(WeakAddr::upgrade) {
+                writer.do_send(MayGrow { to: None });
+            }
+        }
+    }
+}
+
 /// The new file.
 struct Draft {
     file: Rc<dyn File>,
@@ -161,8 +212,10 @@ impl Compactor {
         let reserve_to = Some(self.rule.borrow().live_bytes(self.sizes.get()));
         self.append(&mut draft, Vec::new(), reserve_to).await?;
         let end = self.where_ends().await?;
+        let race = Race::new(Leg::Copying, end.offset, end.offset);
+        let mut pace = Pace::new(Some(self.writer.clone()), race, &self.rule, &self.sizes, &self.events);
         self.settle(end.seq).await?;
-        let mut scan = self.copy_live(&mut draft, end.offset).await?;
+        let mut scan = self.copy_live(&mut draft, end.offset, &mut pace).await?;
         let copied_bytes = draft.bytes;
         for round in 0.. {
             let end = self.where_ends().await?;
@@ -175,8 +228,7 @@ impl Compactor {
                     return Err(io::Error::other(what).into());
                 }
             }
-            scan = self.copy_rest(&mut draft, scan, end.offset, true).await?;
-            draft.file.sync().await?;
+            scan = self.copy_round(&mut draft, scan, end.offset, round, &mut pace).await?;
         }
         let (values, sync_file) = (draft.file.duplicate().await?, draft.file.duplicate().await?);
         self.stop_if_given_up()?;
@@ -223,7 +275,7 @@ impl Compactor {
     }
 
     /// Copies what is live of the log up to `end`.
-    async fn copy_live(&self, draft: &mut Draft, end: u64) -> Result<LogScan, NotCompacted> {
+    async fn copy_live(&self, draft: &mut Draft, end: u64, pace: &mut Pace) -> Result<LogScan, NotCompacted> {
         let mut rewriter = Rewriter::new(self.line_bytes_max);
         let mut scan = LogScan::new(&LogPlace::default(), self.line_bytes_max).keeping_bytes_to(end);
         while scan.position().offset < end {
@@ -245,10 +297,15 @@ impl Compactor {
             rewriter = then;
             let out = rewritten.map_err(|bad| io::Error::other(bad.cause.to_string()))?;
             self.append(draft, out, None).await?;
-            self.sync_at_times(draft).await?;
-            let of = end;
-            self.tell(CompactionNews::Copying { bytes: scan.position().offset, of });
-            self.rest(begun_us).await;
+            self.sync_at_times(draft, pace).await?;
+            let (bytes, of) = (scan.position().offset, end);
+            self.tell(CompactionNews::Copying { bytes, of });
+            let log_bytes = self.where_ends().await?.offset;
+            pace.go_on(bytes, 0, log_bytes);
+            let rest = pace.rest(self.env.clock_us().saturating_sub(begun_us), bytes, log_bytes);
+            if !rest.is_zero() {
+                self.env.pause(rest).await;
+            }
         }
         let mut joint = Vec::new();
         rewriter.join(&mut joint);
@@ -258,26 +315,43 @@ impl Compactor {
         Ok(scan)
     }
 
-    /// Copies what the log has up to `end`, as it is.
-    async fn copy_rest(
+    /// Copies what was written meanwhile up to `end`, as it is, and brings it to the disk.
+    async fn copy_round(
         &self,
         draft: &mut Draft,
         mut scan: LogScan,
         end: u64,
-        rests: bool,
+        round: usize,
+        pace: &mut Pace,
     ) -> Result<LogScan, NotCompacted> {
         scan.go_on_to(end);
         while scan.position().offset < end {
-            if rests {
-                self.stop_if_given_up()?;
-            }
-            let lines = scan.position().line;
-            let (then, part) = self.old.scan(scan).await?;
-            scan = then;
-            check(&part, &scan, end)?;
-            draft.lines += scan.position().line - lines;
-            self.append(draft, part.bytes, None).await?;
+            self.stop_if_given_up()?;
+            scan = self.copy_part(draft, scan, end).await?;
+            self.sync_at_times(draft, pace).await?;
+            let log_bytes = self.where_ends().await?.offset;
+            pace.go_on(scan.position().offset, round + 1, log_bytes);
         }
+        draft.file.sync().await?;
+        draft.synced_bytes = draft.bytes;
+        Ok(scan)
+    }
+
+    /// Copies the last lines, while no further ones are written.
+    async fn copy_rest(&self, draft: &mut Draft, mut scan: LogScan, end: u64) -> Result<(), NotCompacted> {
+        scan.go_on_to(end);
+        while scan.position().offset < end {
+            scan = self.copy_part(draft, scan, end).await?;
+        }
+        Ok(())
+    }
+
+    async fn copy_part(&self, draft: &mut Draft, scan: LogScan, end: u64) -> Result<LogScan, NotCompacted> {
+        let lines = scan.position().line;
+        let (scan, part) = self.old.scan(scan).await?;
+        check(&part, &scan, end)?;
+        draft.lines += scan.position().line - lines;
+        self.append(draft, part.bytes, None).await?;
         Ok(scan)
     }
 
@@ -290,7 +364,7 @@ impl Compactor {
         grown: &mut u64,
     ) -> Result<u64, NotCompacted> {
         if !planted!(CompactionSkipsRest) {
-            self.copy_rest(draft, scan, end.offset, false).await?;
+            self.copy_rest(draft, scan, end.offset).await?;
         }
         let moved = Continuation {
             file: (draft.identity.device, draft.identity.inode),
@@ -365,21 +439,12 @@ impl Compactor {
         Ok(())
     }
 
-    async fn sync_at_times(&self, draft: &mut Draft) -> io::Result<()> {
-        if draft.bytes - draft.synced_bytes >= SYNC_BYTES {
+    async fn sync_at_times(&self, draft: &mut Draft, pace: &Pace) -> io::Result<()> {
+        if pace.race.is_sync_due(draft.bytes - draft.synced_bytes) {
             draft.file.sync().await?;
             draft.synced_bytes = draft.bytes;
         }
         Ok(())
-    }
-
-    /// Leaves disk and processor to others for a while.
-    async fn rest(&self, begun_us: u64) {
-        let took_us = self.env.clock_us().saturating_sub(begun_us);
-        let rest_us = self.rule.borrow().rest_us(took_us, self.sizes.get());
-        if rest_us > 0 {
-            self.env.pause(Duration::from_micros(rest_us)).await;
-        }
     }
 
     async fn where_ends(&self) -> Result<LogEnd, NotCompacted> {

@@ -182,6 +182,14 @@ pub struct GoOn {
     pub grown: u64,
 }
 
+/// Asks to write nothing beyond this place of the file until this is said again: what copies the log has fallen behind.
+#[derive(Message, Debug)]
+#[rtype(result = "()")]
+pub struct MayGrow {
+    /// How long the log may be, in bytes; a group that begins before it is written whole. `None`: as long as it likes.
+    pub to: Option<u64>,
+}
+
 /// Where a log ends.
 #[derive(Clone, Copy, Debug)]
 pub struct LogEnd {
@@ -295,6 +303,8 @@ pub struct LogWriter {
     is_unseen: bool,
     closing: bool,
     holding: Holding,
+    /// How long the log may be for now, in bytes.
+    ceiling: Option<u64>,
     /// Whether an EPOCH record found no room: it is tried again, nobody else could write it either.
     waits_for_room: bool,
     /// Whether it was said that the disk is full.
@@ -371,6 +381,7 @@ impl LogWriter {
             is_unseen: false,
             closing: false,
             holding: Holding::No,
+            ceiling: None,
             waits_for_room: false,
             is_full: false,
             offset,
@@ -421,7 +432,7 @@ impl LogWriter {
         if let Some(timer) = self.mark_timer.take() {
             ctx.cancel_future(timer);
         }
-        if self.waits_for_more(ctx) {
+        if self.is_at_ceiling() || self.waits_for_more(ctx) {
             return;
         }
         let mut queued = Vec::new();
@@ -453,6 +464,12 @@ impl LogWriter {
         };
         self.busy = true;
         self.write(draft, payload_bytes >= LONG_BYTES_MIN, has_epoch, ctx);
+    }
+
+    /// Whether what waits must wait for a copy of the log. A reign that begins or ends does not.
+    fn is_at_ceiling(&self) -> bool {
+        let must_go = self.closing || matches!(self.queue.front(), Some(Queued::Epoch));
+        !must_go && self.ceiling.is_some_and(|to| self.offset >= to)
     }
 
     fn end(&self) -> LogEnd {
@@ -505,7 +522,7 @@ impl LogWriter {
                 self.start.post.identity = identity;
                 self.start.number = number;
                 (self.offset, self.lines, self.reserved_to) = (offset, lines, 0);
-                (self.synced, self.marked) = (self.seq, true);
+                (self.synced, self.marked, self.ceiling) = (self.seq, true, None);
                 self.looked_at = Instant::now();
             }
             None => {
@@ -1174,6 +1191,15 @@ impl Handler<GoOn> for LogWriter {
 
     fn handle(&mut self, go_on: GoOn, ctx: &mut Self::Context) {
         self.go_on(go_on.grown, ctx);
+    }
+}
+
+impl Handler<MayGrow> for LogWriter {
+    type Result = ();
+
+    fn handle(&mut self, may: MayGrow, ctx: &mut Self::Context) {
+        self.ceiling = may.to;
+        self.next_group(ctx);
     }
 }
 

@@ -3,18 +3,20 @@
 //! Owns nothing. Reads the new file as far as it was made of the old one, and takes its time: meanwhile values are read from
 //! the old file, and neither a reign nor a takeover waits for this.
 
-use super::compactor::check;
+use super::compactor::{check, Pace};
 use super::log_tailer::next_piece;
+use super::log_writer::{LogWriter, WhereEnds};
 use crate::env::{Env, File};
 use crate::journal::{LogEvent, Replay};
 use actix::prelude::*;
+use actix::WeakAddr;
 use dsm_protocol::ids::Seq;
-use dsm_protocol::machine::compaction::rest_after_copy_us;
+use dsm_protocol::machine::compaction::{Compaction, Leg, LogSizes, Race};
 use dsm_protocol::machine::log_scan::{LogPlace, LogScan};
 use dsm_protocol::record::FileNumber;
+use std::cell::{Cell, RefCell};
 use std::io;
 use std::rc::Rc;
-use std::time::Duration;
 use tokio::sync::oneshot;
 
 /// The new file.
@@ -30,6 +32,12 @@ pub(super) struct Relocator {
     pub(super) line_bytes_max: usize,
     /// The numbers of the old files.
     pub(super) old: Vec<FileNumber>,
+    /// Who writes the log, in the process that leads: writes wait for this where the next compaction does.
+    pub(super) writer: Option<WeakAddr<LogWriter>>,
+    /// How fast.
+    pub(super) rule: Rc<RefCell<Compaction>>,
+    /// What is known of the log by now.
+    pub(super) sizes: Rc<Cell<LogSizes>>,
 }
 
 impl Relocator {
@@ -46,6 +54,8 @@ impl Relocator {
         let file = self.file.duplicate().await?;
         let mut scan =
             LogScan::new(&LogPlace::default(), self.line_bytes_max).in_file(self.number).up_to(self.through);
+        let race = Race::new(Leg::Relocating, self.log_bytes().await, self.through);
+        let mut pace = Pace::new(self.writer.clone(), race, &self.rule, &self.sizes, &self.events);
         while scan.position().offset < self.through {
             let begun_us = self.env.clock_us();
             let (then, part) = file.scan(scan).await?;
@@ -58,14 +68,28 @@ impl Relocator {
                 // One that is gone needs nothing.
                 let _ = self.events.send(LogEvent::Relocated(piece)).await;
             }
-            let took_us = self.env.clock_us().saturating_sub(begun_us);
-            self.env.pause(Duration::from_micros(rest_after_copy_us(took_us))).await;
+            let (done, log_bytes) = (scan.position().offset, self.log_bytes().await);
+            pace.go_on(done, 0, log_bytes);
+            let rest = pace.rest(self.env.clock_us().saturating_sub(begun_us), done, log_bytes);
+            if !rest.is_zero() {
+                self.env.pause(rest).await;
+            }
         }
+        drop(pace);
         for file in self.old {
             let (answer, answered) = oneshot::channel();
             self.events.do_send(LogEvent::Unread { file, answer });
             answered.await.map_err(io::Error::other)?;
         }
         Ok(())
+    }
+
+    /// How long the log is: at a standby no longer than when this began, for all that it matters.
+    async fn log_bytes(&self) -> u64 {
+        let (answer, answered) = oneshot::channel();
+        let Some(writer) = self.writer.as_ref().and_then(WeakAddr::upgrade) else { return self.through };
+        writer.do_send(WhereEnds { answer });
+        // A writer that closes the log says nothing.
+        answered.await.map_or(self.through, |end| end.offset)
     }
 }

@@ -189,10 +189,14 @@ impl Master {
             return;
         }
         // One that came into doubt during the last walk is not covered any more.
-        if is_complete && leaving.without(self.leaving.covered).is_empty() {
-            self.leaving.drained = leaving;
+        let is_seen = is_complete && leaving.without(self.leaving.covered).is_empty();
+        // Of one that has not reported everything it is not known what nobody else has.
+        let unreported = leaving.intersection(self.members.unreported());
+        if is_seen {
+            self.leaving.drained = leaving.without(unreported);
             self.leaving.marks = self.members.sent_marks();
-        } else {
+        }
+        if !is_seen || !unreported.is_empty() {
             self.leaving.again.get_or_insert(now.plus(again_ms));
         }
     }
@@ -268,6 +272,24 @@ mod tests {
         bench.step(Event::Acked { link: LinkId(1), writes: 1, room_bytes: 1 << 40 });
         (0..20).for_each(|_| bench.work(25));
         assert!(bench.has_let_go(0));
+    }
+
+    #[test]
+    fn a_slave_that_has_not_reported_everything_is_not_let_go() {
+        let mut bench = RepairBench::new(CopyCount::Fixed(1), 2);
+        bench.master.replay_put(b"old", Version::new(1, 1), Place::default());
+        bench.begin_to_report(2, 1 << 40, &[]);
+        bench.ask(Command::RemoveSlave { id: id(2) });
+        // Repair does not wait for such a report for ever.
+        (0..1000).for_each(|_| bench.work(25));
+        assert!(!bench.has_let_go(2), "it may have the only copy of a key");
+        let stamp = crate::ids::Stamp { version: Version::new(1, 1), reign: crate::ids::ReignId(0) };
+        let entries = vec![(Bytes::from("old"), stamp)];
+        bench.step(Event::Holdings { link: LinkId(2), entries, last: true });
+        (0..1000).for_each(|_| bench.work(25));
+        assert!(bench.has_let_go(2));
+        bench.step(Event::SlaveLost { link: LinkId(2) });
+        assert_eq!(bench.copies("old"), 1, "one that is left has it");
     }
 
     #[test]

@@ -211,6 +211,9 @@ impl LogKeeper {
             settled,
             line_bytes_max: self.setup.line_bytes_max,
             old: old.clone(),
+            writer: self.hot.writer().map(|(writer, _)| writer.downgrade()),
+            rule: Rc::clone(&self.rule),
+            sizes: Rc::clone(&self.sizes),
         };
         drop(volumes);
         let relocating = relocator.run().into_actor(self).map(move |relocated, keeper, _| {
