@@ -419,6 +419,9 @@ fn check(path: &Path, crash: CrashKind, line_max: usize, out: &mut impl Write) -
     };
     writeln!(out, "state             {state}")?;
     out.flush()?;
+    if position.is_half_repaired {
+        cli::tell(&half_repaired(path));
+    }
     Ok(explain(path, verdict.as_ref()))
 }
 
@@ -636,6 +639,10 @@ fn accept_loss(path: &Path, crash: Crash, line_max: usize, out: &mut impl Write)
             text.accept(Reign { epoch, id });
         }
     }
+    if position.is_half_repaired {
+        writeln!(out, "a repair from slaves has not come to its end: what it has not put back is given up")?;
+        text.accept(position.reign);
+    }
     if text.is_empty() {
         writeln!(out, "{} lacks nothing that is known of: nothing to give up", path.display())?;
         out.flush()?;
@@ -645,6 +652,15 @@ fn accept_loss(path: &Path, crash: Crash, line_max: usize, out: &mut impl Write)
     writeln!(out, "{}: the next master serves without it", path.display())?;
     out.flush()?;
     Ok(EXIT_CLEAN)
+}
+
+/// What is to be said of a log that nobody serves because a repair from slaves has not come to its end.
+fn half_repaired(path: &Path) -> String {
+    format!(
+        "warning: a repair of {0} from slaves has not come to its end, and no master serves it: run `dsm-log repair {0} \
+         --from-slaves` again, or give up what it has not put back with `dsm-log accept-loss {0}`",
+        path.display()
+    )
 }
 
 /// Puts a file in its place, whole and on disk.

@@ -200,27 +200,109 @@ fn a_log_of_another_day_keeps_what_it_has_and_gets_what_it_cannot_know() {
 }
 
 #[test]
-fn a_copy_of_which_every_key_was_written_since_is_known_by_the_lock_file_to_be_only_old() {
+fn a_copy_of_which_every_key_was_written_since_is_known_by_the_slaves_to_be_only_old() {
     let mut cluster = Setup::slaves(2).start();
     let mut values = Values::new();
     fill(&cluster, &mut values, 0..5, "first");
     let backup = std::fs::read(cluster.log()).expect("the log is there");
-    cluster.restart(Node::Master);
-    cluster.settle();
-    fill(&cluster, &mut values, 0..5, "second");
-    // It is written in the background.
-    wait_for("the lock file lists two reigns", SOON, || {
-        let text = std::fs::read_to_string(cluster.lock()).ok()?;
-        text.lines().any(|line| line.starts_with("reigns=1-") && line.contains(",2-")).then_some(())
-    });
+    for round in ["second", "third"] {
+        cluster.restart(Node::Master);
+        cluster.settle();
+        fill(&cluster, &mut values, 0..5, round);
+    }
     replace_log(&mut cluster, &backup);
-    let lock = std::fs::read(cluster.lock()).expect("the lock file");
+    // The machine of the masters is lost, and all that is left beside the slaves is the copy.
     std::fs::remove_file(cluster.lock()).expect("removed");
-    let (code, said) = run(repair(&cluster, &["--slaves", "2"]));
-    assert_eq!((code, said.contains("of 5 keys it cannot be decided")), (Some(1), true), "{said}");
-    std::fs::write(cluster.lock(), lock).expect("written");
     let said = repairs(&cluster, &["--slaves", "2"]);
     assert!(said.contains("recovered 5 keys"), "{said}");
+    serves_all(&mut cluster, &values);
+}
+
+/// A process of a master that serves a copy of the cluster's log, at the address of the backup.
+fn serve_copy(cluster: &TestCluster, copy: &Path) -> Process {
+    let mut command = common::cluster::command(Node::Master);
+    let [primary, backup] = cluster.addresses();
+    command.args(["--listen", &backup.to_string(), "--peer", &primary.to_string()]).arg("--log").arg(copy);
+    command.stdout(Stdio::null()).stderr(Stdio::null()).stdin(Stdio::null());
+    Process(command.spawn().expect("the binary is built"))
+}
+
+#[test]
+fn a_deletion_after_a_fork_inside_one_reign_does_not_come_undone() {
+    let mut cluster = Setup::slaves(2).start();
+    let mut values = Values::new();
+    fill(&cluster, &mut values, 0..10, "first");
+    cluster.kill(Node::Backup);
+    // The master is out of reach, and a copy of its log is served elsewhere, to both slaves.
+    cluster.pause(Node::Master);
+    let copy = cluster.dir().join("elsewhere.log");
+    std::fs::copy(cluster.log(), &copy).expect("copied");
+    let other = serve_copy(&cluster, &copy);
+    wait_for("the copy is served", SOON, || {
+        let info = cluster.info(Node::Backup)?;
+        (info.get("active_slaves")? == "2").then_some(())
+    });
+    let mut connection = cluster.connect(Node::Backup);
+    for value in ["theirs", "theirs again"] {
+        assert_eq!(connection.call(&[b"SET", b"key 5", value.as_bytes()]).expect("an answer"), Answer::ok());
+    }
+    drop((connection, other));
+    // The reign of the original goes on, with a new slave.
+    for slave in [Node::Slave(0), Node::Slave(1)] {
+        cluster.pause(slave);
+    }
+    cluster.resume(Node::Master);
+    let mut command = common::cluster::command(Node::Slave(7));
+    command.args(["--id", "slave-7", "--masters", &cluster.address(Node::Master).to_string()]);
+    let (new, _) = cluster.start_stranger(command, "slave-7");
+    wait_for("the key is deleted", SOON, || {
+        (cluster.connect(Node::Master).call(&[b"DEL", b"key 5"]).ok()? == Answer::Integer(1)).then_some(())
+    });
+    values.remove(&b"key 5"[..]);
+    cluster.kill(Node::Master);
+    for slave in [Node::Slave(0), Node::Slave(1)] {
+        cluster.resume(slave);
+    }
+    let (code, said) = run(repair(&cluster, &["--slaves", "3"]));
+    assert_eq!(code, Some(1), "{said}");
+    assert!(said.contains("of 1 keys it cannot be decided") && said.contains("\"key 5\""), "{said}");
+    repairs(&cluster, &["--slaves", "3", "--undecided", "log"]);
+    drop(new);
+    serves_all(&mut cluster, &values);
+}
+
+#[test]
+fn a_witness_that_does_not_come_is_not_given_up_in_silence() {
+    let mut cluster = Setup::slaves(2).start();
+    let mut values = Values::new();
+    fill(&cluster, &mut values, 0..40, "old");
+    let backup = std::fs::read(cluster.log()).expect("the log is there");
+    fill(&cluster, &mut values, 0..40, "new");
+    replace_log(&mut cluster, &backup);
+    cluster.start(Node::Master);
+    let note = cluster.log().with_extension("log.witness");
+    wait_for("both slaves are noted", SOON, || {
+        let text = std::fs::read_to_string(&note).ok()?;
+        (text.lines().filter(|line| line.starts_with("seen=")).count() == 2).then_some(())
+    });
+    cluster.kill(Node::Master);
+    cluster.pause(Node::Slave(1));
+    let text = std::fs::read_to_string(&note).expect("the note");
+    let away = text.lines().find(|line| line.ends_with('1')).and_then(|line| line.rsplit(' ').next());
+    let away = format!("missing: {}", away.expect("slave 1 is noted"));
+    let (code, said) = run(repair(&cluster, &["--wait", "2s"]));
+    assert_eq!((code, said.contains(&away)), (Some(1), true), "{said}");
+    // Another one that is new counts for nobody.
+    let mut command = common::cluster::command(Node::Slave(7));
+    command.args(["--id", "slave-7", "--masters", &cluster.address(Node::Master).to_string()]);
+    let (new, _) = cluster.start_stranger(command, "slave-7");
+    let (code, said) = run(repair(&cluster, &["--slaves", "2", "--wait", "2s"]));
+    assert_eq!((code, said.contains(&away)), (Some(1), true), "{said}");
+    assert_eq!(std::fs::read(cluster.log()).expect("the log is there"), backup);
+    cluster.resume(Node::Slave(1));
+    let said = repairs(&cluster, &["--slaves", "2"]);
+    assert!(said.contains("recovered 40 keys"), "{said}");
+    drop(new);
     serves_all(&mut cluster, &values);
 }
 
@@ -270,6 +352,73 @@ fn a_repair_that_is_killed_leaves_a_log_that_is_not_served_until_another_one_has
     let said = repairs(&cluster, &["--slaves", "3"]);
     assert!(said.contains("of an earlier run"), "{said}");
     serves_all(&mut cluster, &values);
+}
+
+#[test]
+fn a_half_repaired_log_is_not_served_without_its_note_either() {
+    let mut values = Values::new();
+    let mut cluster = much_is_lost(&mut values);
+    let before = log_bytes(&cluster);
+    let mut command = repair(&cluster, &["--slaves", "3"]);
+    command.stdout(Stdio::null()).stderr(Stdio::null());
+    let mut process = Process(command.spawn().expect("the binary is built"));
+    wait_for("the log grows", SOON, || (log_bytes(&cluster) > before + 1_000_000).then_some(()));
+    process.0.kill().expect("it runs");
+    process.0.wait().expect("a child can be waited for");
+    let half = std::fs::read(cluster.log()).expect("the log is there");
+    assert!(!String::from_utf8_lossy(&half).contains("EPOCH repaired"), "it was faster than the kill");
+    for file in [cluster.log().with_extension("log.witness"), cluster.lock()] {
+        std::fs::remove_file(file).expect("removed");
+    }
+    let (code, said) = run(dsm_log(&["check"], &cluster.log()));
+    // A line may be torn, too.
+    assert!(code != Some(2) && said.contains("has not come to its end"), "{said}");
+    let (code, said) = run(dsm_log(&["compact"], &cluster.log()));
+    assert_eq!((code, said.contains("has not come to its end")), (Some(2), true), "{said}");
+    // Nor where the slaves are not there to object.
+    for slave in cluster.slaves() {
+        cluster.pause(slave);
+    }
+    for master in MASTERS {
+        cluster.start(master);
+        wait_for("it is said", SOON, || {
+            let info = cluster.info(master)?;
+            let waiting = info.get("waiting_for").filter(|waiting| !waiting.is_empty())?;
+            assert!(waiting.contains("has not come to its end"), "{waiting}");
+            Some(())
+        });
+        cluster.kill(master);
+    }
+    for slave in cluster.slaves() {
+        cluster.resume(slave);
+    }
+    let said = repairs(&cluster, &["--slaves", "3"]);
+    assert!(said.contains("of an earlier run"), "{said}");
+    serves_all(&mut cluster, &values);
+}
+
+#[test]
+fn what_a_repair_has_not_put_back_can_be_given_up() {
+    let mut values = Values::new();
+    let mut cluster = much_is_lost(&mut values);
+    let mut command = repair(&cluster, &["--slaves", "3"]);
+    command.stdout(Stdio::null()).stderr(Stdio::null());
+    let mut process = Process(command.spawn().expect("the binary is built"));
+    let before = log_bytes(&cluster);
+    wait_for("the log grows", SOON, || (log_bytes(&cluster) > before + 1_000_000).then_some(()));
+    process.0.kill().expect("it runs");
+    process.0.wait().expect("a child can be waited for");
+    cluster.kill_all();
+    let (code, said) = run(dsm_log(&["accept-loss"], &cluster.log()));
+    assert_eq!((code, said.contains("what it has not put back is given up")), (Some(0), true), "{said}");
+    cluster.start_all();
+    cluster.settle();
+    let mut connection = cluster.connect_to_primary();
+    for key in 0..50 {
+        let key = format!("key {key}");
+        let answer = connection.call(&[b"GET", key.as_bytes()]).expect("an answer");
+        assert_eq!(answer, Answer::bulk(&values[key.as_bytes()]), "{key}");
+    }
 }
 
 #[test]

@@ -227,6 +227,7 @@ const MASTER: Flags = &[
     ("--new", AnythingButYesAndNo),
     ("--users-file", Nothing),
     ("--password-file", Nothing),
+    ("--protected-mode", These(&["perhaps"])),
     ("--fsync", These(&["sometimes"])),
     ("--compact-min", These(&["much", "-1"])),
     ("--copies", These(&["0", "65", "some", "-1"])),

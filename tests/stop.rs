@@ -6,7 +6,6 @@ mod common;
 use common::cluster::{Node, Setup};
 use common::load::Load;
 use common::resp::{encoded, Answer};
-use common::skip::{hears_hangups, skip};
 use common::{millis, seconds, stays, wait_for};
 use dsm::client::{Client, ClientConfig};
 use rustix::process::Signal;
@@ -179,9 +178,6 @@ fn answers_leave_before_the_end_however_long_they_are() {
 
 #[test]
 fn a_hangup_ends_no_role_that_was_not_started_at_a_terminal() {
-    if let Err(why) = hears_hangups() {
-        return skip(a_hangup_ends_no_role_that_was_not_started_at_a_terminal, "", &why);
-    }
     let cluster = Setup::slaves(2).beside_others().start();
     for node in cluster.nodes() {
         cluster.signal(node, Signal::HUP);

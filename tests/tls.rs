@@ -7,7 +7,7 @@ mod certificates;
 mod common;
 
 use certificates::{Authority, Signed};
-use common::skip::{hears_hangups, need_program, skip, Lack};
+use common::skip::{need_program, skip, Lack};
 use common::{millis, seconds, wait_for};
 use dsm::client::{Client, ClientConfig};
 use dsm::config::TlsFiles;
@@ -386,9 +386,6 @@ fn half_handshakes_by_the_hundred_are_closed_in_time_and_delay_nobody() {
 
 #[test]
 fn certificates_are_read_again_at_sighup_without_an_end_of_any_connection() {
-    if let Err(lack) = hears_hangups() {
-        return skip(certificates_are_read_again_at_sighup_without_an_end_of_any_connection, "", &lack);
-    }
     let mut cluster = Secured::start(2, &[]);
     let stop = Arc::new(AtomicBool::new(false));
     let load = write_on(cluster.client(), Arc::clone(&stop));
@@ -487,6 +484,57 @@ fn a_client_that_reads_nothing_over_tls_is_cut_as_any_other() {
         (field(&ask(&mut other, b"INFO\r\n"), "slow_readers_cut") == 1).then_some(())
     });
     assert!(begun.elapsed() >= millis(500), "it was cut before its time");
+}
+
+/// `dsm-log repair --from-slaves` is reached by slaves that dial by TLS, and by nobody without a certificate of the CA.
+#[test]
+fn a_log_is_repaired_from_slaves_that_speak_tls() {
+    let mut cluster = Secured::start(2, &[]);
+    let write = |cluster: &Secured, values: &[(&str, &str)]| {
+        runtime().block_on(async {
+            let client = Client::connect(cluster.client()).unwrap();
+            for (key, value) in values {
+                client.put((*key).to_owned(), (*value).to_owned()).await.unwrap();
+            }
+        });
+    };
+    write(&cluster, &[("kept", "old"), ("changed", "old")]);
+    let backup = std::fs::read(cluster.launcher.log_path()).unwrap();
+    write(&cluster, &[("changed", "new"), ("added", "new")]);
+    cluster.launcher.kill(Role::BACKUP).unwrap();
+    cluster.launcher.kill(Role::PRIMARY).unwrap();
+    std::fs::write(cluster.launcher.log_path(), backup).unwrap();
+    let masters = [Role::PRIMARY, Role::BACKUP].map(|role| format!("127.0.0.1:{}", cluster.port(role)));
+    let path = |path: &Path| path.display().to_string();
+    let log = path(&cluster.launcher.log_path());
+    let words = ["repair", &log, "--from-slaves", "--slaves", "2", "--listen", &masters.join(",")];
+    let words: Vec<String> =
+        std::iter::once(env!("CARGO_BIN_EXE_dsm-log")).chain(words).map(str::to_owned).collect();
+    let repair = |flags: &[&str]| {
+        let words: Vec<&str> = words.iter().map(String::as_str).chain(flags.iter().copied()).collect();
+        said(&words)
+    };
+    let (done, told) = repair(&["--wait", "2s"]);
+    assert!(!done && told.contains("0 slaves came"), "without TLS no slave reaches it: {told}");
+    let stranger = Authority::new(cluster.directory.path(), "other").sign("stranger");
+    let (own, ca) = (&cluster.own, path(&cluster.authority.ca));
+    let [cert, key, other_cert, other_key] =
+        [&own.cert, &own.key, &stranger.cert, &stranger.key].map(|file| path(file));
+    let (done, told) =
+        repair(&["--wait", "2s", "--tls-cert", &other_cert, "--tls-key", &other_key, "--tls-ca", &ca]);
+    assert!(!done && told.contains("0 slaves came"), "slaves want a certificate of their CA: {told}");
+    let (done, told) = repair(&["--tls-cert", &cert, "--tls-key", &key, "--tls-ca", &ca]);
+    assert!(done && told.contains("recovered 2 keys"), "{told}");
+    cluster.launcher.start(Role::PRIMARY).unwrap();
+    let values = runtime().block_on(async {
+        let client = Client::connect(cluster.client()).unwrap();
+        let mut values = Vec::new();
+        for key in ["kept", "changed", "added"] {
+            values.push(client.get(key).await.unwrap().unwrap());
+        }
+        values
+    });
+    assert_eq!(values, ["old", "new", "new"]);
 }
 
 /// The processes of a cluster that changes its flags as it runs.

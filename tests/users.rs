@@ -2,11 +2,12 @@
 
 mod common;
 
-use common::cluster::{command, fails, free_ports, Node, Setup, TestCluster, MASTERS};
+use common::cluster::{binary, command, fails, free_ports, Node, Process, Setup, TestCluster, MASTERS};
 use common::resp::{Answer, Connection};
-use common::skip::{need_program, skip};
+use common::skip::{need_program, skip, Lack};
 use common::{seconds, wait_for};
 use std::fs;
+use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -180,6 +181,108 @@ fn files_that_cannot_be_used_end_a_master_with_one_line_and_no_password_in_it() 
         .current_dir(dir.path());
     let (_, told) = fails(master);
     assert!(told.contains("/no/such/file"), "{told}");
+}
+
+#[test]
+fn a_pipe_or_a_directory_for_a_file_ends_a_master_at_once() {
+    let dir = TempDir::new().expect("a directory");
+    let pipe = dir.path().join("pipe");
+    let mode = rustix::fs::Mode::from_raw_mode(0o600);
+    rustix::fs::mkfifoat(rustix::fs::CWD, &pipe, mode).expect("a pipe");
+    let [listen, peer] = free_ports().map(|address| address.to_string());
+    for flag in ["--users-file", "--password-file"] {
+        for path in [pipe.as_path(), dir.path()] {
+            let mut master = command(Node::Master);
+            let log = dir.path().join("kv_store.log");
+            master.args(["--listen", &listen, "--peer", &peer, "--log"]).arg(log).arg(flag).arg(path);
+            let (code, told) = fails(master);
+            assert_eq!(code, 1, "{told}");
+            let line = told.lines().last().unwrap_or_default();
+            assert!(line.contains("it is not a regular file"), "{flag} {path:?}: {told}");
+        }
+    }
+}
+
+#[test]
+fn a_hangup_reads_the_users_anew_under_nohup_too_and_a_wrong_file_changes_nothing() {
+    let dir = TempDir::new().expect("a directory");
+    let path = private(dir.path(), "users.acl", b"user app on >a ~* +@all\n");
+    let [listen, peer] = free_ports();
+    // A shell that ignores it starts what does so, too.
+    let mut master = Command::new("sh");
+    master.args(["-c", "trap '' HUP; exec \"$0\" \"$@\"", binary(Node::Master)]);
+    master.env("RUST_LOG", "info").args([
+        "--listen",
+        &listen.to_string(),
+        "--peer",
+        &peer.to_string(),
+        "--new",
+        "--log",
+    ]);
+    master.arg(dir.path().join("kv_store.log")).arg("--users-file").arg(&path);
+    let stderr = dir.path().join("stderr");
+    master.stdin(Stdio::null()).stderr(fs::File::create(&stderr).expect("a file"));
+    let master = Process(master.spawn().expect("it starts"));
+    let mut app = wait_for("it listens", seconds(20), || Connection::open(listen, seconds(10)).ok());
+    assert_eq!(ask(&mut app, "AUTH app a"), Answer::ok());
+    assert_eq!(ask(&mut app, "ACL USERS"), Answer::Array(vec![Answer::bulk("app"), Answer::bulk("default")]));
+    let hang_up = |users: &str, told: &str| {
+        private(dir.path(), "users.acl", users.as_bytes());
+        let pid = rustix::process::Pid::from_child(&master.0);
+        rustix::process::kill_process(pid, rustix::process::Signal::HUP).expect("it runs");
+        wait_for(told, seconds(20), || {
+            fs::read_to_string(&stderr).expect("its lines").contains(told).then_some(())
+        });
+    };
+    hang_up("user app on >a ~* +nosuch\n", "users stay as they were");
+    assert_eq!(ask(&mut app, "ACL WHOAMI"), Answer::bulk("app"));
+    assert_eq!(ask(&mut app, "PING"), Answer::Simple("PONG".to_owned()));
+    hang_up("user app on >a ~* +acl\n", "users read anew");
+    assert_eq!(ask(&mut app, "ACL WHOAMI"), Answer::bulk("app"));
+    assert_eq!(ask(&mut app, "PING"), denied("ping"));
+}
+
+/// An address of this machine at which others might find it.
+fn own_address() -> Option<IpAddr> {
+    let socket = UdpSocket::bind("0.0.0.0:0").ok()?;
+    // Nothing is sent.
+    socket.connect("192.0.2.1:9").ok()?;
+    Some(socket.local_addr().ok()?.ip()).filter(|ip| !ip.is_loopback())
+}
+
+#[test]
+fn in_protected_mode_a_master_serves_its_own_machine_alone() {
+    let Some(own) = own_address() else {
+        let lack = Lack::Refused("this machine has the loopback alone".to_owned());
+        return skip(in_protected_mode_a_master_serves_its_own_machine_alone, "", &lack);
+    };
+    let dir = TempDir::new().expect("a directory");
+    for (mode, is_served) in [("yes", false), ("no", true)] {
+        let [listen, peer] = free_ports();
+        let anywhere = SocketAddr::new(IpAddr::from([0, 0, 0, 0]), listen.port());
+        let mut master = command(Node::Master);
+        master.args(["--listen", &anywhere.to_string(), "--advertise", &listen.to_string()]);
+        master.args(["--peer", &peer.to_string(), "--protected-mode", mode, "--log"]);
+        let stderr = dir.path().join(mode);
+        master.arg(dir.path().join("kv_store.log")).env("RUST_LOG", "info");
+        master.stderr(fs::File::create(&stderr).expect("a file"));
+        let _running = Process(master.spawn().expect("it starts"));
+        let mut near = wait_for("it listens", seconds(20), || Connection::open(listen, seconds(10)).ok());
+        assert_eq!(ask(&mut near, "PING"), Answer::Simple("PONG".to_owned()));
+        let from_elsewhere = SocketAddr::new(own, listen.port());
+        let mut far = Connection::open(from_elsewhere, seconds(10)).expect("it listens there, too");
+        match ask(&mut far, "PING") {
+            Answer::Simple(pong) if is_served => assert_eq!(pong, "PONG"),
+            Answer::Error(told) if !is_served => {
+                assert!(told.starts_with("DENIED dsm is running in protected mode"), "{told}");
+            }
+            other => panic!("{mode}: {other:?}"),
+        }
+        let told = fs::read_to_string(&stderr).expect("its lines");
+        let warning = if is_served { "are served whoever they are" } else { "are refused" };
+        let warning = format!("clients, slaves and masters of other machines {warning} address={anywhere}");
+        assert!(told.contains(&warning), "{told}");
+    }
 }
 
 #[test]

@@ -156,6 +156,11 @@ pub fn to_connect_by_tcp(text: &str) -> Result<String, AddressError> {
     }
 }
 
+/// Whether the other side of a connection that was accepted is, or may be, on another machine: its address is one of a network.
+pub(crate) fn is_elsewhere(peer: &str) -> bool {
+    peer.parse::<SocketAddr>().is_ok_and(|peer| !peer.ip().to_canonical().is_loopback())
+}
+
 /// Whether an address stands for all of a machine's.
 pub fn is_wildcard(address: &str) -> bool {
     address.parse::<SocketAddr>().is_ok_and(|address| address.ip().is_unspecified())

@@ -461,7 +461,7 @@ impl Outbox {
             self.0.writing.set(leaving.bytes());
             if leaving.pieces.is_empty() {
                 if self.0.ending.get().is_some() {
-                    stream.shut_down_write();
+                    self.end_stream(stream, stall).await;
                     return Ok(());
                 }
                 self.0.is_pump_idle.set(true);
@@ -469,15 +469,10 @@ impl Outbox {
                 self.0.is_pump_idle.set(false);
                 continue;
             }
-            let aborted = async {
-                while self.0.ending.get() != Some(Ending::Abort) {
-                    self.0.wake.notified().await;
-                }
-            };
             let written = tokio::select! {
                 biased;
                 written = self.write_all(stream, &mut leaving, stall) => Some(written),
-                () = aborted => None,
+                () = self.aborted() => None,
             };
             // What is left of it goes with the connection.
             let left = self.0.writing.replace(0);
@@ -487,6 +482,24 @@ impl Outbox {
                 Some(Err(error)) => return Err(error),
                 None => return Ok(()),
             }
+        }
+    }
+
+    /// Ends the stream once all is written. A peer that does not take the end in time is not waited for.
+    async fn end_stream(&self, stream: &Stream, stall: Duration) {
+        let is_told = tokio::select! {
+            biased;
+            ended = tokio::time::timeout(stall, stream.end_write()) => ended.is_ok_and(|ended| ended.is_ok()),
+            () = self.aborted() => false,
+        };
+        if !is_told {
+            stream.shut_down_write();
+        }
+    }
+
+    async fn aborted(&self) {
+        while self.0.ending.get() != Some(Ending::Abort) {
+            self.0.wake.notified().await;
         }
     }
 

@@ -3,12 +3,8 @@
 //! What they are, and how they are used, is `env/net/tls/`'s.
 
 use crate::config::ConfigError;
-use crate::env::{ClientAuth, Env, Tls, TlsFiles, TlsReload};
-use crate::supervision::{Fate, TaskGuard};
+use crate::env::{ClientAuth, Env, Tls, TlsFiles};
 use std::time::{Duration, UNIX_EPOCH};
-
-/// How often a node looks when its certificate ends.
-const LOOK_EVERY: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// The node's certificates, and its world with TLS; as it is if the settings name no files. Waits for disks.
 ///
@@ -27,22 +23,16 @@ pub(crate) fn secure(
     Ok((env, Some(tls)))
 }
 
-/// Reads the certificates again whenever that is asked for, and warns before they end, until the node does.
-pub(crate) async fn keep(tls: Tls, reload: TlsReload, fate: Fate) {
-    let _guard = TaskGuard::new("the certificates", fate);
-    loop {
-        warn_of_end(&tls);
-        if tokio::time::timeout(LOOK_EVERY, reload.asked()).await.is_err() {
-            continue;
-        }
-        match tls.read_again().await {
-            Ok(()) => log::info!("certificates read again expires={}", date(tls.expires())),
-            Err(why) => log::error!("certificates not read again, the old ones stay cause={why:?}"),
-        }
+/// Reads the certificates again. If one of the files is of no use, the old ones stay.
+pub(crate) async fn read_again(tls: &Tls) {
+    match tls.read_again().await {
+        Ok(()) => log::info!("certificates read again expires={}", date(tls.expires())),
+        Err(why) => log::error!("certificates not read again, the old ones stay cause={why:?}"),
     }
 }
 
-fn warn_of_end(tls: &Tls) {
+/// Tells if they end soon.
+pub(crate) fn warn_of_end(tls: &Tls) {
     if let Some(left) = tls.expires_within() {
         let days = left.as_secs() / (24 * 60 * 60);
         log::warn!("the certificate ends soon days={days} expires={}", date(tls.expires()));

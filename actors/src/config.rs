@@ -2,7 +2,7 @@
 //! is parsed into. The doc comments are the help texts.
 
 use crate::address::{self, AddressError};
-pub use crate::env::{ClientAuth, TlsError, TlsFiles, TlsReload};
+pub use crate::env::{ClientAuth, TlsError, TlsFiles};
 pub use bytesize::ByteSize;
 use clap::{Args, ValueEnum};
 use dsm_protocol::command::VALUE_MAX_DEFAULT;
@@ -13,8 +13,10 @@ use dsm_protocol::record::SyncMode;
 use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
+use std::sync::Arc;
 use std::time::Duration;
 use thiserror::Error;
+use tokio::sync::Notify;
 
 /// Settings that contradict each other or are out of bounds.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
@@ -148,6 +150,39 @@ pub enum Fence {
     None,
 }
 
+/// Asks a node to read its files again. Clones ask the same one.
+#[derive(Clone, Default)]
+pub struct Reload(Arc<Notify>);
+
+impl Reload {
+    /// Asks for it. Certificates are those of connections from now on, and users those of all. A file of no use changes
+    /// nothing, and is told in the log.
+    pub fn ask(&self) {
+        self.0.notify_one();
+    }
+
+    /// Waits until it is asked for.
+    pub(crate) async fn asked(&self) {
+        self.0.notified().await;
+    }
+}
+
+impl fmt::Debug for Reload {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Reload")
+    }
+}
+
+/// Whether this machine alone is served while strangers could not be told from friends.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum ProtectedMode {
+    /// It alone.
+    #[default]
+    Yes,
+    /// Whoever can connect.
+    No,
+}
+
 /// The access rights of a Unix socket. Whoever may write to it may connect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct UnixMode(u32);
@@ -209,9 +244,9 @@ pub struct MasterConfig {
     #[arg(long, env = "DSM_PLAIN_LISTEN", value_name = "ADDR,ADDR", value_delimiter = ',', value_parser = to_listen_by_tcp)]
     pub plain_listen: Vec<String>,
 
-    /// By which an embedding program asks for the certificates to be read again.
+    /// By which an embedding program asks for the files to be read again: certificates, and those of users.
     #[arg(skip)]
-    pub tls_reload: TlsReload,
+    pub reload: Reload,
 
     /// Access rights of the Unix sockets of --listen, as in chmod
     #[arg(long, env = "DSM_UNIX_MODE", value_name = "MODE", default_value_t = UnixMode::default())]
@@ -244,6 +279,11 @@ pub struct MasterConfig {
     /// File of the password that a client must give which names no user, as Redis' requirepass
     #[arg(long, env = "DSM_PASSWORD_FILE", value_name = "FILE")]
     pub password_file: Option<PathBuf>,
+
+    /// Whether this machine alone is served as long as those of others need not show who they are: clients by a password or a
+    /// certificate, slaves and masters by a certificate
+    #[arg(long, env = "DSM_PROTECTED_MODE", value_name = "WHETHER", value_enum, default_value = "yes")]
+    pub protected_mode: ProtectedMode,
 
     /// When a write counts as written to the log
     #[arg(long, env = "DSM_FSYNC", value_name = "POLICY", value_enum, default_value = "always")]
@@ -392,7 +432,7 @@ impl Default for MasterConfig {
             tls: TlsFiles::default(),
             tls_client_auth: ClientAuth::default(),
             plain_listen: Vec::new(),
-            tls_reload: TlsReload::default(),
+            reload: Reload::default(),
             unix_mode: UnixMode::default(),
             advertise: None,
             peers: Vec::new(),
@@ -400,6 +440,7 @@ impl Default for MasterConfig {
             new: false,
             users_file: None,
             password_file: None,
+            protected_mode: ProtectedMode::default(),
             fsync: Fsync::default(),
             compact_min: ByteSize::mib(64),
             copies: CopyCount::default(),
@@ -494,6 +535,16 @@ impl MasterConfig {
             addresses.push(default.to_owned());
         }
         addresses
+    }
+
+    /// Whether users or a password are set.
+    pub fn has_users(&self) -> bool {
+        self.users_file.is_some() || self.password_file.is_some()
+    }
+
+    /// Whether there are files that are read again when a program asks for it.
+    pub fn has_files_to_reload(&self) -> bool {
+        self.tls.is_on() || self.has_users()
     }
 
     /// The file beside the log that says what slaves have seen of it, while the log lacks that.
@@ -610,7 +661,7 @@ pub struct SlaveConfig {
 
     /// By which an embedding program asks for the certificates to be read again.
     #[arg(skip)]
-    pub tls_reload: TlsReload,
+    pub reload: Reload,
 
     /// Name of this slave, which decides its keys; keep it over restarts [default: random]
     #[arg(long, env = "DSM_ID", value_name = "NAME")]
@@ -638,7 +689,7 @@ impl Default for SlaveConfig {
         SlaveConfig {
             masters: vec![PRIMARY_ADDRESS.to_owned(), BACKUP_ADDRESS.to_owned()],
             tls: TlsFiles::default(),
-            tls_reload: TlsReload::default(),
+            reload: Reload::default(),
             id: None,
             max_memory: None,
             max_value: ByteSize(VALUE_MAX_DEFAULT as u64),

@@ -70,6 +70,7 @@ pub mod master;
 pub mod node;
 pub mod node_error;
 mod reading;
+mod reload;
 pub mod salvage;
 mod shown;
 pub mod slave;

@@ -6,18 +6,21 @@
 
 use crate::address;
 use crate::certificates;
-use crate::config::{ClientAuth, ConfigError, MasterConfig, MasterKind, SlaveConfig, TlsReload};
+use crate::config::{ClientAuth, ConfigError, MasterConfig, MasterKind, ProtectedMode, SlaveConfig};
 use crate::door::dialed::{self, Introduction};
 use crate::door::switchboard::Switchboard;
 use crate::door::{self, Context};
-use crate::env::{Env, Listener, Tls};
+use crate::env::{Env, Listener};
 use crate::journal::JournalKind;
 use crate::master::{self, MasterActor};
 use crate::node_error::NodeError;
+use crate::reload;
 use crate::slave::SlaveActor;
 use crate::supervision::{Dismiss, Fate, Stop};
 use actix::prelude::*;
+use dsm_protocol::handshake::Security;
 use dsm_protocol::ids::SlaveId;
+use dsm_protocol::machine::protected::{self, Comer, Shown};
 use dsm_protocol::machine::welcome::is_outvoted;
 use dsm_protocol::record::line_bytes_max;
 use futures_util::future::join_all;
@@ -107,7 +110,7 @@ pub(crate) struct OpenMaster {
     /// The acceptors with all connections, and the link to the other master.
     accepting: JoinSet<()>,
     /// Ends with the node, and delays no end.
-    _certificates: JoinSet<()>,
+    _reloading: JoinSet<()>,
     linking: JoinSet<()>,
 }
 
@@ -133,13 +136,14 @@ pub(crate) async fn open_master(
     }
     journal.check(&env, &config).await?;
     let accounts = door::accounts::open(&env, &config).await?;
-    let (config, reload) = (Rc::new(config.clone()), config.tls_reload);
+    let (config, asks) = (Rc::new(config.clone()), config.reload);
     let bound = listeners[0].local_address().unwrap_or(listen.main);
     let address = config.advertise.clone().unwrap_or_else(|| bound.clone());
     log::info!("started as={kind:?} address={address} log={} pid={}", config.log.display(), env.pid());
     for further in listeners.iter().skip(1).flat_map(Listener::local_address) {
         log::info!("listening too address={further}");
     }
+    tell_of_strangers(&listeners, &config, accounts.must_log_in());
     let cluster = Rc::new(Cell::new(None));
     let mut introductions = Vec::new();
     for dial in config.peer_dials(kind) {
@@ -176,6 +180,7 @@ pub(crate) async fn open_master(
         accounts,
     });
     let facts = door::server_facts(&config);
+    let has_users = config.has_users();
     let context = Context { env, config, facts, journal, switchboard: Rc::clone(&switchboard) };
     let mut linking = JoinSet::new();
     for introduction in introductions {
@@ -185,17 +190,39 @@ pub(crate) async fn open_master(
     for listener in listeners {
         accepting.spawn_local(door::accept::accept(listener, context.clone(), fate.clone()));
     }
-    let certificates = keep_certificates(tls, reload, &fate);
-    Ok(OpenMaster { address, master, fate, switchboard, accepting, _certificates: certificates, linking })
+    let reloading = reload::keep(tls, has_users.then_some(context), asks, &fate);
+    Ok(OpenMaster { address, master, fate, switchboard, accepting, _reloading: reloading, linking })
 }
 
-/// Keeps the certificates of a node, if it has any, for as long as what this gives lives.
-fn keep_certificates(tls: Option<Tls>, reload: TlsReload, fate: &Fate) -> JoinSet<()> {
-    let mut keeping = JoinSet::new();
-    if let Some(tls) = tls {
-        keeping.spawn_local(certificates::keep(tls, reload, fate.clone()));
+/// Warns of each address at which other machines find this master while it could not tell their clients, or their nodes, from
+/// strangers: in protected mode they are refused, and else whoever comes is served.
+fn tell_of_strangers(listeners: &[Listener], config: &MasterConfig, must_log_in: bool) {
+    for listener in listeners {
+        let Some(security) = listener.from_elsewhere() else { continue };
+        let is_tls = security != Security::Plain;
+        let certificate =
+            |comer| is_tls && (comer == Comer::Node || config.tls_client_auth == ClientAuth::Yes);
+        let is_unknown = |comer| {
+            let shown = Shown { certificate: certificate(comer), must_log_in, ..Shown::default() };
+            protected::is_denied(comer, shown)
+        };
+        let who = match (is_unknown(Comer::Text), is_unknown(Comer::Node)) {
+            (false, false) => continue,
+            (true, true) => "clients, slaves and masters",
+            (true, false) => "clients",
+            (false, true) => "slaves and masters",
+        };
+        let address = listener.local_address().unwrap_or_default();
+        let remedy = "give certificates (--tls-cert, --tls-key, --tls-ca) and a password (--password-file, --users-file)";
+        match config.protected_mode {
+            ProtectedMode::Yes => log::warn!(
+                "protected mode: {who} of other machines are refused address={address}: {remedy}, or --protected-mode no"
+            ),
+            ProtectedMode::No => log::warn!(
+                "{who} of other machines are served whoever they are address={address}: {remedy}"
+            ),
+        }
     }
-    keeping
 }
 
 /// Listens at one of the addresses of `--listen`.
@@ -242,7 +269,7 @@ pub(crate) struct OpenSlave {
     slave: Addr<SlaveActor>,
     fate: Fate,
     /// Ends with the node, and delays no end.
-    _certificates: JoinSet<()>,
+    _reloading: JoinSet<()>,
     links: JoinSet<()>,
 }
 
@@ -251,10 +278,10 @@ pub(crate) fn open_slave(config: SlaveConfig, env: &Env) -> Result<OpenSlave, No
     let (env, tls) = certificates::secure(Rc::clone(env), &config.tls, ClientAuth::Yes)?;
     let fate = Fate::default();
     let masters = config.masters.join(",");
-    let certificates = keep_certificates(tls, config.tls_reload.clone(), &fate);
+    let reloading = reload::keep(tls, None, config.reload.clone(), &fate);
     let (slave, id, links) = SlaveActor::begin(&env, &Rc::new(config), &fate);
     log::info!("started as=Slave slave={id} masters={masters} pid={}", std::process::id());
-    Ok(OpenSlave { id, slave, fate, _certificates: certificates, links })
+    Ok(OpenSlave { id, slave, fate, _reloading: reloading, links })
 }
 
 impl OpenSlave {

@@ -6,6 +6,7 @@
 //! come back later.
 
 use crate::batch::{Inbox, Outbox};
+use crate::certificates;
 use crate::config::MasterConfig;
 use crate::door::admission::Gate;
 use crate::door::links::reject;
@@ -128,6 +129,8 @@ pub async fn recover_from_slaves<S: SalvageStore>(
     machine: &mut Salvage,
     store: &mut S,
 ) -> Result<SalvageOutcome, SalvageError> {
+    // As at a master: slaves that dial by TLS find it where they look for one.
+    let (env, _) = certificates::secure(env, &config.tls, config.tls_client_auth).map_err(NodeError::from)?;
     let mut listeners = Vec::new();
     for address in &config.listen {
         listeners.push(open_door(&env, address, &config).await?);
@@ -266,6 +269,7 @@ impl<S: SalvageStore> Repair<'_, S> {
             Wire::Control(Control::Enlisted { reign, seen, .. }) => {
                 self.step(Event::Enlisted { link, reign, seen })
             }
+            Wire::Control(Control::Lineage { reigns }) => self.step(Event::Lineage { link, reigns }),
             Wire::Control(Control::Outdated { .. }) => self.step(Event::Outdated { link }),
             Wire::Control(Control::Holdings { entries, last }) => {
                 self.step(Event::Holdings { link, entries, last })
@@ -314,6 +318,7 @@ impl<S: SalvageStore> Repair<'_, S> {
                 let (cluster, value_max) = (Some(self.cluster), self.value_max);
                 self.control(link, Control::Welcome(Welcome { cluster, value_max, state }));
             }
+            Effect::AskLineage { link } => self.control(link, Control::AskLineage),
             Effect::Refuse { link, why } => {
                 if let Some(outbox) = self.links.get(&link) {
                     log::warn!("slave refused link={link} cause=\"{why}\"");

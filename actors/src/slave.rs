@@ -280,6 +280,11 @@ impl SlaveActor {
                     }
                 }
             }
+            Wire::Control(Control::Lineage { reigns }) => self.step(Event::Lineage { link, reigns }),
+            Wire::Control(Control::AskLineage) => {
+                let reigns = self.machine.lineage().to_vec();
+                self.send(link, &Wire::Control(Control::Lineage { reigns }));
+            }
             Wire::Control(Control::HoldingsNext) => self.step(Event::HoldingsNext { link }),
             Wire::Trial { bytes } => {
                 self.send(link, &Wire::Control(Control::Took { bytes: bytes.len() as u64 }));

@@ -77,14 +77,19 @@ pub fn outlive_file_limit() {
 /// # Errors
 /// When the signal cannot be caught.
 pub fn hangup() -> io::Result<Option<tokio::signal::unix::Signal>> {
+    if is_hangup_ignored() {
+        return Ok(None);
+    }
+    tokio::signal::unix::signal(tokio::signal::unix::SignalKind::hangup()).map(Some)
+}
+
+/// Whether this program ignores SIGHUP by now, as one that was started with nohup does.
+pub fn is_hangup_ignored() -> bool {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
     let ignored = ignored.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0);
     // The lowest bit is signal 1.
-    if ignored & 1 != 0 {
-        return Ok(None);
-    }
-    tokio::signal::unix::signal(tokio::signal::unix::SignalKind::hangup()).map(Some)
+    ignored & 1 != 0
 }
 
 /// Waits for the next SIGHUP.

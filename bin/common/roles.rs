@@ -200,16 +200,18 @@ fn die_with(parent: Option<i32>) -> anyhow::Result<()> {
 
 fn serve(config: NodeConfig) -> anyhow::Result<()> {
     let reload = match &config {
-        NodeConfig::Master(_, config) => config.tls.is_on().then(|| config.tls_reload.clone()),
-        NodeConfig::Slave(config) => config.tls.is_on().then(|| config.tls_reload.clone()),
+        NodeConfig::Master(_, config) => config.has_files_to_reload().then(|| config.reload.clone()),
+        NodeConfig::Slave(config) => config.tls.is_on().then(|| config.reload.clone()),
     };
     let system = actix_rt::System::new();
     system.block_on(async move {
         let mut interrupt = signal(SignalKind::interrupt()).context("cannot wait for SIGINT")?;
         let mut terminate = signal(SignalKind::terminate()).context("cannot wait for SIGTERM")?;
-        let mut hangup = cli::hangup().context("cannot wait for SIGHUP")?;
-        // Whoever closes the terminal means the programs in it; elsewhere it means "read your files again".
-        let at_terminal = io::stdin().is_terminal() || io::stderr().is_terminal();
+        // Whoever closes the terminal means the programs in it, but those that were started with nohup; else it means "read
+        // your files again".
+        let is_kept = cli::is_hangup_ignored();
+        let mut hangup = signal(SignalKind::hangup()).context("cannot wait for SIGHUP")?;
+        let at_terminal = !is_kept && (io::stdin().is_terminal() || io::stderr().is_terminal());
         let (ask, asked) = tokio::sync::oneshot::channel();
         let mut ask = Some(ask);
         let signals = async move {
@@ -217,7 +219,7 @@ fn serve(config: NodeConfig) -> anyhow::Result<()> {
                 tokio::select! {
                     _ = interrupt.recv() => {}
                     _ = terminate.recv() => {}
-                    () = cli::hung_up(&mut hangup) => match (at_terminal, &reload) {
+                    _ = hangup.recv() => match (at_terminal, &reload) {
                         (true, _) => {}
                         (false, Some(reload)) => {
                             reload.ask();

@@ -42,6 +42,12 @@ pub(crate) fn compact(
         }
         Ok(())
     })?;
+    // What was put back says which version it was, and the copy would not.
+    ensure!(
+        !walked.position.is_half_repaired,
+        "a repair of {} from slaves has not come to its end: run `dsm-log repair --from-slaves` again first",
+        path.display()
+    );
     if walked.verdict.is_some() {
         return Ok(explain(path, walked.verdict.as_ref()));
     }

@@ -11,7 +11,7 @@ use anyhow::{bail, Context as _};
 use bytesize::ByteSize;
 use clap::ValueEnum;
 use dsm::address;
-use dsm::config::MasterConfig;
+use dsm::config::{MasterConfig, ProtectedMode, TlsFiles};
 use dsm::env::real::RealEnv;
 use dsm::salvage::{recover_from_slaves, SalvageStore};
 use dsm_protocol::ids::{ClusterId, Epoch, Millis, Reign, ReignId, Seq, Stamp};
@@ -60,6 +60,9 @@ pub(crate) struct SalvageArgs {
     /// How long to wait for slaves, and for one that was lost meanwhile
     #[arg(long, requires = "from_slaves", value_name = "DURATION", default_value = "10s", value_parser = humantime::parse_duration)]
     wait: Duration,
+    /// Whether slaves of other machines are taken only if they show a certificate
+    #[arg(long, requires = "from_slaves", value_name = "WHETHER", value_enum, default_value = "yes")]
+    protected_mode: ProtectedMode,
     /// Go on without slaves that do not come; what only they hold is given up
     #[arg(long, requires = "from_slaves")]
     accept_missing: bool,
@@ -69,6 +72,8 @@ pub(crate) struct SalvageArgs {
     /// Only say which slaves there are and what they have seen that the log lacks; change nothing
     #[arg(long, requires = "from_slaves")]
     dry_run: bool,
+    #[command(flatten)]
+    tls: TlsFiles,
 }
 
 #[derive(Clone, Copy, PartialEq, ValueEnum)]
@@ -166,7 +171,9 @@ fn ask_slaves(
     let config = MasterConfig {
         listen: args.listen.clone(),
         max_value,
+        tls: args.tls.clone(),
         max_connections: CONNECTIONS_MAX,
+        protected_mode: args.protected_mode,
         ..MasterConfig::default()
     };
     let system = actix_rt::System::new();
@@ -398,8 +405,8 @@ fn tell(
             let who =
                 if named.is_empty() { String::new() } else { format!(", missing: {}", named.join(", ")) };
             cli::tell(&format!(
-                "error: {there} slaves came{who}; nothing was done: do they look for masters at --listen? Give up what the \
-                 others hold with --accept-missing"
+                "error: {there} slaves came that have seen something of this log{who}; nothing was done: do they look for masters \
+                 at --listen? Give up what the others hold with --accept-missing"
             ));
             EXIT_UNREPAIRED
         }
@@ -416,6 +423,15 @@ fn tell(
             cli::tell(&format!(
                 "error: slave {id} was lost before it had sent everything (or a value is longer than --max-value); {shown} is not served before another run has come \
                  to its end"
+            ));
+            EXIT_UNREPAIRED
+        }
+        SalvageOutcome::Stalled { named } => {
+            let named: Vec<String> = named.iter().map(ToString::to_string).collect();
+            cli::tell(&format!(
+                "error: slaves come and go, and nothing new has come from them for too long, waiting for: {}; {shown} is not served \
+                 before another run has come to its end",
+                if named.is_empty() { "the holders of the last keys".to_owned() } else { named.join(", ") }
             ));
             EXIT_UNREPAIRED
         }

@@ -3,11 +3,8 @@
 //! The lock itself is held in the kernel; this text only names its holder. It has lines of `key=value`; unknown keys
 //! are ignored. See `docs/ARCHITECTURE.md`, *Fencing*.
 
-use crate::ids::{ClusterId, Epoch, Reign, ReignId};
+use crate::ids::{ClusterId, Epoch, ReignId};
 use std::fmt;
-
-/// The most reigns that are named.
-pub const REIGNS_MAX: usize = 32;
 
 /// What the lock file says. Absent lines are `None`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -28,8 +25,6 @@ pub struct LockText {
     pub epoch: Option<Epoch>,
     /// The identity of that reign.
     pub reign: Option<ReignId>,
-    /// The last reigns of the log that is served there, in its order; that reign is the last. All are of one history.
-    pub reigns: Vec<Reign>,
     /// The boot in which the log was last known to be whole. It decides what can be torn: within the same boot only an
     /// unfinished last line.
     pub log_boot: Option<String>,
@@ -51,28 +46,11 @@ impl LockText {
                 "cluster" => parsed.cluster = value.parse().ok(),
                 "epoch" => parsed.epoch = value.parse().ok().map(Epoch),
                 "reign" => parsed.reign = u64::from_str_radix(value, 16).ok().map(ReignId),
-                "reigns" => {
-                    let reigns: Option<Vec<Reign>> = value.split(',').map(Reign::from_text).collect();
-                    parsed.reigns = reigns.unwrap_or_default();
-                }
                 "log_boot" => parsed.log_boot = Some(value.to_owned()),
                 _ => {}
             }
         }
         parsed
-    }
-
-    /// The reigns that are to be named when `own` begins on a log whose last reign is `before`.
-    pub fn reigns_with(&self, before: Reign, own: Reign) -> Vec<Reign> {
-        let mut reigns = self.reigns.clone();
-        if reigns.last() != Some(&before) {
-            // Another log, or a reign that was never served: what is named here may be of another history.
-            reigns = if before == Reign::default() { Vec::new() } else { vec![before] };
-        }
-        reigns.push(own);
-        let spare = reigns.len().saturating_sub(REIGNS_MAX);
-        reigns.drain(..spare);
-        reigns
     }
 }
 
@@ -89,10 +67,6 @@ impl fmt::Display for LockText {
         line(f, "cluster", self.cluster.as_ref())?;
         line(f, "epoch", self.epoch.as_ref())?;
         line(f, "reign", self.reign.as_ref())?;
-        if !self.reigns.is_empty() {
-            let reigns: Vec<String> = self.reigns.iter().map(Reign::to_string).collect();
-            writeln!(f, "reigns={}", reigns.join(","))?;
-        }
         line(f, "log_boot", self.log_boot.as_ref())
     }
 }
@@ -112,28 +86,11 @@ mod tests {
             cluster: Some(ClusterId(0x7f3a)),
             epoch: Some(Epoch(9)),
             reign: Some(ReignId(0xab)),
-            reigns: vec![Reign::new(7, 0xcd), Reign::new(9, 0xab)],
             log_boot: None,
         };
         assert_eq!(LockText::parse(&text.to_string()), text);
         assert_eq!(LockText::parse("pid=x\n\0\0\0=\nepoch"), LockText::default());
-        // A list of which one cannot be read says nothing.
-        assert_eq!(LockText::parse("reigns=7-00000000000000cd,9-ab\n"), LockText::default());
         // A cut id would be the id of another cluster.
         assert_eq!(LockText::parse("cluster=7f3a"), LockText::default());
-    }
-
-    #[test]
-    fn reigns_are_named_as_long_as_each_follows_the_one_before() {
-        let [one, two, other] = [Reign::new(1, 10), Reign::new(2, 20), Reign::new(5, 50)];
-        let with = |reigns: &[Reign], before| {
-            LockText { reigns: reigns.to_vec(), ..LockText::default() }.reigns_with(before, Reign::new(9, 90))
-        };
-        assert_eq!(with(&[one, two], two), [one, two, Reign::new(9, 90)]);
-        assert_eq!(with(&[one, two], other), [other, Reign::new(9, 90)]);
-        assert_eq!(with(&[one], Reign::default()), [Reign::new(9, 90)], "a new log");
-        let many: Vec<Reign> = (0..REIGNS_MAX as u64).map(|epoch| Reign::new(epoch, 1)).collect();
-        let named = with(&many, many[REIGNS_MAX - 1]);
-        assert_eq!((named.len(), named[0]), (REIGNS_MAX, many[1]));
     }
 }

@@ -206,6 +206,26 @@ pub enum Control {
         /// The reign that was announced.
         reign: Reign,
     },
+    /// Master to slave, before [`Control::Admitted`]: the last reigns of the log in which the slave gets a place. Slave to a
+    /// repair that asks for it: those of the log in which it had its last place.
+    Lineage {
+        /// In the order of the log, each right after the one before; at most [`LINEAGE_MAX`].
+        reigns: Vec<ReignStart>,
+    },
+    /// A repair to a slave: where are your copies from? Answered by [`Control::Lineage`].
+    AskLineage,
+}
+
+/// The most reigns that a slave remembers of a log.
+pub const LINEAGE_MAX: usize = 64;
+
+/// One reign of a log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReignStart {
+    /// The reign.
+    pub reign: Reign,
+    /// The seq of its EPOCH record.
+    pub first: Seq,
 }
 
 /// Who connects, and what it must be asked about.

@@ -7,8 +7,11 @@ use crate::ids::{ClusterId, Epoch, Reign, Seq, SlaveId};
 use crate::message::Seen;
 use std::fmt;
 
-/// The most witnesses, and the most reigns that are given up, that are kept.
-pub const NOTED_MAX: usize = 64;
+/// The most entries of witnesses that are kept: a few of each slave.
+pub const NOTED_MAX: usize = 256;
+
+/// The most reigns that are given up that are kept.
+pub const ACCEPTED_MAX: usize = 64;
 
 /// What the file says.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -48,14 +51,18 @@ impl WitnessText {
         parsed
     }
 
-    /// Notes what a slave has seen, unless as much of that reign is noted already, or there is no room. Returns whether
+    /// Notes what a slave has seen, unless as much of that reign is noted of it already, or there is no room. Returns whether
     /// it is new.
     pub fn note(&mut self, slave: SlaveId, seen: Seen) -> bool {
-        let is_known = |(_, noted): &(SlaveId, Seen)| noted.reign == seen.reign && noted.seq >= seen.seq;
-        if self.seen.iter().any(is_known) {
-            return false;
+        let same = |(id, noted): &(SlaveId, Seen)| *id == slave && noted.reign == seen.reign;
+        if let Some((_, noted)) = self.seen.iter_mut().find(|noted| same(noted)) {
+            let is_more = seen.seq > noted.seq || (seen.durable && !noted.durable);
+            if is_more {
+                *noted =
+                    Seen { seq: seen.seq.max(noted.seq), durable: seen.durable || noted.durable, ..seen };
+            }
+            return is_more;
         }
-        self.seen.retain(|(_, noted)| noted.reign != seen.reign);
         let has_room = self.seen.len() < NOTED_MAX;
         if has_room {
             self.seen.push((slave, seen));
@@ -65,7 +72,7 @@ impl WitnessText {
 
     /// Notes that the loss of a reign is accepted, unless there is no room.
     pub fn accept(&mut self, reign: Reign) {
-        if !self.accepted.contains(&reign) && self.accepted.len() < NOTED_MAX {
+        if !self.accepted.contains(&reign) && self.accepted.len() < ACCEPTED_MAX {
             self.accepted.push(reign);
         }
     }
@@ -132,13 +139,20 @@ mod tests {
     }
 
     #[test]
-    fn the_most_that_was_seen_of_each_reign_is_kept_and_not_more_than_there_is_room_for() {
+    fn each_witness_is_kept_by_its_name_with_the_most_that_it_has_seen_of_each_reign() {
         let mut text = WitnessText::default();
         assert!(text.note(slave("s1"), seen(2, 15)));
-        assert!(!text.note(slave("s2"), seen(2, 14)));
-        assert!(text.note(slave("s2"), seen(2, 16)));
-        assert_eq!(text.seen, [(slave("s2"), seen(2, 16))]);
-        let noted = (3..1000).filter(|epoch| text.note(slave("s1"), seen(*epoch, 1))).count();
-        assert_eq!((noted, text.seen.len()), (NOTED_MAX - 1, NOTED_MAX));
+        assert!(!text.note(slave("s1"), seen(2, 14)));
+        assert!(text.note(slave("s2"), seen(2, 14)));
+        assert!(text.note(slave("s1"), seen(2, 16)));
+        assert!(text.note(slave("s1"), seen(3, 20)));
+        let noted = [(slave("s1"), seen(2, 16)), (slave("s2"), seen(2, 14)), (slave("s1"), seen(3, 20))];
+        assert_eq!(text.seen, noted);
+        // What was durable once stays so.
+        assert!(!text.note(slave("s2"), Seen { durable: false, ..seen(2, 14) }));
+        assert!(text.note(slave("s2"), Seen { durable: false, ..seen(2, 18) }));
+        assert_eq!(text.seen[1].1, seen(2, 18));
+        let noted = (4..1000).filter(|epoch| text.note(slave("s1"), seen(*epoch, 1))).count();
+        assert_eq!((noted, text.seen.len()), (NOTED_MAX - 3, NOTED_MAX));
     }
 }

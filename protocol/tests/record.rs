@@ -478,6 +478,7 @@ fn positions_know_what_is_on_disk_and_carry_a_scan_over() {
         // The mark itself is not known to be on disk.
         unsynced_offset: mark.1 as u64,
         lacks_newline: false,
+        is_half_repaired: false,
         // That of an EPOCH line without a reign id: the line's checksum.
         reign: position.reign,
     };

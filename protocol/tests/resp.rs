@@ -83,6 +83,7 @@ fn answers_to(bytes: &[u8]) -> (String, bool) {
             Ok(Some(args)) => match conversation.handle(args, &mut out) {
                 Handling::Answered => {}
                 Handling::AnsweredAndClose | Handling::Close => return (show(&out), true),
+                Handling::ListUsers(mut listing) => while !listing.write_on(1, &mut out) {},
                 Handling::AnsweredLate(_) | Handling::LoadUsers => panic!("anybody may do everything"),
                 Handling::Ask { command, .. } => panic!("{command:?} asks the store"),
             },
@@ -689,6 +690,10 @@ proptest! {
             Handling::Answered | Handling::AnsweredAndClose | Handling::AnsweredLate(_) => {
                 prop_assert_eq!(value_end(&out, 0), Some(out.len()), "{}", show(&out));
             }
+            Handling::ListUsers(mut listing) => {
+                while !listing.write_on(1, &mut out) {}
+                prop_assert_eq!(value_end(&out, 0), Some(out.len()), "{}", show(&out));
+            }
             Handling::Ask { .. } | Handling::Close | Handling::LoadUsers => prop_assert!(out.is_empty()),
         }
     }
@@ -757,6 +762,7 @@ fn cost_of_get_and_set() {
                     | Handling::AnsweredAndClose
                     | Handling::Close
                     | Handling::AnsweredLate(_)
+                    | Handling::ListUsers(_)
                     | Handling::LoadUsers => {
                         panic!("{}", show(&out))
                     }

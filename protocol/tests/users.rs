@@ -48,6 +48,11 @@ impl Talk {
             Handling::AnsweredLate(pause) => format!("{}ms {text}", pause.as_millis()),
             Handling::Ask { .. } => "asks".to_owned(),
             Handling::LoadUsers => "loads".to_owned(),
+            Handling::ListUsers(mut listing) => {
+                let mut out = Vec::new();
+                while !listing.write_on(1, &mut out) {}
+                String::from_utf8_lossy(&out).replace("\r\n", "^")
+            }
             Handling::Close => "closes".to_owned(),
         }
     }
@@ -114,12 +119,22 @@ fn a_wrong_password_is_answered_later_and_later_and_changes_nothing() {
     assert_eq!(talk.say("GET a"), NOAUTH);
     (0..100).for_each(|_| drop(talk.say("AUTH no")));
     assert_eq!(talk.say("AUTH no"), format!("2000ms {WRONG}"));
+    // Later the wrong ones of this address are forgotten.
+    talk.now.set(talk.now.get() + 300_000);
     // Still RESP2: nothing of HELLO was done.
     talk.expect(&[("AUTH alice a", "+OK^"), ("CLIENT GETNAME", "$-1^"), ("ACL WHOAMI", "$5^alice^")]);
     // Who is known stays it when he says something wrong.
     assert_eq!(talk.say("AUTH no"), format!("2000ms {WRONG}"));
     talk.expect(&[("ACL WHOAMI", "$5^alice^"), ("AUTH a b c", "-ERR syntax error^")]);
     assert_eq!(talk.accounts.count(IncidentKind::Auth), 107);
+    // After many, a right one waits as well: an answer that is late does not tell which it is.
+    (0..50).for_each(|_| drop(talk.say("AUTH no")));
+    assert_eq!(talk.say("AUTH alice a"), "2000ms +OK^");
+    assert!(talk.say("HELLO 2 AUTH alice a").starts_with("2000ms *14^"));
+    let other = Conversation::new(2, facts(), Rc::clone(&talk.accounts)).with_addresses("10.0.0.3:5", "");
+    let mut other =
+        Talk { conversation: other, accounts: Rc::clone(&talk.accounts), now: Rc::clone(&talk.now) };
+    other.expect(&[("AUTH alice a", "+OK^")]);
     let shown =
         format!("{:?}", talk.accounts.incidents().map(|(incident, _)| incident.clone()).collect::<Vec<_>>());
     assert!(!shown.contains("\"no\""), "a password that was tried is not kept: {shown}");
@@ -189,7 +204,8 @@ fn acl_tells_of_users_in_the_shapes_of_redis() {
         ("ACL DRYRUN al nonsense", "-ERR Command 'nonsense' not found^"),
         ("ACL DRYRUN al get", "-ERR wrong number of arguments for 'get' command^"),
         ("ACL CAT nope", "-ERR Unknown category 'nope'^"),
-        ("ACL CAT a b", "-ERR wrong number of arguments for 'acl|cat' command^"),
+        ("ACL CAT a b", "-ERR unknown subcommand or wrong number of arguments for 'CAT'. Try ACL HELP.^"),
+        ("acl log 1 2", "-ERR unknown subcommand or wrong number of arguments for 'log'. Try ACL HELP.^"),
         ("ACL", "-ERR wrong number of arguments for 'acl' command^"),
         ("ACL FOO", "-ERR unknown subcommand 'FOO'. Try ACL HELP.^"),
         ("ACL LOAD", "loads"),
@@ -201,6 +217,32 @@ fn acl_tells_of_users_in_the_shapes_of_redis() {
     assert!(talk.say("ACL CAT").starts_with("*21^$8^keyspace^$4^read^"));
     assert!(talk.say("ACL CAT dangerous").contains("$8^failover^"));
     assert!(talk.say("ACL HELP").contains("+    List the current ACL rules"));
+}
+
+#[test]
+fn thousands_of_users_are_listed_in_parts_that_are_those_of_one_moment() {
+    let all =
+        |count: usize| (0..count).map(|at| format!("user u{at:04} on >pw ~* +get\n")).collect::<String>();
+    let mut talk = talk(&all(3000));
+    for request in ["ACL LIST", "ACL USERS"] {
+        let words = request.split(' ').map(|word| Bytes::copy_from_slice(word.as_bytes())).collect();
+        let mut out = Vec::new();
+        let handling = talk.conversation.handle(words, &mut out);
+        let Handling::ListUsers(mut listing) = handling else { panic!("{handling:?}") };
+        let (mut parts, mut longest) = (1, 0);
+        while !listing.write_on(1000, &mut out) {
+            parts += 1;
+            longest = longest.max(out.len());
+            // Others come meanwhile.
+            let accounts = &talk.accounts;
+            drop(accounts.replace(accounts.ticket(), Users::parse(&all(3000 - parts)).unwrap()));
+        }
+        assert!(parts >= out.len() / 1200, "{} bytes in {parts} parts", out.len());
+        let text = String::from_utf8(out).unwrap();
+        let users = if request == "ACL LIST" { "user u" } else { "\nu" };
+        let count = text.matches(users).count();
+        assert!(text.starts_with(&format!("*{}\r\n", count + 1)), "{count} users");
+    }
 }
 
 #[test]

@@ -42,14 +42,31 @@ impl Authority {
         self.sign_for(name, &["localhost", "127.0.0.1", "::1"], 3650)
     }
 
+    /// One that is for clients alone.
+    pub fn sign_client(&self, name: &str) -> Signed {
+        let purposes = vec![rcgen::ExtendedKeyUsagePurpose::ClientAuth];
+        self.sign_as(name, &["localhost", "127.0.0.1"], 3650, purposes)
+    }
+
     /// One for these hosts, which ends in so many days; before today if that is below 0.
     pub fn sign_for(&self, name: &str, hosts: &[&str], days: i64) -> Signed {
+        self.sign_as(name, hosts, days, Vec::new())
+    }
+
+    fn sign_as(
+        &self,
+        name: &str,
+        hosts: &[&str],
+        days: i64,
+        purposes: Vec<rcgen::ExtendedKeyUsagePurpose>,
+    ) -> Signed {
         let hosts: Vec<String> = hosts.iter().map(ToString::to_string).collect();
         let mut params = CertificateParams::new(hosts).unwrap();
         params.distinguished_name.push(rcgen::DnType::CommonName, name);
         let today = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
         let until = today.checked_add_signed(days * 24 * 60 * 60).unwrap();
         params.not_after = rcgen::date_time_ymd(1970, 1, 1) + Duration::from_secs(until);
+        params.extended_key_usages = purposes;
         let key = KeyPair::generate().unwrap();
         let certificate = params.signed_by(&key, &self.issuer).unwrap();
         let cert = self.directory.join(format!("{name}.crt"));

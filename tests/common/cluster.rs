@@ -151,10 +151,10 @@ impl Setup {
         self
     }
 
-    /// Both masters listen at these addresses instead of free loopback ports.
+    /// Both masters listen at these addresses instead of free loopback ports, and serve whoever can connect.
     pub(crate) fn masters_at(mut self, addresses: [SocketAddr; 2]) -> Setup {
         self.addresses = Some(addresses);
-        self
+        self.masters_with(&["--protected-mode", "no"])
     }
 
     /// A node runs in this network of `ip netns`.

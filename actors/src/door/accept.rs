@@ -64,16 +64,21 @@ async fn accept_into(connections: &mut JoinSet<()>, listener: &Listener, context
 fn take_in(connections: &mut JoinSet<()>, stream: Stream, address: String, context: &Context) {
     stream.keep_alive(context.config.tcp_keepalive);
     stream.show_progress();
-    let Some(permit) = context.switchboard.gate.connect() else {
+    let must_log_in = context.switchboard.accounts.must_log_in();
+    let Some(permit) = context.switchboard.gate.connect(must_log_in) else {
         connections.spawn_local(refuse(stream));
         return;
     };
     let context = context.clone();
     connections.spawn_local(async move {
-        let _permit = permit;
         let kind = Cell::new("connection");
         let turns = Rc::clone(&context.switchboard.turns);
-        turns.watch(&kind, connection(stream, address, context, &kind)).await;
+        let serving = turns.watch(&kind, connection(stream, address, context, &kind, &permit));
+        tokio::select! {
+            biased;
+            () = permit.taken_back() => {}
+            () = serving => {}
+        }
     });
 }
 

@@ -10,6 +10,7 @@ use dsm_protocol::acl::{Accounts, Users, USERS_FILE_BYTES_MAX};
 use std::io;
 use std::path::Path;
 use std::rc::Rc;
+use std::sync::Arc;
 use tokio::sync::oneshot;
 
 /// The longest password in a file, in bytes.
@@ -63,22 +64,16 @@ async fn read(env: &Env, path: &Path, bytes_max: usize) -> Result<Vec<u8>, NodeE
         );
     }
     let failed = |error: io::Error| NodeError::file(path, error);
-    let file = disk.open(path, OpenMode::Read).await.map_err(failed)?;
-    let text = file.read_at(0, bytes_max + 1).await.map_err(failed)?;
-    if text.len() > bytes_max {
-        return Err(wrong(path, format!("it has more than {bytes_max} bytes")));
-    }
-    Ok(text)
+    disk.read_small(path, bytes_max).await.map_err(failed)
 }
 
 /// Parses the text of a file of users, which may take a while.
 async fn parse(env: &Env, path: &Path, text: Vec<u8>) -> Result<Users, NodeError> {
     let text = String::from_utf8(text).map_err(|_| wrong(path, "it is not UTF-8"))?;
     let failed = |error: io::Error| NodeError::file(path, error);
-    let file = env.disk().open(path, OpenMode::Read).await.map_err(failed)?;
     let (answer, parsed) = oneshot::channel();
     let work = move || drop(answer.send(Users::parse(&text)));
-    file.compute(Box::new(work)).await.map_err(failed)?;
+    compute(env, path, work).await.map_err(failed)?;
     let parsed = parsed.await.map_err(|error| failed(io::Error::other(error)))?;
     parsed.map_err(|faults| {
         let told: Vec<String> = faults.iter().take(FAULTS_TOLD).map(ToString::to_string).collect();
@@ -96,19 +91,46 @@ pub(super) async fn load(context: &Context) -> Vec<u8> {
         return b"-ERR this server is not configured to use an ACL file: start it with --users-file\r\n"
             .to_vec();
     }
+    match read_anew(context).await {
+        Ok(()) => b"+OK\r\n".to_vec(),
+        Err(why) => {
+            let line = why.replace(['\r', '\n'], " ");
+            format!("-ERR {line}; no change to the users was made\r\n").into_bytes()
+        }
+    }
+}
+
+/// Reads the users anew, for all connections. If a file is of no use they stay, and that is logged.
+///
+/// # Errors
+/// What is wrong.
+pub(crate) async fn read_anew(context: &Context) -> Result<(), String> {
     let ticket = context.switchboard.accounts.ticket();
     match read_users(&context.env, &context.config).await {
         Ok(users) => {
             log::info!("users read anew count={}", users.iter().count());
-            context.switchboard.accounts.replace(ticket, users);
-            b"+OK\r\n".to_vec()
+            free(context, context.switchboard.accounts.replace(ticket, users)).await;
+            Ok(())
         }
         Err(error) => {
             let cause =
                 std::error::Error::source(&error).map(|cause| format!(": {cause}")).unwrap_or_default();
             log::error!("users stay as they were: {error}{cause}");
-            let line = format!("{error}{cause}").replace(['\r', '\n'], " ");
-            format!("-ERR {line}; no change to the users was made\r\n").into_bytes()
+            Err(format!("{error}{cause}"))
         }
     }
+}
+
+/// Frees users elsewhere: of thousands, that takes long.
+async fn free(context: &Context, users: Arc<Users>) {
+    if let Some(path) = &context.config.users_file {
+        // Without the file it is done here.
+        let _ = compute(&context.env, path, move || drop(users)).await;
+    }
+}
+
+/// Does `work` on the thread of the file at `path`.
+async fn compute(env: &Env, path: &Path, work: impl FnOnce() + Send + 'static) -> io::Result<()> {
+    let file = env.disk().open(path, OpenMode::Read).await?;
+    file.compute(Box::new(work)).await
 }

@@ -8,8 +8,10 @@ use crate::config::MasterConfig;
 use crate::reading::READ_BYTES;
 use dsm_protocol::command::{Command, ErrorWord, Reply};
 use dsm_protocol::resp::Limits;
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
 use std::rc::Rc;
+use tokio::sync::Notify;
 
 /// Admits connections and requests up to the limits of the configuration.
 #[derive(Debug)]
@@ -22,14 +24,27 @@ pub(crate) struct Gate {
     request_bytes: Cell<usize>,
     /// Bytes of clients' long requests that have not arrived whole yet: `--max-request-bytes`.
     pub(crate) unfinished_requests: Pool,
-    /// Bytes of handshakes, and of long frames of slaves and masters, that have not arrived whole yet: `--max-link-bytes`.
+    /// The same of those who have not said yet who they are: no more than a part of that, and beside it.
+    pub(crate) unfinished_of_strangers: Pool,
+    /// Bytes of long frames of slaves and masters that have not arrived whole yet: `--max-link-bytes`.
     pub(crate) unfinished_frames: Pool,
+    /// The same of handshakes: no more than a part of that, and beside it.
+    pub(crate) unfinished_handshakes: Pool,
+    /// Connections that have not said yet who they are, the oldest first.
+    strangers: RefCell<BTreeMap<u64, Rc<Place>>>,
+    last_stranger: Cell<u64>,
+    /// Connections whose places are taken back and who have not left yet.
+    leaving: Cell<usize>,
     pub(crate) counters: LimitCounters,
 }
+
+/// All who have not said who they are have at most this part of what there is: one in so many.
+const STRANGERS_PART: usize = 4;
 
 impl Gate {
     pub(crate) fn new(config: &MasterConfig) -> Rc<Self> {
         let request_bytes_max = config.max_request_bytes.as_u64() as usize;
+        let link_bytes_max = config.max_link_bytes.as_u64() as usize;
         Rc::new(Gate {
             connections_max: config.max_connections,
             requests_max: config.max_requests,
@@ -38,7 +53,12 @@ impl Gate {
             requests: Cell::new(0),
             request_bytes: Cell::new(0),
             unfinished_requests: Pool::new(request_bytes_max),
-            unfinished_frames: Pool::new(config.max_link_bytes.as_u64() as usize),
+            unfinished_of_strangers: Pool::new(request_bytes_max / STRANGERS_PART),
+            unfinished_frames: Pool::new(link_bytes_max),
+            unfinished_handshakes: Pool::new(link_bytes_max / STRANGERS_PART),
+            strangers: RefCell::default(),
+            last_stranger: Cell::new(0),
+            leaving: Cell::new(0),
             counters: LimitCounters::default(),
         })
     }
@@ -58,15 +78,43 @@ impl Gate {
         self.request_bytes.get()
     }
 
-    /// Admits a connection; `None` when the limit is reached.
-    pub(super) fn connect(self: &Rc<Self>) -> Option<ConnectionPermit> {
+    /// Connections that have not said yet who they are.
+    pub(crate) fn strangers(&self) -> usize {
+        self.strangers.borrow().len()
+    }
+
+    /// Admits a connection, which `must_log_in` or not; `None` when the limit is reached. Those who have not said who they are
+    /// make room: for one of theirs when they have their part, and for anybody when all places are taken. The oldest of them
+    /// goes, who has had the most time.
+    pub(super) fn connect(self: &Rc<Self>, must_log_in: bool) -> Option<ConnectionPermit> {
         count(&self.counters.connections_total);
-        if self.connections.get() >= self.connections_max {
+        let strangers_max = (self.connections_max / STRANGERS_PART).max(1);
+        if self.is_full() || (must_log_in && self.strangers() >= strangers_max) {
+            self.cut_oldest_stranger();
+        }
+        if self.is_full() {
             count(&self.counters.connections_refused);
             return None;
         }
         self.connections.set(self.connections.get() + 1);
-        Some(ConnectionPermit { gate: Rc::clone(self) })
+        let permit =
+            ConnectionPermit { gate: Rc::clone(self), place: Rc::default(), stranger: Cell::new(None) };
+        permit.set_known(!must_log_in);
+        Some(permit)
+    }
+
+    fn is_full(&self) -> bool {
+        self.connections.get() - self.leaving.get() >= self.connections_max
+    }
+
+    fn cut_oldest_stranger(&self) {
+        let oldest = self.strangers.borrow_mut().pop_first();
+        if let Some((_, place)) = oldest {
+            count(&self.counters.strangers_cut);
+            self.leaving.set(self.leaving.get() + 1);
+            place.is_taken_back.set(true);
+            place.taken_back.notify_one();
+        }
     }
 
     /// Admits a request of `bytes` bytes; `None` when a limit on the requests in flight is reached.
@@ -101,16 +149,54 @@ impl Gate {
     }
 }
 
+/// A connection's place, as its connection and the gate know it.
+#[derive(Debug, Default)]
+struct Place {
+    is_taken_back: Cell<bool>,
+    taken_back: Notify,
+}
+
 /// A connection's place among `--max-connections`.
 #[derive(Debug)]
 pub(super) struct ConnectionPermit {
     gate: Rc<Gate>,
+    place: Rc<Place>,
+    /// Its number among those who have not said who they are, if it has not.
+    stranger: Cell<Option<u64>>,
+}
+
+impl ConnectionPermit {
+    /// Notes whether the other side has said who it is, where it must.
+    pub(super) fn set_known(&self, is_known: bool) {
+        if is_known != self.stranger.get().is_some() || self.place.is_taken_back.get() {
+            return;
+        }
+        let mut strangers = self.gate.strangers.borrow_mut();
+        match self.stranger.take() {
+            Some(number) => drop(strangers.remove(&number)),
+            None => {
+                let number = self.gate.last_stranger.get() + 1;
+                self.gate.last_stranger.set(number);
+                self.stranger.set(Some(number));
+                strangers.insert(number, Rc::clone(&self.place));
+            }
+        }
+    }
+
+    /// Waits until the place is needed for somebody else.
+    pub(super) async fn taken_back(&self) {
+        self.place.taken_back.notified().await;
+    }
 }
 
 impl Drop for ConnectionPermit {
     fn drop(&mut self) {
-        let connections = &self.gate.connections;
+        self.set_known(true);
+        let Gate { connections, leaving, .. } = &*self.gate;
         connections.set(connections.get() - 1);
+        if self.place.is_taken_back.get() {
+            leaving.set(leaving.get() - 1);
+        }
     }
 }
 

@@ -1,5 +1,6 @@
 //! The life of one connection: its handshake, the task that serves it, and its end.
 
+use super::admission::ConnectionPermit;
 use super::counters::count;
 use super::links::{peer, reject, slave};
 use super::meet::{meet, Met};
@@ -7,12 +8,15 @@ use super::native::{native_client, NATIVE_UNKNOWN};
 use super::resp::redis;
 use super::switchboard::Switchboard;
 use super::Context;
+use crate::address;
 use crate::batch::Outbox;
+use crate::config::{ClientAuth, ProtectedMode};
 use crate::env::Stream;
 use crate::flusher::Flusher;
 use bytes::BytesMut;
 use dsm_protocol::frame::FrameError;
-use dsm_protocol::handshake::{AcceptEffect, Accepting, Rejection};
+use dsm_protocol::handshake::{AcceptEffect, Accepting, Rejection, Security};
+use dsm_protocol::machine::protected::{self, Comer, Shown, DENIED_NATIVE, DENIED_NODE, DENIED_TEXT};
 use dsm_protocol::message::{Hello, HelloRole};
 use std::cell::Cell;
 use std::io;
@@ -29,7 +33,13 @@ const READ_OFF_BYTES_MAX: usize = 2 * 1024 * 1024;
 /// How many of these bytes are read at once.
 const READ_OFF_BYTES: usize = 16 * 1024;
 
-pub(super) async fn connection(stream: Stream, address: String, context: Context, kind: &Cell<&'static str>) {
+pub(super) async fn connection(
+    stream: Stream,
+    address: String,
+    context: Context,
+    kind: &Cell<&'static str>,
+    permit: &ConnectionPermit,
+) {
     let stream = Rc::new(stream);
     let counters = &context.switchboard.gate.counters;
     let mut buffer = BytesMut::new();
@@ -51,7 +61,8 @@ pub(super) async fn connection(stream: Stream, address: String, context: Context
         // Not those of links: what waits for a link's own task leaves in larger parts, and wakes the other side less often.
         outbox.write_through(Rc::<Flusher>::clone(&context.switchboard.flusher), &stream);
     }
-    let serving = serve((told, handshake), &stream, buffer, &outbox, &context, &address, kind);
+    let met = Comes { told, handshake, address: &address, permit };
+    let serving = serve(met, &stream, buffer, &outbox, &context, kind);
     let pumping = outbox.pump(&stream, context.config.write_timeout);
     tokio::pin!(pumping);
     let (pumped, served) = tokio::select! {
@@ -98,20 +109,43 @@ async fn give_up(stream: &Stream, address: &str, error: &io::Error, context: &Co
     let _ = tokio::time::timeout(PARTING_MAX, reading).await;
 }
 
+/// Who has come, and by what it holds its place.
+struct Comes<'a> {
+    told: AcceptEffect,
+    handshake: Accepting,
+    address: &'a str,
+    permit: &'a ConnectionPermit,
+}
+
 /// Serves the other side until either side ends the connection.
 async fn serve(
-    (told, handshake): (AcceptEffect, Accepting),
+    Comes { told, handshake, address, permit }: Comes<'_>,
     stream: &Stream,
     buffer: BytesMut,
     outbox: &Outbox,
     context: &Context,
-    address: &str,
     kind: &Cell<&'static str>,
 ) -> io::Result<()> {
     match told {
+        AcceptEffect::Text if is_denied(Comer::Text, stream, address, context) => {
+            outbox.append(|out| out.extend_from_slice(DENIED_TEXT.as_bytes()));
+            Ok(())
+        }
         AcceptEffect::Text => {
             kind.set("session");
-            redis(stream, buffer, handshake, outbox, context, address).await
+            redis(stream, buffer, handshake, outbox, context, address, permit).await
+        }
+        AcceptEffect::Native(Hello { role: HelloRole::Client, .. })
+            if is_denied(Comer::Native, stream, address, context) =>
+        {
+            reject(outbox, DENIED_NATIVE);
+            Ok(())
+        }
+        AcceptEffect::Native(Hello { role: HelloRole::Slave { .. } | HelloRole::Master { .. }, .. })
+            if is_denied(Comer::Node, stream, address, context) =>
+        {
+            reject(outbox, DENIED_NODE);
+            Ok(())
         }
         AcceptEffect::Native(hello) => {
             kind.set(match hello.role {
@@ -125,9 +159,16 @@ async fn serve(
                     reject(outbox, NATIVE_UNKNOWN);
                     Ok(())
                 }
-                HelloRole::Client => native_client(stream, buffer, outbox, context).await,
-                HelloRole::Slave { .. } => slave(stream, buffer, handshake, outbox, context, hello).await,
-                HelloRole::Master { .. } => peer(stream, buffer, handshake, outbox, context, hello).await,
+                HelloRole::Client => {
+                    permit.set_known(true);
+                    native_client(stream, buffer, outbox, context).await
+                }
+                HelloRole::Slave { .. } => {
+                    slave(stream, buffer, (handshake, permit), outbox, context, hello).await
+                }
+                HelloRole::Master { .. } => {
+                    peer(stream, buffer, (handshake, permit), outbox, context, hello).await
+                }
             }
         }
         AcceptEffect::Reject(why) => {
@@ -145,6 +186,29 @@ async fn serve(
         }
         AcceptEffect::TimedOut => Ok(()),
     }
+}
+
+/// Whether protected mode keeps the other side out. Then it is counted.
+fn is_denied(comer: Comer, stream: &Stream, address: &str, context: &Context) -> bool {
+    if context.config.protected_mode == ProtectedMode::No {
+        return false;
+    }
+    let certificate = match stream.security() {
+        Security::Plain | Security::Missing => false,
+        Security::Tls { is_node } => is_node || context.config.tls_client_auth == ClientAuth::Yes,
+    };
+    let shown = Shown {
+        is_near: !address::is_elsewhere(address),
+        certificate,
+        secret: false,
+        must_log_in: context.switchboard.accounts.must_log_in(),
+    };
+    let is_denied = protected::is_denied(comer, shown);
+    if is_denied {
+        count(&context.switchboard.gate.counters.denied);
+        log::debug!("connection denied in protected mode address={address} who={comer:?}");
+    }
+    is_denied
 }
 
 /// Reads and discards what arrives, until the other side closes or has sent too much.
@@ -181,10 +245,12 @@ impl Drop for ReadOff<'_> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::test_kit::{connected, deaf_master, slave_of};
+    use super::super::test_kit::{connected, connected_from, deaf_master, hello_of_slave, slave_of};
     use super::*;
     use crate::config::MasterConfig;
+    use dsm_protocol::acl::Users;
     use dsm_protocol::frame::{self, PREFACE};
+    use dsm_protocol::handshake::greet;
     use dsm_protocol::message::{Control, Message};
 
     /// More than a connection reads before it knows who is there, in bytes.
@@ -223,6 +289,54 @@ mod tests {
         far.write_all(&[b'x'; UNREAD_BYTES]).await.unwrap();
         reject(&outbox, "not this one");
         assert_eq!(last_words(&far).await, "not this one");
+    }
+
+    #[actix::test]
+    async fn in_protected_mode_nobody_from_elsewhere_is_served_who_shows_nothing() {
+        let (context, _inbox) = deaf_master(MasterConfig::default());
+        let from = |address| connected_from(&context, Some(address));
+        let hello = |role| {
+            let mut out = Vec::new();
+            greet(Hello { cluster: None, role }, &mut out);
+            out
+        };
+        for address in ["10.1.2.3:4", "[2001:db8::1]:4", "[::ffff:10.1.2.3]:4"] {
+            let (far, ended) = from(address).await;
+            far.write_all(b"PING\r\n").await.unwrap();
+            let mut heard = BytesMut::new();
+            while far.read(&mut heard).await.unwrap() > 0 {}
+            assert_eq!(heard, DENIED_TEXT.as_bytes());
+            ended.await.unwrap();
+            for (role, why) in [(HelloRole::Client, DENIED_NATIVE), (hello_of_slave(), DENIED_NODE)] {
+                let (far, _ended) = from(address).await;
+                far.write_all(&hello(role)).await.unwrap();
+                assert_eq!(last_words(&far).await, why);
+            }
+        }
+        let counters = &context.switchboard.gate.counters;
+        assert_eq!(counters.denied.get(), 9);
+        let pings = async |far: Stream| {
+            far.write_all(b"PING\r\n").await.unwrap();
+            let mut heard = BytesMut::new();
+            far.read(&mut heard).await.unwrap();
+            heard
+        };
+        for address in ["127.0.0.1:4", "127.1.2.3:4", "[::1]:4", "[::ffff:127.0.0.1]:4", "unix:/a.sock:17"] {
+            assert_eq!(pings(from(address).await.0).await, b"+PONG\r\n"[..], "{address}");
+        }
+        // Who must say who he is, may do so.
+        let accounts = &context.switchboard.accounts;
+        drop(accounts.replace(accounts.ticket(), Users::with_password(b"pw")));
+        assert!(pings(from("10.1.2.3:4").await.0).await.starts_with(b"-NOAUTH"));
+        // A password is no business of slaves.
+        let (far, _ended) = from("10.1.2.3:4").await;
+        far.write_all(&hello(hello_of_slave())).await.unwrap();
+        assert_eq!(last_words(&far).await, DENIED_NODE);
+        assert_eq!(counters.denied.get(), 10);
+        let (open, _inbox) =
+            deaf_master(MasterConfig { protected_mode: ProtectedMode::No, ..MasterConfig::default() });
+        let (far, _ended) = connected_from(&open, Some("10.1.2.3:4")).await;
+        assert_eq!(pings(far).await, b"+PONG\r\n"[..]);
     }
 
     #[actix::test]

@@ -19,6 +19,10 @@ pub(crate) struct LimitCounters {
     pub(crate) protocol_errors: Cell<u64>,
     pub(crate) idle_closed: Cell<u64>,
     pub(crate) accept_errors: Cell<u64>,
+    /// Connections from elsewhere that protected mode has refused.
+    pub(crate) denied: Cell<u64>,
+    /// Connections that had not said who they are when others needed their places.
+    pub(crate) strangers_cut: Cell<u64>,
 }
 
 pub(crate) fn count(counter: &Cell<u64>) {

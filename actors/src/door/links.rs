@@ -1,6 +1,7 @@
 //! The links that slaves and the other master have opened: each frame goes to the master's inbox, no faster than the
 //! master works.
 
+use super::admission::ConnectionPermit;
 use super::counters::count;
 use super::heard::{Said, Unheard};
 use super::switchboard::{Arrived, Switchboard};
@@ -54,8 +55,8 @@ pub(super) struct LinkReader<'a> {
     pub(super) stream: &'a Stream,
     pub(super) buffer: BytesMut,
     pub(super) context: &'a Context,
-    /// Its handshake, until the master has admitted the other side; `None` for one that is known already.
-    pub(super) stranger: Option<Accepting>,
+    /// Its handshake and its place, until the master has admitted the other side; `None` for one that is known already.
+    pub(super) stranger: Option<(Accepting, &'a ConnectionPermit)>,
     pub(super) link: LinkId,
     pub(super) outbox: &'a Outbox,
     pub(super) unheard: &'a Rc<Unheard>,
@@ -141,9 +142,10 @@ impl LinkReader<'_> {
             self.unheard.heard_out().await;
             is_taken_in = board.is_trusted(self.link);
         }
-        if let (true, Some(handshake)) = (is_taken_in, &mut self.stranger) {
+        if let (true, Some((handshake, permit))) = (is_taken_in, &mut self.stranger) {
             handshake.step(self.context.env.now(), AcceptEvent::TakenIn, &mut Vec::new());
             if handshake.is_known() {
+                permit.set_known(true);
                 self.stranger = None;
             }
         }
@@ -177,7 +179,7 @@ impl Drop for LinkGuard<'_> {
 pub(super) async fn slave(
     stream: &Stream,
     buffer: BytesMut,
-    handshake: Accepting,
+    (handshake, permit): (Accepting, &ConnectionPermit),
     outbox: &Outbox,
     context: &Context,
     hello: Hello,
@@ -207,7 +209,7 @@ pub(super) async fn slave(
             Ok(())
         }
     };
-    let stranger = Some(handshake);
+    let stranger = Some((handshake, permit));
     // Its acknowledgements are what values that wait for its socket must not hold up.
     let unsent_max = usize::MAX;
     let reader =
@@ -233,7 +235,7 @@ pub(super) async fn slave(
 pub(super) async fn peer(
     stream: &Stream,
     buffer: BytesMut,
-    handshake: Accepting,
+    (handshake, permit): (Accepting, &ConnectionPermit),
     outbox: &Outbox,
     context: &Context,
     hello: Hello,
@@ -263,7 +265,7 @@ pub(super) async fn peer(
             Ok(())
         }
     };
-    let stranger = Some(handshake);
+    let stranger = Some((handshake, permit));
     let unsent_max = context.config.max_pipeline_bytes.as_u64() as usize;
     let reader =
         LinkReader { stream, buffer, context, stranger, link, outbox, unheard: &unheard, unsent_max };

@@ -29,7 +29,7 @@ pub(super) async fn meet(
     context: &Context,
 ) -> io::Result<Met> {
     let env = &context.env;
-    let unfinished = context.switchboard.gate.unfinished_frames.part();
+    let unfinished = context.switchboard.gate.unfinished_handshakes.part();
     let mut effects = Vec::new();
     while let Some(until) = handshake.deadline() {
         let left = Duration::from_millis(until.since(env.now()));

@@ -11,6 +11,7 @@ use crate::config::MasterConfig;
 use crate::env::Stream;
 use crate::supervision::Fate;
 use bytes::BytesMut;
+use dsm_protocol::acl::Users;
 use dsm_protocol::command::{ErrorWord, Reply};
 use dsm_protocol::frame::{self, PREFACE};
 use dsm_protocol::handshake::greet;
@@ -124,12 +125,15 @@ fn is_empty(context: &Context) -> bool {
         gate.connections(),
         gate.requests(),
         gate.request_bytes(),
+        gate.strangers(),
         gate.unfinished_requests.bytes(),
+        gate.unfinished_of_strangers.bytes(),
         gate.unfinished_frames.bytes(),
+        gate.unfinished_handshakes.bytes(),
         answers.len(),
         answers.waiting(),
     ];
-    counted == [0; 7]
+    counted == [0; 10]
 }
 
 /// Reads until the other side ends, and gives what it said.
@@ -304,10 +308,117 @@ async fn long_requests_and_frames_that_never_come_whole_give_their_bytes_back() 
     // The same with handshakes, of which each byte counts.
     let half = [&PREFACE[..], &unfinished(CONTROL, 4096, 4000)].concat();
     let strangers = futures_util::future::join_all([(); 30].map(|()| door.say(&half))).await;
-    door.until("some are cut", |_| gate.unfinished_frames.cut() > 0).await;
-    assert!(gate.unfinished_frames.bytes() <= 64 << 10);
+    door.until("some are cut", |_| gate.unfinished_handshakes.cut() > 0).await;
+    assert!(gate.unfinished_handshakes.bytes() <= 16 << 10);
     drop(strangers);
     door.until_empty("unfinished handshakes").await;
+}
+
+/// Lets nobody in who does not say the password `pw`.
+fn guard(door: &Open) {
+    let accounts = &door.context.switchboard.accounts;
+    drop(accounts.replace(accounts.ticket(), Users::with_password(b"pw")));
+}
+
+async fn answer(stream: &Stream) -> String {
+    let mut heard = BytesMut::new();
+    while !heard.ends_with(b"\r\n") {
+        let read = tokio::time::timeout(LIMIT, stream.read(&mut heard)).await.expect("in time").unwrap();
+        assert!(read > 0, "it ends after {heard:?}");
+    }
+    String::from_utf8(heard.to_vec()).unwrap()
+}
+
+#[actix::test]
+async fn strangers_have_a_part_of_the_places_and_make_room_for_whoever_comes() {
+    let door = open(MasterConfig { max_connections: 8, ..impatient() }).await;
+    guard(&door);
+    let gate = Rc::clone(&door.context.switchboard.gate);
+    let mut known = Vec::new();
+    for _ in 0..4 {
+        known.push(door.say(b"AUTH pw\r\n").await);
+        assert_eq!(answer(&known[known.len() - 1]).await, "+OK\r\n");
+    }
+    let mut strangers = Vec::new();
+    for _ in 0..3 {
+        strangers.push(door.say(b"PING\r\n").await);
+        assert!(answer(&strangers[strangers.len() - 1]).await.starts_with("-NOAUTH"));
+    }
+    // Of eight places two are theirs, and the oldest has left.
+    assert_eq!(hear_out(&strangers[0]).await, b"");
+    assert_eq!((gate.strangers(), gate.counters.strangers_cut.get()), (2, 1));
+    // Whoever logs in has his place, as long as not all are of such.
+    for _ in 0..4 {
+        known.push(door.say(b"AUTH pw\r\n").await);
+        assert_eq!(answer(&known[known.len() - 1]).await, "+OK\r\n");
+    }
+    door.until_connected(8).await;
+    assert_eq!((gate.strangers(), gate.counters.strangers_cut.get()), (0, 3));
+    let refused = door.connect().await;
+    assert_eq!(hear_out(&refused).await, b"-ERR max number of clients reached\r\n");
+    for known in &known {
+        known.write_all(b"PING\r\n").await.unwrap();
+        assert_eq!(answer(known).await, "+PONG\r\n");
+    }
+    // One that is known no more makes room as well.
+    known[5].write_all(b"RESET\r\n").await.unwrap();
+    assert_eq!(answer(&known[5]).await, "+RESET\r\n");
+    known.push(door.say(b"AUTH pw\r\n").await);
+    assert_eq!(answer(&known[8]).await, "+OK\r\n");
+    assert_eq!(hear_out(&known[5]).await, b"");
+    drop((known, strangers, refused));
+    let mut arrived = Vec::new();
+    door.until_connected(0).await;
+    door.inbox.take(&mut arrived);
+    drop(arrived);
+    door.until_empty("strangers").await;
+}
+
+#[actix::test]
+async fn a_stranger_has_no_longer_to_say_who_he_is_however_much_he_says() {
+    let door = open(MasterConfig { handshake_timeout: Duration::from_secs(1), ..impatient() }).await;
+    guard(&door);
+    let gate = Rc::clone(&door.context.switchboard.gate);
+    let known = door.say(b"AUTH pw\r\n").await;
+    assert_eq!(answer(&known).await, "+OK\r\n");
+    let stranger = door.connect().await;
+    let said = b"PING\r\n".repeat(1000);
+    let talking = async {
+        while stranger.write_all(&said).await.is_ok() {
+            let mut heard = BytesMut::with_capacity(64 * 1024);
+            if stranger.read(&mut heard).await.is_err() {
+                return;
+            }
+        }
+    };
+    tokio::time::timeout(LIMIT, talking).await.expect("he is cut off");
+    assert_eq!(gate.counters.handshakes_timed_out.get(), 1);
+    // Who is known has all the time.
+    known.write_all(b"PING\r\n").await.unwrap();
+    assert_eq!(answer(&known).await, "+PONG\r\n");
+}
+
+#[actix::test]
+async fn half_requests_of_strangers_take_no_room_of_those_who_are_known() {
+    let config = MasterConfig { max_request_bytes: bytesize::ByteSize::kib(256), ..impatient() };
+    let door = open(config).await;
+    guard(&door);
+    let gate = Rc::clone(&door.context.switchboard.gate);
+    // As much as a stranger may say: ten words of 16 KiB, of which the last is not whole.
+    let word = format!("$16000\r\n{}\r\n", "x".repeat(16_000));
+    let half = format!("*10\r\n{}$16000\r\n{}", word.repeat(2), "x".repeat(15_000));
+    let strangers = futures_util::future::join_all([(); 8].map(|()| door.say(half.as_bytes()))).await;
+    door.until("some are cut", |_| gate.unfinished_of_strangers.cut() > 0).await;
+    assert!(gate.unfinished_of_strangers.bytes() <= 64 << 10);
+    let known = door.say(b"AUTH pw\r\n").await;
+    assert_eq!(answer(&known).await, "+OK\r\n");
+    known
+        .write_all(format!("*3\r\n$3\r\nSET\r\n$1\r\nk\r\n$250000\r\n{}", "x".repeat(240_000)).as_bytes())
+        .await
+        .unwrap();
+    door.until("it waits for the rest", |_| gate.unfinished_requests.bytes() > 240_000).await;
+    assert_eq!(gate.unfinished_requests.cut(), 0);
+    drop(strangers);
 }
 
 #[actix::test]
@@ -323,7 +434,7 @@ async fn a_stop_gives_everything_back() {
         gate.connections() == ways.len()
             && gate.requests() == 1
             && gate.unfinished_requests.bytes() > 40_000
-            && gate.unfinished_frames.bytes() > 100
+            && gate.unfinished_handshakes.bytes() > 100
     })
     .await;
     // First the tasks are cut off, then the master is dropped with its inbox.

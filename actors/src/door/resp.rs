@@ -1,7 +1,7 @@
 //! A Redis client's connection.
 
 use super::accounts::load;
-use super::admission::check_sizes;
+use super::admission::{check_sizes, ConnectionPermit, Unfinished};
 use super::counters::count;
 use super::origin::Origin;
 use super::session::Coding;
@@ -11,7 +11,7 @@ use crate::batch::{Outbox, Turns};
 use crate::env::Stream;
 use bytes::BytesMut;
 use dsm_protocol::handshake::{AcceptEvent, Accepting};
-use dsm_protocol::ids::SessionId;
+use dsm_protocol::ids::{Millis, SessionId};
 use dsm_protocol::resp::{Conversation, Handling, Parsed, Parser};
 use std::io;
 use std::rc::Rc;
@@ -20,8 +20,59 @@ use std::time::Duration;
 /// A request of more words than this is checked and handed over in turns of its own, so many words at a time.
 const WIDE_ARGS: usize = 4 * 1024;
 
+/// How much of a list of users is written in one turn, in bytes.
+const LISTED_BYTES: usize = 64 * 1024;
+
 /// How many steps of a turn judge whether a request is allowed, some nanoseconds each.
 const JUDGED_STEPS: usize = 100_000;
+
+/// How a client stands that may have to say who it is: by when, and with whom it shares the room for what is not whole.
+struct Standing<'a> {
+    permit: &'a ConnectionPermit,
+    unfinished: [Unfinished<'a>; 2],
+    is_known: bool,
+    /// By when it must say who it is; `None` for one who has, or need not.
+    until: Option<Millis>,
+    /// By when the handshake must be over.
+    handshake_until: Option<Millis>,
+}
+
+impl<'a> Standing<'a> {
+    fn new(context: &'a Context, permit: &'a ConnectionPermit, handshake_until: Option<Millis>) -> Self {
+        let gate = &context.switchboard.gate;
+        let unfinished = [gate.unfinished_requests.part(), gate.unfinished_of_strangers.part()];
+        Standing { permit, unfinished, is_known: true, until: None, handshake_until }
+    }
+
+    /// Looks whether the client has said who it is. One that is known no more has the time of a handshake again.
+    fn look(&mut self, conversation: &mut Conversation, context: &Context) -> bool {
+        let is_known = conversation.is_known();
+        self.permit.set_known(is_known);
+        if is_known != self.is_known {
+            self.is_known = is_known;
+            for part in &self.unfinished {
+                let _ = part.hold(0);
+            }
+            let again = context.env.now().plus(context.config.handshake_timeout.as_millis() as u64);
+            self.until = (!is_known).then(|| self.handshake_until.take().unwrap_or(again));
+        }
+        is_known
+    }
+
+    fn until(&self) -> Option<Millis> {
+        self.until
+    }
+
+    fn is_overdue(&self, context: &Context) -> bool {
+        self.until.is_some_and(|until| until <= context.env.now())
+    }
+
+    /// Notes how much its buffer holds; whether it may go on.
+    fn hold(&self, bytes: usize) -> bool {
+        let [of_known, of_strangers] = &self.unfinished;
+        if self.is_known { of_known } else { of_strangers }.hold(bytes)
+    }
+}
 
 /// Serves a Redis client until it leaves.
 #[expect(clippy::too_many_lines, reason = "the life of a connection in its order")]
@@ -32,6 +83,7 @@ pub(super) async fn redis(
     outbox: &Outbox,
     context: &Context,
     address: &str,
+    permit: &ConnectionPermit,
 ) -> io::Result<()> {
     let counters = &context.switchboard.gate.counters;
     let id = SessionId(context.switchboard.next_id());
@@ -40,8 +92,8 @@ pub(super) async fn redis(
     let mut conversation = Conversation::new(id.0, context.facts, Rc::clone(&context.switchboard.accounts))
         .with_addresses(address, "");
     let mut own = Vec::new();
-    let unfinished = context.switchboard.gate.unfinished_requests.part();
     let (env, mut effects) = (&context.env, Vec::new());
+    let mut standing = Standing::new(context, permit, handshake.deadline());
     let mut turns = Turns::default();
     loop {
         turns.count().await;
@@ -49,14 +101,19 @@ pub(super) async fn redis(
         if outbox.is_ended() {
             return Ok(());
         }
-        parser.set_of_stranger(!conversation.is_known());
+        let is_known = standing.look(&mut conversation, context);
+        if standing.is_overdue(context) {
+            count(&counters.handshakes_timed_out);
+            return Ok(());
+        }
+        parser.set_of_stranger(!is_known);
         let args = match parser.next_within(&mut buffer, WIDE_ARGS) {
             Ok(Parsed::Request(args)) => {
                 // Who must say who he is has the time of the handshake for that.
-                if !handshake.is_known() && conversation.is_known() {
+                if !handshake.is_known() && is_known {
                     handshake.step(env.now(), AcceptEvent::Request, &mut effects);
                 }
-                unfinished.hold(buffer.len());
+                standing.hold(buffer.len());
                 args
             }
             Ok(Parsed::Unfinished) => {
@@ -64,7 +121,7 @@ pub(super) async fn redis(
                 continue;
             }
             Ok(Parsed::NotWhole) => {
-                if !unfinished.hold(buffer.len()) {
+                if !standing.hold(buffer.len()) {
                     log::warn!("connection cut address={address} cause={UPLOADS_CUT:?}");
                     own.clear();
                     own.extend_from_slice(format!("-BUSY {UPLOADS_CUT}\r\n").as_bytes());
@@ -72,10 +129,10 @@ pub(super) async fn redis(
                     break;
                 }
                 let need = parser.missing(buffer.len());
-                if !handshake.is_known() && conversation.is_known() {
+                if !handshake.is_known() && is_known {
                     handshake.step(env.now(), AcceptEvent::Bytes(&mut buffer), &mut effects);
                 }
-                let in_handshake = handshake.deadline();
+                let in_handshake = standing.until().or(handshake.deadline());
                 let patience = match in_handshake {
                     Some(until) => Some(Duration::from_millis(until.since(env.now()))),
                     None => guard.patience(context),
@@ -134,6 +191,12 @@ pub(super) async fn redis(
                     () = env.pause(pause) => guard.say(&own),
                     () = parted(stream, &guard.session, true) => break,
                 }
+            }
+            Handling::ListUsers(mut listing) => {
+                while !listing.write_on(LISTED_BYTES, &mut own) {
+                    tokio::task::yield_now().await;
+                }
+                guard.say(&own);
             }
             Handling::LoadUsers => guard.say(&load(context).await),
             Handling::AnsweredAndClose => {

@@ -55,14 +55,21 @@ pub(super) fn hello_of_slave() -> HelloRole {
 
 /// A connection to that master: the test's end of it, and the task that serves it.
 pub(super) async fn connected(context: &Context) -> (Stream, JoinHandle<()>) {
+    connected_from(context, None).await
+}
+
+/// The same, which seems to come from this address.
+pub(super) async fn connected_from(context: &Context, from: Option<&str>) -> (Stream, JoinHandle<()>) {
     let listener = context.env.listen("127.0.0.1:0").await.unwrap();
     let far = context.env.connect(&listener.local_address().unwrap()).await.unwrap();
     let (near, address) = listener.accept().await.unwrap();
+    let address = from.map_or(address, str::to_owned);
     let theirs = context.clone();
     let served = actix::spawn(async move {
         let kind = Cell::new("link");
         let turns = Rc::clone(&theirs.switchboard.turns);
-        turns.watch(&kind, connection(near, address, theirs, &kind)).await;
+        let permit = theirs.switchboard.gate.connect(false).expect("there is room");
+        turns.watch(&kind, connection(near, address, theirs.clone(), &kind, &permit)).await;
     });
     (far, served)
 }

@@ -9,12 +9,13 @@ pub mod real;
 mod short_timer;
 #[cfg(feature = "sim")]
 pub mod sim;
+pub(crate) mod small_file;
 mod threads;
 
 pub(crate) use net::try_sockets_in;
 pub use net::{
-    ClientAuth, Listener, LocalListener, OsStream, PathListener, Stream, Tls, TlsError, TlsFiles, TlsReload,
-    TlsStream, UnixConnection,
+    ClientAuth, Listener, LocalListener, OsStream, PathListener, Stream, Tls, TlsError, TlsFiles, TlsStream,
+    UnixConnection,
 };
 
 use bytes::Bytes;
@@ -220,6 +221,20 @@ pub trait Disk {
     /// # Errors
     /// Errors of the system.
     fn open<'a>(&'a self, path: &'a Path, mode: OpenMode) -> LocalBoxFuture<'a, io::Result<Rc<dyn File>>>;
+
+    /// Reads a whole regular file of at most `bytes_max` bytes. What is no such file is refused without a wait for it.
+    ///
+    /// # Errors
+    /// Errors of the system; `InvalidInput` and `FileTooLarge` for another file.
+    fn read_small<'a>(&'a self, path: &'a Path, bytes_max: usize) -> LocalBoxFuture<'a, io::Result<Vec<u8>>> {
+        Box::pin(async move {
+            let text = self.open(path, OpenMode::Read).await?.read_at(0, bytes_max + 1).await?;
+            if text.len() > bytes_max {
+                return Err(small_file::too_long(bytes_max));
+            }
+            Ok(text)
+        })
+    }
 
     /// The identity of the file at `path`; `None` when there is none.
     ///

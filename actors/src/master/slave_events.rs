@@ -211,6 +211,8 @@ impl MasterActor {
     pub(super) fn slave_joined(&mut self, link: LinkId) {
         let Some(slave) = self.slaves.get(link) else { return };
         if let Some(own) = self.machine.reigns().last() {
+            let reigns = self.machine.reigns().lineage();
+            send(slave.outbox(), &Message::Control(Control::Lineage { reigns }));
             send(slave.outbox(), &Message::Control(Control::Admitted { reign: own.reign }));
         }
         let reads = slave.begin(self.env.now());

@@ -4,6 +4,7 @@
 use super::slave_link::SlaveLink;
 use super::MasterActor;
 use crate::config::{Fsync, MasterKind};
+use crate::door::admission::Pool;
 use crate::journal::{Sight, Wording};
 use dsm_protocol::acl::IncidentKind;
 use dsm_protocol::command::ErrorWord;
@@ -244,22 +245,28 @@ impl MasterActor {
     fn clients_info(&self) -> ClientsInfo {
         let gate = &self.switchboard.gate;
         let (counters, answers) = (&gate.counters, &self.switchboard.answers);
-        let (requests, frames) = (&gate.unfinished_requests, &gate.unfinished_frames);
+        let requests = [&gate.unfinished_requests, &gate.unfinished_of_strangers];
+        let frames = [&gate.unfinished_frames, &gate.unfinished_handshakes];
+        let bytes = |pools: [&Pool; 2]| pools.iter().map(|pool| pool.bytes() as u64).sum();
+        let cut = |pools: [&Pool; 2]| pools.iter().map(|pool| pool.cut()).sum();
         let accounts = &self.switchboard.accounts;
         ClientsInfo {
             connected_clients: self.clients.len() as u64,
             connections: gate.connections() as u64,
             connections_total: counters.connections_total.get(),
             connections_refused: counters.connections_refused.get(),
+            connections_denied: counters.denied.get(),
+            strangers: gate.strangers() as u64,
+            strangers_cut: counters.strangers_cut.get(),
             requests_busy: counters.busy.get(),
             reads_paused: counters.reads_paused.get(),
             requests_parked: counters.parked.get(),
             answer_bytes: answers.len() as u64,
             clients_waiting_for_answer_room: answers.waiting() as u64,
-            unfinished_request_bytes: requests.bytes() as u64,
-            uploads_cut: requests.cut(),
-            unfinished_link_bytes: frames.bytes() as u64,
-            links_cut: frames.cut(),
+            unfinished_request_bytes: bytes(requests),
+            uploads_cut: cut(requests),
+            unfinished_link_bytes: bytes(frames),
+            links_cut: cut(frames),
             slow_readers_cut: counters.slow_readers_cut.get(),
             logins_failed: accounts.count(IncidentKind::Auth),
             commands_denied: accounts.count(IncidentKind::Command),

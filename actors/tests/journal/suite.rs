@@ -622,13 +622,17 @@ pub(crate) async fn what_keeps_a_leader_from_serving_is_told_in_one_line_with_it
         line
     };
     let (cluster, named) = (ClusterId(1), ClusterId(2));
-    let (log, source) = (Log { cluster: Some(cluster), epoch: Epoch(3), end: Seq(7) }, Source::LastLeader);
+    let (log, source) = (
+        Log { cluster: Some(cluster), epoch: Epoch(3), end: Seq(7), is_half_repaired: false },
+        Source::LastLeader,
+    );
     let seen = Seen { reign: Reign::new(4, 40), seq: Seq(9), durable: true };
     let lacks = [
         Lack::NoLog { cluster, source: source.clone() },
         Lack::Unclaimed,
         Lack::OtherCluster { log: Some(cluster), named, source: source.clone() },
         Lack::Epoch { log, known: Epoch(4), source: source.clone() },
+        Lack::HalfRepaired { log },
         Lack::Records { log, seen, source },
     ];
     let mut waits: Vec<String> = Vec::new();

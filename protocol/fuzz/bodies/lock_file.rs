@@ -26,7 +26,6 @@ pub(crate) fn seeds() -> Vec<Vec<u8>> {
         cluster: Some(ClusterId(0x7f3a_9c0e_51d2_4b88)),
         epoch: Some(Epoch(9)),
         reign: Some(ReignId(0x2c1f_88d0_4be7_93a6)),
-        reigns: Vec::new(),
         log_boot: Some("0b0a0f9c-6a0e-4c3e-9d5a-7c1f1f5b7f10".to_owned()),
     };
     let taken = LockText { cluster: None, epoch: None, reign: None, log_boot: None, ..whole.clone() };

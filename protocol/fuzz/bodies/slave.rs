@@ -124,6 +124,8 @@ impl Model {
                 *known = Link { announced: Some(Seen { reign, seq, durable }), ..Link::default() };
                 return vec![Effect::Enlisted { link, reign, seen, room_bytes }];
             }
+            // Nothing follows from it but what a repair hears.
+            Event::Lineage { .. } => {}
             Event::Admitted { link, reign } => {
                 let Some(known) = self.links.get_mut(link) else { return Vec::new() };
                 let announced = known.announced.take();

@@ -3,7 +3,7 @@
 use super::users::Users;
 use crate::ids::Millis;
 use std::cell::{Cell, Ref, RefCell};
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::sync::Arc;
 
@@ -15,6 +15,35 @@ const ALIKE_MS: u64 = 60_000;
 
 /// How much is kept of what a client has said, in bytes.
 const OBJECT_BYTES_MAX: usize = 128;
+
+/// After so many wrong passwords of one origin all its logins wait, the right ones too: who does not wait for an answer would
+/// else know that it was wrong, and try the next one at once.
+const GUESSES_FREE: u64 = 10;
+
+/// One of them is forgotten after so long, in milliseconds; and no more than so many are remembered.
+const GUESS_FORGOTTEN_MS: u64 = 5_000;
+const GUESSES_MAX: u64 = 50;
+
+/// The first of these waits, in milliseconds; each five guesses later they are twice as long, up to the last.
+const GUESS_PAUSE_MS: u64 = 50;
+const GUESS_PAUSE_MS_MAX: u64 = 2_000;
+
+/// Of so many origins the wrong passwords are remembered.
+const ORIGINS_MAX: usize = 1024;
+
+/// Wrong passwords of one origin.
+#[derive(Clone, Copy, Debug)]
+struct Guesses {
+    count: u64,
+    /// When the count was right.
+    at: Millis,
+}
+
+impl Guesses {
+    fn left(self, now: Millis) -> u64 {
+        self.count.saturating_sub(now.since(self.at) / GUESS_FORGOTTEN_MS)
+    }
+}
 
 /// What was refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,6 +96,8 @@ pub struct Accounts {
     /// The newest first.
     incidents: RefCell<VecDeque<Incident>>,
     counts: [Cell<u64>; 3],
+    /// Wrong passwords, by where they came from.
+    guesses: RefCell<BTreeMap<String, Guesses>>,
     clock: Box<dyn Fn() -> Millis>,
 }
 
@@ -94,6 +125,7 @@ impl Accounts {
             generation: Cell::new(0),
             incidents: RefCell::default(),
             counts: Default::default(),
+            guesses: RefCell::default(),
             clock: Box::new(clock),
         }
     }
@@ -108,6 +140,11 @@ impl Accounts {
         self.is_guarded.get()
     }
 
+    /// Whether whoever has not said who he is may do nothing else.
+    pub fn must_log_in(&self) -> bool {
+        self.users.borrow().anonymous().is_none()
+    }
+
     /// To be drawn before the users are read anew: who began to read earlier may have read what is no longer so.
     pub fn ticket(&self) -> u64 {
         self.drawn.set(self.drawn.get() + 1);
@@ -115,19 +152,46 @@ impl Accounts {
     }
 
     /// These are the users from now on, for connections that stand as well, unless those of a later ticket are it already.
-    pub fn replace(&self, ticket: u64, users: Users) {
+    /// Gives those that are not, to be freed where there is time for it.
+    pub fn replace(&self, ticket: u64, users: Users) -> Arc<Users> {
+        let users = Arc::new(users);
         if ticket < self.taken.get() {
-            return;
+            return users;
         }
         self.taken.set(ticket);
         self.is_guarded.set(users.is_guarded());
-        *self.users.borrow_mut() = Arc::new(users);
         self.generation.set(self.generation.get() + 1);
+        self.users.replace(users)
     }
 
     /// Differs whenever there are other users.
     pub fn generation(&self) -> u64 {
         self.generation.get()
+    }
+
+    /// Counts a wrong password of that origin.
+    pub(crate) fn note_guess(&self, origin: &str) {
+        let now = (self.clock)();
+        let mut guesses = self.guesses.borrow_mut();
+        let count = guesses.get(origin).map_or(0, |known| known.left(now));
+        guesses.insert(origin.to_owned(), Guesses { count: (count + 1).min(GUESSES_MAX), at: now });
+        if guesses.len() > ORIGINS_MAX {
+            // The one of which there is least to remember.
+            let least = guesses.iter().min_by_key(|(_, known)| (known.left(now), known.at));
+            if let Some(least) = least.map(|(origin, _)| origin.clone()) {
+                guesses.remove(&least);
+            }
+        }
+    }
+
+    /// How long a login of that origin waits for its answer, in milliseconds, be it right or wrong.
+    pub(crate) fn login_pause_ms(&self, origin: &str) -> u64 {
+        let now = (self.clock)();
+        let count = self.guesses.borrow().get(origin).map_or(0, |known| known.left(now));
+        match count.checked_sub(GUESSES_FREE) {
+            None => 0,
+            Some(more) => (GUESS_PAUSE_MS << (more / 5)).min(GUESS_PAUSE_MS_MAX),
+        }
     }
 
     /// Counts and notes that something was refused.
@@ -186,6 +250,30 @@ mod tests {
         assert!(accounts.is_guarded() && accounts.generation() == generation);
         accounts.replace(accounts.ticket(), Users::default());
         assert!(!accounts.is_guarded() && accounts.generation() > generation);
+    }
+
+    #[test]
+    fn an_origin_of_many_wrong_passwords_waits_and_others_do_not() {
+        let now = Rc::new(Cell::new(0));
+        let clock = Rc::clone(&now);
+        let accounts = Accounts::new(Users::default(), move || Millis(clock.get()));
+        let pause = |origin| accounts.login_pause_ms(origin);
+        (0..GUESSES_FREE - 1).for_each(|_| accounts.note_guess("a"));
+        assert_eq!(pause("a"), 0);
+        accounts.note_guess("a");
+        assert_eq!(pause("a"), 50);
+        (0..15).for_each(|_| accounts.note_guess("a"));
+        assert_eq!((pause("a"), pause("b")), (400, 0));
+        (0..1000).for_each(|_| accounts.note_guess("a"));
+        assert_eq!(pause("a"), 2000);
+        // It is forgotten, however many there were.
+        now.set(GUESSES_MAX * GUESS_FORGOTTEN_MS);
+        assert_eq!(pause("a"), 0);
+        // Many origins do not take memory without end, and do not wash away the one that guesses most.
+        (0..GUESSES_MAX).for_each(|_| accounts.note_guess("a"));
+        (0..5000).for_each(|number: u32| accounts.note_guess(&number.to_string()));
+        assert!(accounts.guesses.borrow().len() <= ORIGINS_MAX);
+        assert_eq!(pause("a"), 2000);
     }
 
     #[test]

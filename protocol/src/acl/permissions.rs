@@ -3,7 +3,7 @@
 use crate::command::{find_by_full_name, Spec, COMMANDS, KEYS_MAX};
 use crate::glob;
 use bytes::Bytes;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use thiserror::Error;
 
@@ -102,8 +102,10 @@ impl KeyPattern {
     fn covers(&self, key: &[u8], needs: Touch, steps: &mut usize) -> bool {
         let mut taken = 1;
         let may = (self.may.read || !needs.read) && (self.may.write || !needs.write);
+        // As in Redis, where no star covers an empty key.
         let covers = may
-            && match glob::plain_prefix(&self.pattern) {
+            && match glob::plain_prefix(&self.pattern).filter(|_| !key.is_empty()) {
+                None if key.is_empty() => self.pattern.is_empty(),
                 Some((prefix, true)) => key.starts_with(prefix),
                 Some((whole, false)) => key == whole,
                 None => glob::matches_exactly(&self.pattern, key, &mut taken),
@@ -127,6 +129,9 @@ pub(super) struct Permissions {
     commands: BTreeSet<&'static str>,
     /// Whether that is every one, so that none needs to be looked up.
     is_every_command: bool,
+    /// First arguments with which a command may be used that is not among them: `+select|0`. Redis has given that up, and its
+    /// files still have it.
+    first_words: BTreeMap<&'static str, Vec<String>>,
     /// The rules that gave them, as they are told.
     rules: Vec<String>,
     keys: Vec<KeyPattern>,
@@ -175,9 +180,11 @@ impl Permissions {
         } else if is("allcommands") || is("+@all") {
             self.commands = every_command().map(|spec| spec.name).collect();
             (self.is_every_command, self.rules) = (true, Vec::new());
+            self.first_words.clear();
         } else if is("nocommands") || is("-@all") {
             self.commands.clear();
             (self.is_every_command, self.rules) = (false, Vec::new());
+            self.first_words.clear();
         } else {
             let Some(sign) = rule.chars().next() else { return Err(RuleError::Syntax) };
             let rest = &rule[sign.len_utf8()..];
@@ -234,6 +241,9 @@ impl Permissions {
 
     fn change_commands(&mut self, sign: char, name: &str) -> Result<(), RuleError> {
         let name = name.to_ascii_lowercase();
+        if let Some((command, word)) = with_first_word(&name).filter(|_| sign == '+') {
+            return self.add_first_word(command, word);
+        }
         let named: Vec<&'static str> = match name.strip_prefix('@') {
             Some(category) if CATEGORIES.contains(&category) => commands_of(category).collect(),
             Some(_) => return Err(RuleError::UnknownName),
@@ -248,6 +258,7 @@ impl Permissions {
         if self.rules.len() >= RULES_MAX {
             return Err(RuleError::TooMany);
         }
+        self.first_words.retain(|command, _| !named.contains(command));
         if sign == '+' {
             self.commands.extend(named);
         } else {
@@ -257,6 +268,27 @@ impl Permissions {
         }
         self.rules.push(format!("{sign}{name}"));
         Ok(())
+    }
+
+    fn add_first_word(&mut self, command: &'static str, word: &str) -> Result<(), RuleError> {
+        let rule = format!("+{command}|{word}");
+        if self.rules.contains(&rule) {
+            return Ok(());
+        }
+        if self.rules.len() >= RULES_MAX {
+            return Err(RuleError::TooMany);
+        }
+        self.first_words.entry(command).or_default().push(word.to_owned());
+        self.rules.push(rule);
+        Ok(())
+    }
+
+    /// Whether a command that may not be used may be with this first argument.
+    fn has_first_word(&self, command: &str, words: &[Bytes]) -> bool {
+        let (Some(first_words), Some(first)) = (self.first_words.get(command), words.get(1)) else {
+            return false;
+        };
+        first_words.iter().any(|word| first.eq_ignore_ascii_case(word.as_bytes()))
     }
 
     /// Tells `+@all` as a rule, now that another one follows it.
@@ -275,7 +307,8 @@ impl Permissions {
         at: &mut JudgedSoFar,
         steps: &mut usize,
     ) -> Option<Result<(), Denied>> {
-        if !self.is_every_command && !self.commands.contains(spec.name) {
+        let is_named = self.is_every_command || self.commands.contains(spec.name);
+        if !is_named && !self.has_first_word(spec.name, words) {
             return Some(Err(Denied::Command(spec.name)));
         }
         let Some(keys) = spec.keys.filter(|_| !self.is_every_key) else { return Some(Ok(())) };
@@ -365,6 +398,13 @@ impl Permissions {
 fn commands_by(name: &str) -> Option<Vec<&'static str>> {
     let spec = find_by_full_name(name.as_bytes())?;
     Some(std::iter::once(spec).chain(spec.subcommands).map(|spec| spec.name).collect())
+}
+
+/// The command and its first argument, where that is what a rule names: one without subcommands, that is.
+fn with_first_word(name: &str) -> Option<(&'static str, &str)> {
+    let (command, word) = name.split_once('|').filter(|(_, word)| !word.is_empty() && !word.contains('|'))?;
+    let spec = find_by_full_name(command.as_bytes()).filter(|spec| spec.subcommands.is_empty())?;
+    Some((spec.name, word))
 }
 
 /// What `R`, `W` or both give.
@@ -467,12 +507,47 @@ mod tests {
     }
 
     #[test]
+    fn a_command_may_be_given_with_one_first_argument_and_an_empty_key_by_an_empty_pattern_alone() {
+        let user = permissions("~* +select|0 +echo|Hello");
+        for may in ["SELECT 0", "ECHO hello", "ECHO HELLO"] {
+            assert_eq!(denied(&user, may), "", "{may}");
+        }
+        for (may_not, why) in [("SELECT 1", "command select"), ("ECHO 0", "command echo")] {
+            assert_eq!(denied(&user, may_not), why);
+        }
+        assert_eq!(denied(&permissions("+select|0 -@fast"), "SELECT 0"), "command select");
+        let spec = find_command(b"get").unwrap();
+        let empty = [Bytes::from("GET"), Bytes::new()];
+        let is_allowed = |rules: &str| {
+            let judged = permissions(rules).check_on(
+                spec,
+                &empty,
+                &mut JudgedSoFar::default(),
+                &mut usize::MAX.clone(),
+            );
+            judged.unwrap().is_ok()
+        };
+        for (rules, expected) in [
+            ("+get ~*", true),
+            ("+get ~", true),
+            ("+get ~**", false),
+            ("+get %R~*", false),
+            ("+get ~a*", false),
+        ] {
+            assert_eq!(is_allowed(rules), expected, "{rules}");
+        }
+    }
+
+    #[test]
     fn a_rule_that_is_none_is_refused_and_changes_nothing() {
         for (rule, why) in [
             ("+nosuch", RuleError::UnknownName),
             ("-nosuch", RuleError::UnknownName),
             ("+config|nosuch", RuleError::UnknownName),
-            ("+get|first", RuleError::UnknownName),
+            ("+get|a|b", RuleError::UnknownName),
+            ("+get|", RuleError::UnknownName),
+            ("-get|first", RuleError::UnknownName),
+            ("+config|get|first", RuleError::UnknownName),
             ("+@nosuch", RuleError::UnknownName),
             ("nonsense", RuleError::Syntax),
             ("", RuleError::Syntax),
@@ -498,6 +573,9 @@ mod tests {
             ("~a %R~b %w~c +GET +@Read -get +set", "~a %R~b %W~c resetchannels -@all +@read -get +set"),
             ("+config|get +config|set +config", "resetchannels -@all +config"),
             ("&news +@all -ping +@all", "resetchannels &news +@all"),
+            ("+select|0 +select|1 +select|0", "resetchannels -@all +select|0 +select|1"),
+            ("+select|0 +select", "resetchannels -@all +select"),
+            ("+select|0 -select +get", "resetchannels -@all -select +get"),
         ] {
             let user = permissions(given);
             assert_eq!(user.to_rules(), told, "{given}");

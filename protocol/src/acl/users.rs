@@ -4,6 +4,7 @@ use super::permissions::RuleError;
 use super::user::{PasswordHash, User};
 use std::collections::BTreeMap;
 use std::fmt;
+use std::ops::Bound;
 use std::sync::Arc;
 
 /// The user of a connection that has not said who it is.
@@ -108,6 +109,12 @@ impl Users {
     /// All of them, by name.
     pub fn iter(&self) -> impl Iterator<Item = &Arc<User>> {
         self.by_name.values()
+    }
+
+    /// Those whose names come after this one; all without one.
+    pub(crate) fn after(&self, name: Option<&str>) -> impl Iterator<Item = &Arc<User>> {
+        let from = name.map_or(Bound::Unbounded, Bound::Excluded);
+        self.by_name.range::<str, _>((from, Bound::Unbounded)).map(|(_, user)| user)
     }
 
     /// Who a connection is that has not said it: `default`, if that needs no password.

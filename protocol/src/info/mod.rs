@@ -333,6 +333,12 @@ sections! {
         connections_total: u64,
         /// Connections over `--max-connections`.
         connections_refused: u64,
+        /// Connections from other machines that protected mode has refused.
+        connections_denied: u64,
+        /// Open connections that have not said yet who they are, where they must.
+        strangers: u64,
+        /// Such connections that were closed because others needed their places.
+        strangers_cut: u64,
         /// Requests that were answered BUSY because too much was in flight.
         requests_busy: u64,
         /// How often reading from a connection paused because it had too much in flight.

@@ -132,6 +132,9 @@ connected_clients:1
 connections:4
 connections_total:6
 connections_refused:0
+connections_denied:0
+strangers:0
+strangers_cut:0
 requests_busy:0
 reads_paused:0
 requests_parked:0

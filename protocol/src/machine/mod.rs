@@ -21,6 +21,7 @@ pub mod health;
 pub mod link;
 pub mod log_scan;
 pub mod master;
+pub mod protected;
 pub mod reign;
 pub mod salvage;
 pub mod slave;

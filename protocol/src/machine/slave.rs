@@ -5,7 +5,7 @@
 
 use super::table::Table;
 use crate::ids::{Epoch, LinkId, Reign, ReignId, Seq, Stamp, Version};
-use crate::message::Seen;
+use crate::message::{ReignStart, Seen, LINEAGE_MAX};
 use crate::pieces::SHARED_BYTES_MIN;
 use crate::planted;
 use bytes::Bytes;
@@ -62,6 +62,13 @@ pub enum Event {
         link: LinkId,
         /// The reign in which it has a place.
         reign: Reign,
+    },
+    /// A master has said which reigns its log has had.
+    Lineage {
+        /// The link that it came over.
+        link: LinkId,
+        /// The last of them, in the order of the log.
+        reigns: Vec<ReignStart>,
     },
     /// Counted: hold a value.
     Write {
@@ -194,6 +201,8 @@ pub enum Effect {
 struct Master {
     /// The reign that it has announced but not given a place in yet.
     announced: Option<Seen>,
+    /// The reigns of its log, which count with the place in that reign.
+    lineage: Option<Vec<ReignStart>>,
     /// The reign in which it has given this slave a place.
     reign: Option<Reign>,
     counted: u64,
@@ -220,6 +229,8 @@ pub struct Slave {
     memory_bytes: u64,
     /// The reign that this slave has a place in, or had last. It is the one that is obeyed.
     seen: Option<Seen>,
+    /// The last reigns of the log in which this slave had its last place: where what is held is from.
+    lineage: Vec<ReignStart>,
     held: Table<Held>,
     /// Of long values that were asked for, by the number of the entry: whose it is, and its CRC-32C.
     checksums: BTreeMap<u32, (Stamp, u32)>,
@@ -233,6 +244,7 @@ impl Slave {
             memory_max,
             memory_bytes: 0,
             seen: None,
+            lineage: Vec::new(),
             held: Table::new(seed),
             checksums: BTreeMap::new(),
             masters: BTreeMap::new(),
@@ -247,6 +259,11 @@ impl Slave {
     /// The reign that this slave has a place in, or had last.
     pub fn seen(&self) -> Option<Seen> {
         self.seen
+    }
+
+    /// The last reigns of the log in which this slave had its last place, a repair aside.
+    pub fn lineage(&self) -> &[ReignStart] {
+        &self.lineage
     }
 
     /// The number of keys held.
@@ -282,6 +299,12 @@ impl Slave {
                 self.announced(link, Seen { reign, seq, durable }, effects);
             }
             Event::Admitted { link, reign } => self.admitted(link, reign, effects),
+            Event::Lineage { link, reigns } => {
+                if let Some(master) = self.masters.get_mut(&link).filter(|master| master.announced.is_some())
+                {
+                    master.lineage = Some(reigns);
+                }
+            }
             Event::Write { link, version, reign, key, value } => {
                 let Some(number) = self.count(link, effects) else { return };
                 if !self.write(Stamp { version, reign }, &key, value) {
@@ -342,6 +365,11 @@ impl Slave {
         if let Some(seen) = self.seen.filter(|seen| !is_later(reign, seen.reign)) {
             effects.push(Effect::Outdated { link, seen });
             return;
+        }
+        // A repair names no reigns: it appends to the log of another day, and what is held stays what it was.
+        if let Some(mut lineage) = master.lineage.take() {
+            lineage.drain(..lineage.len().saturating_sub(LINEAGE_MAX));
+            self.lineage = lineage;
         }
         *master = Master { reign: Some(reign), to_report, ..Master::default() };
         if self.seen.is_none_or(|seen| seen.reign != reign) {

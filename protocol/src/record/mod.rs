@@ -57,6 +57,10 @@ pub struct Span {
     pub bytes: u32,
 }
 
+/// Where an EPOCH record says that a reign serves that a repair from slaves begins: nowhere. A log whose last reign is that of a
+/// repair is half repaired, and nobody serves it.
+pub const REPAIR_BEGUN: &str = "repair";
+
 /// Counts the files that a log has been since a process opened it: each compaction makes another one. Wraps around.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct FileNumber(pub u16);

@@ -1,7 +1,7 @@
 //! Reads a log line by line and checks the rules between lines. Keeps a place, never bytes.
 
 use super::parse::{check, parse_checked, parse_legacy, parse_line, Body, Fields, LegacyLine, Record};
-use super::{FileNumber, RecordError, Span};
+use super::{FileNumber, RecordError, Span, REPAIR_BEGUN};
 use crate::ids::{ClusterId, Epoch, Reign, Seq};
 use crate::planted;
 
@@ -18,6 +18,8 @@ pub struct Position {
     pub epoch: Epoch,
     /// The reign of the last EPOCH record; 0, as for the original program's lines, before the first.
     pub reign: Reign,
+    /// Whether that is the reign of a repair from slaves, which has not come to its end.
+    pub is_half_repaired: bool,
     /// The seq through which the log is known to have been on disk.
     pub synced: Seq,
     /// The cluster; `None` before the CLUSTER record.
@@ -333,7 +335,10 @@ impl Scanner {
         });
         match record.body {
             Body::Cluster(id) => position.cluster = Some(id),
-            Body::Epoch { mark, .. } => position.reign = Reign { epoch: record.epoch, id: mark.id },
+            Body::Epoch { address, mark } => {
+                position.reign = Reign { epoch: record.epoch, id: mark.id };
+                position.is_half_repaired = address.is(REPAIR_BEGUN.as_bytes());
+            }
             Body::Write(_) | Body::Delete(_) | Body::Synced => {}
         }
         position.offset += bytes as u64;

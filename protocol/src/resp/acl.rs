@@ -4,8 +4,9 @@ use super::command;
 use super::encode::{array, bulk, error, error_parts, map, null, status, unsigned};
 use super::parse::parse_integer;
 use super::Protocol;
-use crate::acl::{commands_of, Accounts, Denied, Incident, CATEGORIES};
+use crate::acl::{commands_of, Accounts, Denied, Incident, Users, CATEGORIES};
 use bytes::Bytes;
+use std::sync::Arc;
 
 /// The most words of a request that is tried.
 const TRIED_WORDS_MAX: usize = 256;
@@ -13,8 +14,8 @@ const TRIED_WORDS_MAX: usize = 256;
 /// How many incidents `ACL LOG` shows if it is not told.
 const SHOWN_INCIDENTS: usize = 10;
 
-/// `ACL CAT [category]`.
-pub(super) fn categories(args: &[Bytes], out: &mut Vec<u8>) {
+/// `ACL CAT [category]`; `typed` is the subcommand as it was typed.
+pub(super) fn categories(typed: &[u8], args: &[Bytes], out: &mut Vec<u8>) {
     let names: Vec<&str> = match args {
         [] => CATEGORIES.to_vec(),
         [category] => {
@@ -25,26 +26,55 @@ pub(super) fn categories(args: &[Bytes], out: &mut Vec<u8>) {
             };
             commands_of(category).collect()
         }
-        _ => return command::wrong_arity("acl|cat", out),
+        _ => return too_many_words(typed, out),
     };
     array(out, names.len());
     names.iter().for_each(|name| bulk(out, name.as_bytes()));
 }
 
-/// `ACL LIST`.
-pub(super) fn list(accounts: &Accounts, out: &mut Vec<u8>) {
-    let users = accounts.users();
-    array(out, users.iter().count());
-    for user in users.iter() {
-        bulk(out, format!("user {} {}", user.name(), user.to_rules()).as_bytes());
-    }
+fn too_many_words(typed: &[u8], out: &mut Vec<u8>) {
+    let typed = command::printable(typed, 128);
+    let text =
+        [&b"ERR unknown subcommand or wrong number of arguments for '"[..], typed, b"'. Try ACL HELP."];
+    error_parts(out, &text);
 }
 
-/// `ACL USERS`.
-pub(super) fn names(accounts: &Accounts, out: &mut Vec<u8>) {
-    let users = accounts.users();
-    array(out, users.iter().count());
-    users.iter().for_each(|user| bulk(out, user.name().as_bytes()));
+/// The answer to `ACL LIST` or `ACL USERS`, which is written in parts: there may be thousands of users.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UserListing {
+    users: Arc<Users>,
+    /// As lines of the file, with their rules.
+    with_rules: bool,
+    /// The last one that is written; `None` before the first.
+    last: Option<String>,
+}
+
+impl UserListing {
+    pub(super) fn new(accounts: &Accounts, with_rules: bool) -> Self {
+        UserListing { users: accounts.users(), with_rules, last: None }
+    }
+
+    /// Appends some more of the answer, `bytes` of it or a little more; whether that was the last of it.
+    pub fn write_on(&mut self, bytes: usize, out: &mut Vec<u8>) -> bool {
+        let until = out.len() + bytes;
+        if self.last.is_none() {
+            array(out, self.users.iter().count());
+        }
+        let mut last = None;
+        for user in self.users.after(self.last.as_deref()) {
+            if self.with_rules {
+                bulk(out, format!("user {} {}", user.name(), user.to_rules()).as_bytes());
+            } else {
+                bulk(out, user.name().as_bytes());
+            }
+            last = Some(user.name().to_owned());
+            if out.len() >= until {
+                break;
+            }
+        }
+        self.last = last.or(self.last.take());
+        self.users.after(self.last.as_deref()).next().is_none()
+    }
 }
 
 /// `ACL GETUSER name`.
@@ -108,8 +138,8 @@ pub(super) fn try_out(accounts: &Accounts, name: &[u8], words: &[Bytes], out: &m
     }
 }
 
-/// `ACL LOG [count | RESET]`.
-pub(super) fn log(protocol: Protocol, accounts: &Accounts, args: &[Bytes], out: &mut Vec<u8>) {
+/// `ACL LOG [count | RESET]`; `typed` is the subcommand as it was typed.
+pub(super) fn log(protocol: Protocol, accounts: &Accounts, typed: &[u8], args: &[Bytes], out: &mut Vec<u8>) {
     let count = match args {
         [] => SHOWN_INCIDENTS,
         [reset] if reset.eq_ignore_ascii_case(b"reset") => {
@@ -120,7 +150,7 @@ pub(super) fn log(protocol: Protocol, accounts: &Accounts, args: &[Bytes], out: 
             Some(count) => usize::try_from(count).unwrap_or(0),
             None => return error(out, "ERR value is not an integer or out of range"),
         },
-        _ => return command::wrong_arity("acl|log", out),
+        _ => return too_many_words(typed, out),
     };
     let incidents: Vec<_> = accounts.incidents().take(count).collect();
     array(out, incidents.len());
@@ -134,11 +164,17 @@ pub(super) fn log(protocol: Protocol, accounts: &Accounts, args: &[Bytes], out: 
             ("context", b"toplevel"),
             ("object", object),
             ("username", user.as_bytes()),
-            ("age-seconds", format!("{}.{:03}", age_ms / 1000, age_ms % 1000).as_bytes()),
-            ("client-info", client.trim_end().as_bytes()),
         ] {
             bulk(out, name.as_bytes());
             bulk(out, value);
         }
+        bulk(out, b"age-seconds");
+        let age = format!("{}.{:03}", age_ms / 1000, age_ms % 1000);
+        match protocol {
+            Protocol::Resp2 => bulk(out, age.as_bytes()),
+            Protocol::Resp3 => out.extend_from_slice(format!(",{age}\r\n").as_bytes()),
+        }
+        bulk(out, b"client-info");
+        bulk(out, client.trim_end().as_bytes());
     }
 }

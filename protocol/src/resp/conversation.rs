@@ -2,6 +2,7 @@
 //! [`Command`]. Owns the connection's state (protocol version, names), never the socket, the store or the order of
 //! answers.
 
+use super::acl::UserListing;
 use super::encode::{array, bulk, error, error_parts, map, null, status, unsigned, verbatim};
 use super::parse::parse_integer;
 use super::{acl, command};
@@ -12,6 +13,7 @@ use crate::glob;
 use crate::ids::SlaveIdError;
 use crate::info::Sections;
 use bytes::Bytes;
+use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -81,8 +83,10 @@ pub enum Handling {
     AnsweredAndClose,
     /// Close the connection without an answer.
     Close,
-    /// A password was wrong: send the answer in `out` after this pause, and go on.
+    /// A password was wrong, or many were from where this one comes: send the answer in `out` after this pause, and go on.
     AnsweredLate(Duration),
+    /// Write the answer in parts, and go on.
+    ListUsers(UserListing),
     /// Read the users anew, answer with what has become of it, and go on.
     LoadUsers,
 }
@@ -209,6 +213,8 @@ impl Conversation {
             Does::Own(Own::Auth) => self.auth(&args[1..], out),
             Does::Own(Own::Hello) => self.hello(&args[1..], out),
             Does::Own(Own::AclLoad) => Handling::LoadUsers,
+            Does::Own(Own::AclList) => Handling::ListUsers(UserListing::new(&self.accounts, true)),
+            Does::Own(Own::AclUsers) => Handling::ListUsers(UserListing::new(&self.accounts, false)),
             Does::Ask(read) => {
                 let Limits { key_max, value_max, .. } = self.facts.limits;
                 match read(&mut Words::after_name(args, Lengths { key_max, value_max })) {
@@ -247,7 +253,7 @@ impl Conversation {
             Own::Echo => args.iter().for_each(|message| bulk(out, message)),
             Own::Select => select(&args[0], out),
             // Those are handled before.
-            Own::Hello | Own::Auth | Own::AclLoad => {}
+            Own::Hello | Own::Auth | Own::AclLoad | Own::AclList | Own::AclUsers => {}
             Own::Reset => {
                 self.protocol = Protocol::Resp2;
                 self.identity = None;
@@ -282,14 +288,12 @@ impl Conversation {
             Own::CommandDocs => command::document(self.protocol, rest, out),
             Own::CommandInfo => command::describe(self.protocol, rest, out),
             Own::CommandList => command::list(rest, out),
-            Own::AclCat => acl::categories(rest, out),
+            Own::AclCat => acl::categories(&args[0], rest, out),
             Own::AclChange => error(out, NO_ACL_CHANGE),
             Own::AclDryrun => acl::try_out(&self.accounts, &rest[0], &rest[1..], out),
             Own::AclGetUser => acl::user(self.protocol, &self.accounts, &rest[0], out),
             Own::AclHelp => command::help("acl", out),
-            Own::AclList => acl::list(&self.accounts, out),
-            Own::AclLog => acl::log(self.protocol, &self.accounts, rest, out),
-            Own::AclUsers => acl::names(&self.accounts, out),
+            Own::AclLog => acl::log(self.protocol, &self.accounts, &args[0], rest, out),
             Own::AclWhoAmI => bulk(out, self.user().unwrap_or(DEFAULT_USER).as_bytes()),
             Own::ClientHelp => command::help("client", out),
             Own::CommandHelp => command::help("command", out),
@@ -354,22 +358,26 @@ impl Conversation {
         }
     }
 
-    /// Becomes that user if the password is right; else appends that it is not, and says so.
+    /// Becomes that user if the password is right, and says how long the answer waits; else appends that it is not, and says so.
     fn log_in(
         &mut self,
         name: &[u8],
         password: &[u8],
         command: &str,
         out: &mut Vec<u8>,
-    ) -> Result<(), Handling> {
+    ) -> Result<Duration, Handling> {
         let users = self.accounts.users();
+        let origin = origin(&self.peer_address);
+        let origin_pause_ms = self.accounts.login_pause_ms(&origin);
         if let Some(user) = users.authenticate(name, password) {
             self.identity = Some(user.name().to_owned());
             self.user = Some(Arc::clone(user));
-            return Ok(());
+            return Ok(Duration::from_millis(origin_pause_ms));
         }
         let pause_ms = (LOGIN_PAUSE_MS << self.wrong_passwords.min(10)).min(LOGIN_PAUSE_MS_MAX);
+        let pause_ms = pause_ms.max(origin_pause_ms);
         self.wrong_passwords += 1;
+        self.accounts.note_guess(&origin);
         let user = String::from_utf8_lossy(command::printable(name, CLIENT_ATTRIBUTE_MAX));
         self.accounts.note(IncidentKind::Auth, command.as_bytes(), &user, self.describe(command));
         error(out, WRONG_PASSWORD);
@@ -390,22 +398,24 @@ impl Conversation {
                 return Handling::Answered;
             }
         };
-        if let Err(late) = self.log_in(user, password, "auth", out) {
-            return late;
+        match self.log_in(user, password, "auth", out) {
+            Err(late) => late,
+            Ok(pause) => {
+                status(out, "OK");
+                after(pause)
+            }
         }
-        status(out, "OK");
-        Handling::Answered
     }
 
     fn hello(&mut self, args: &[Bytes], out: &mut Vec<u8>) -> Handling {
         match self.greet(args, out) {
-            Ok(()) => Handling::Answered,
+            Ok(pause) => after(pause),
             Err(late) => late,
         }
     }
 
     /// `HELLO [version [AUTH user password] [SETNAME name]]`. Changes nothing unless all of it is right.
-    fn greet(&mut self, args: &[Bytes], out: &mut Vec<u8>) -> Result<(), Handling> {
+    fn greet(&mut self, args: &[Bytes], out: &mut Vec<u8>) -> Result<Duration, Handling> {
         let wrong = |out: &mut Vec<u8>, text: &str| {
             error(out, text);
             Err(Handling::Answered)
@@ -441,11 +451,11 @@ impl Conversation {
                 }
             };
         }
-        match user {
+        let pause = match user {
             Some((user, password)) => self.log_in(user, password, "hello", out)?,
             None if self.user.is_none() => return wrong(out, NO_AUTH_HELLO),
-            None => {}
-        }
+            None => Duration::ZERO,
+        };
         self.protocol = protocol;
         if let Some(name) = name {
             self.client_name = name;
@@ -465,7 +475,7 @@ impl Conversation {
         }
         bulk(out, b"modules");
         array(out, 0);
-        Ok(())
+        Ok(pause)
     }
 
     fn protocol_number(&self) -> u64 {
@@ -567,6 +577,28 @@ impl Conversation {
             bulk(out, name);
             bulk(out, value.as_bytes());
         }
+    }
+}
+
+fn after(pause: Duration) -> Handling {
+    if pause.is_zero() {
+        Handling::Answered
+    } else {
+        Handling::AnsweredLate(pause)
+    }
+}
+
+/// Where a connection comes from, as whoever guesses cannot change it at will: an IPv4 address, the network of an IPv6 address, or
+/// the path of a Unix socket.
+fn origin(peer: &str) -> String {
+    match peer.parse::<SocketAddr>().map(|peer| peer.ip().to_canonical()) {
+        Ok(IpAddr::V4(address)) => address.to_string(),
+        Ok(IpAddr::V6(address)) => {
+            let [a, b, c, d, ..] = address.segments();
+            format!("{a:x}:{b:x}:{c:x}:{d:x}::")
+        }
+        // Without the number of the process.
+        Err(_) => peer.rsplit_once(':').map_or(peer, |(path, _)| path).to_owned(),
     }
 }
 

@@ -6,7 +6,7 @@ use dsm_protocol::lock_file::LockText;
 use dsm_protocol::machine::salvage::{
     show_stamp, Effect, Event, Known, Salvage, Undecided, Wishes, BEGUN_AT, RECOVERED,
 };
-use dsm_protocol::message::Seen;
+use dsm_protocol::message::{ReignStart, Seen};
 use dsm_protocol::record::{
     encode_with, Operation, Position, Record, ReignMark, Scanner, Step, SyncMode, Trailer,
 };
@@ -147,6 +147,15 @@ impl Runner {
                 let seen = args.next_pos().map(seen).transpose()?;
                 Event::Came { link, id, incarnation: Incarnation(1), cluster: Some(CLUSTER), seen }
             }
+            // tells LINK [EPOCH/ID@FIRST]...
+            "tells" => {
+                let mut reigns = Vec::new();
+                while let Some(word) = args.next_pos() {
+                    let (of, first) = word.split_once('@').ok_or("EPOCH/ID@FIRST")?;
+                    reigns.push(ReignStart { reign: reign(of)?, first: Seq(first.parse()?) });
+                }
+                Event::Lineage { link, reigns }
+            }
             "gone" => Event::Gone { link },
             // enlisted LINK EPOCH/ID [EPOCH.SEQ/ID]
             "enlisted" => {
@@ -176,6 +185,7 @@ impl Runner {
     fn show(&mut self, effect: Effect, out: &mut String) -> Res<()> {
         match effect {
             Effect::Welcome { link } => writeln!(out, "{link}: welcome")?,
+            Effect::AskLineage { link } => writeln!(out, "{link}: of which log?")?,
             Effect::Refuse { link, why } => writeln!(out, "{link}: refused, {why}")?,
             Effect::Note(noted) => {
                 let seen: Vec<String> = noted

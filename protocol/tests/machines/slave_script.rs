@@ -3,7 +3,7 @@
 use crate::scripts::{run_all, text, version, Res};
 use dsm_protocol::ids::{LinkId, Reign, ReignId, Seq, Version};
 use dsm_protocol::machine::slave::{Effect, Event, Slave};
-use dsm_protocol::message::Seen;
+use dsm_protocol::message::{ReignStart, Seen};
 use std::fmt::Write as _;
 
 #[test]
@@ -32,6 +32,14 @@ impl goldenscript::Runner for Runner {
                 let seen = show_seen(slave.seen());
                 return Ok(format!("keys {} bytes {bytes} epoch {epoch} seen {seen}", slave.len()));
             }
+            "log" => {
+                let shown: Vec<String> = self.0.lineage().iter().map(show_start).collect();
+                return Ok(if shown.is_empty() {
+                    "of no log".into()
+                } else {
+                    format!("of {}", shown.join(" "))
+                });
+            }
             _ => {}
         }
         let link = LinkId(args.next_pos().ok_or("which link")?.parse()?);
@@ -46,6 +54,15 @@ impl goldenscript::Runner for Runner {
                 Event::Announced { link, reign, seq, durable: true }
             }
             "admit" => Event::Admitted { link, reign: reign(pos()?)? },
+            // lineage LINK EPOCH/ID@FIRST...: the reigns of the master's log.
+            "lineage" => {
+                let mut reigns = Vec::new();
+                while let Some(word) = args.next_pos() {
+                    let (of, first) = word.split_once('@').ok_or("EPOCH/ID@FIRST")?;
+                    reigns.push(ReignStart { reign: reign(of)?, first: Seq(first.parse()?) });
+                }
+                Event::Lineage { link, reigns }
+            }
             // A version may say whose it is: EPOCH.SEQ[/ID].
             "write" => {
                 let ((version, reign), key) = (stamp(pos()?)?, pos()?.to_owned());
@@ -114,6 +131,10 @@ impl goldenscript::Runner for Runner {
         }
         Ok(out)
     }
+}
+
+fn show_start(start: &ReignStart) -> String {
+    format!("{}@{}", show_reign(start.reign), start.first)
 }
 
 /// `EPOCH[/ID]`.

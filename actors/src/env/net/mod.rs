@@ -21,7 +21,7 @@ mod unix_connection;
 pub use local_listener::LocalListener;
 pub(crate) use path_listener::try_sockets_in;
 pub use path_listener::PathListener;
-pub use tls::{ClientAuth, Tls, TlsError, TlsFiles, TlsReload, TlsStream};
+pub use tls::{ClientAuth, Tls, TlsError, TlsFiles, TlsStream};
 pub use unix_connection::UnixConnection;
 
 use super::FileIdentity;
@@ -138,6 +138,19 @@ impl Listener {
         }
     }
 
+    /// Whether other machines can connect, and whether that is with TLS; `None` if they cannot.
+    pub(crate) fn from_elsewhere(&self) -> Option<Security> {
+        let (listener, security) = match self {
+            Listener::Tcp(listener) => (listener, Security::Plain),
+            Listener::Tls(listener, _) => (listener, Security::Tls { is_node: false }),
+            Listener::Unix(_) | Listener::Local(_) => return None,
+            #[cfg(feature = "sim")]
+            Listener::Sim(_) => return None,
+        };
+        let address = listener.local_addr().ok()?;
+        (!address.ip().to_canonical().is_loopback()).then_some(security)
+    }
+
     /// The address that is listened at, with the port that was chosen for port 0.
     ///
     /// # Errors
@@ -206,10 +219,32 @@ impl OsStream {
     /// What the system says.
     pub(crate) async fn read_at_most(&self, buffer: &mut BytesMut, bytes_max: usize) -> io::Result<usize> {
         loop {
+            self.take_turn().await;
             match self.try_read(buffer, bytes_max) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.readable().await?,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    // Else there is more, which nobody tells of.
+                    if !self.is_turn_over() {
+                        self.readable().await?;
+                    }
+                }
                 read => return read,
             }
+        }
+    }
+
+    /// Whether a turn has done its work, be it that there is more to read.
+    fn is_turn_over(&self) -> bool {
+        match self {
+            OsStream::Tcp(_) | OsStream::Unix(_) => false,
+            OsStream::Tls(stream) => stream.is_turn_over(),
+        }
+    }
+
+    /// Lets others run if that is so.
+    async fn take_turn(&self) {
+        match self {
+            OsStream::Tcp(_) | OsStream::Unix(_) => {}
+            OsStream::Tls(stream) => stream.take_turn().await,
         }
     }
 
@@ -347,6 +382,15 @@ impl OsStream {
             OsStream::Tls(stream) => tcp::hold_back(stream.socket()),
             OsStream::Unix(_) => {}
         }
+    }
+
+    /// See [`Stream::end_write`].
+    async fn end_write(&self) -> io::Result<()> {
+        match self {
+            OsStream::Tls(stream) => return stream.end_write().await,
+            OsStream::Tcp(_) | OsStream::Unix(_) => self.shut_down_write(),
+        }
+        Ok(())
     }
 
     fn shut_down_write(&self) {
@@ -513,7 +557,23 @@ impl Stream {
         }
     }
 
-    /// Says that nothing more will be written; the other side may still be read.
+    /// Says that nothing more will be written, after all that was. The other side may still be read. With TLS it has a word of
+    /// its own, for which the system may have no room yet.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub(crate) async fn end_write(&self) -> io::Result<()> {
+        match self {
+            Stream::Os(stream) => stream.end_write().await,
+            #[cfg(feature = "sim")]
+            Stream::Sim(stream) => {
+                stream.shut_down_write();
+                Ok(())
+            }
+        }
+    }
+
+    /// The same at once: a word of TLS is lost if the system has no room for it.
     pub fn shut_down_write(&self) {
         match self {
             Stream::Os(stream) => stream.shut_down_write(),

@@ -5,7 +5,9 @@
 
 use super::{identity_at, identity_of, on_thread, patiently, OWNER_ONLY};
 use crate::env::threads::spawn_thread;
-use crate::env::{Appended, Disk, Displaced, File, FileIdentity, Group, OpenMode, Post, Stands, Watch};
+use crate::env::{
+    small_file, Appended, Disk, Displaced, File, FileIdentity, Group, OpenMode, Post, Stands, Watch,
+};
 use bytes::Bytes;
 use dsm_protocol::ids::Epoch;
 use dsm_protocol::machine::log_scan::{LogScan, Next, Part};
@@ -28,6 +30,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{mpsc, Arc};
 use std::time::Duration;
 use tokio::sync::{oneshot, Notify};
+
+/// Waits for no one at the other end of a pipe.
+fn open_to_read(path: &Path) -> io::Result<fs::File> {
+    fs::OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path)
+}
 
 fn open_existing(path: &Path) -> io::Result<fs::File> {
     fs::OpenOptions::new().read(true).write(true).open(path)
@@ -176,7 +183,7 @@ impl Disk for RealDisk {
             let open = async || {
                 let path = path.to_owned();
                 let opened = on_thread(move || match mode {
-                    OpenMode::Read => fs::File::open(path),
+                    OpenMode::Read => open_to_read(&path),
                     OpenMode::Existing => open_existing(&path),
                     OpenMode::Write => open_or_make(&path),
                 });
@@ -185,6 +192,11 @@ impl Disk for RealDisk {
             let file: Rc<dyn File> = Rc::new(patiently("a file and its thread", open).await?);
             Ok(file)
         })
+    }
+
+    fn read_small<'a>(&'a self, path: &'a Path, bytes_max: usize) -> LocalBoxFuture<'a, io::Result<Vec<u8>>> {
+        let path = path.to_owned();
+        Box::pin(on_some_thread(move || small_file::read(&path, bytes_max)))
     }
 
     fn identity<'a>(&'a self, path: &'a Path) -> LocalBoxFuture<'a, io::Result<Option<FileIdentity>>> {

@@ -904,6 +904,7 @@ impl LogWriter {
             seq: self.seq,
             epoch: self.start.reign.epoch,
             reign: self.start.reign,
+            is_half_repaired: false,
             synced: if mark.is_some() { self.seq } else { self.synced },
             cluster: self.start.position.cluster,
             seen_trailer: true,

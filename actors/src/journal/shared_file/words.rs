@@ -74,6 +74,11 @@ fn what(lack: &Lack, path: &str) -> String {
             log.end,
             who(source)
         ),
+        Lack::HalfRepaired { log } => format!(
+            "a repair of the log at {path} from slaves (epoch {}) has not come to its end: some keys may still have older values \
+             than a slave holds",
+            log.epoch
+        ),
         Lack::Records { log, seen, source } => {
             let Seen { reign, seq, .. } = seen;
             let missing = seq.0.saturating_sub(log.end.0);
@@ -103,6 +108,10 @@ fn way_on(lack: &Lack, path: &str) -> String {
             "put the right file at {path}, and this master goes on by itself; if this one is meant, stop masters and \
              slaves, run `dsm-log forget {path}`, and start again"
         ),
+        Lack::HalfRepaired { .. } => format!(
+            "stop the masters, leave the slaves running, run `dsm-log repair {path} --from-slaves` again, and start them; what it \
+             has not put back is given up with `dsm-log accept-loss {path}`"
+        ),
         Lack::Epoch { .. } | Lack::Records { .. } => format!(
             "put the newer file back at {path}, and this master goes on by itself; if there is none, stop the masters, leave \
              the slaves running, run `dsm-log repair {path} --from-slaves`, and start them again; what no slave has either is \
@@ -128,7 +137,7 @@ mod tests {
             waits_for(&Lack::NoLog { cluster: ClusterId(1), source: source.clone() }),
             "there is no log at kv.log, and the lock file names cluster 0000000000000001"
         );
-        let log = Log { cluster: Some(ClusterId(1)), epoch: Epoch(2), end: Seq(2) };
+        let log = Log { cluster: Some(ClusterId(1)), epoch: Epoch(2), end: Seq(2), is_half_repaired: false };
         assert_eq!(
             waits_for(&Lack::Epoch { log, known: Epoch(4), source }),
             "the log at kv.log ends in epoch 2 at seq 2, and the lock file knows of its epoch 4: it is an older copy, or was \

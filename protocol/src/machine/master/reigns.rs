@@ -3,7 +3,7 @@
 //! Grows with the log's EPOCH records, one entry each. See `docs/ARCHITECTURE.md`, *Reigns*.
 
 use crate::ids::{Epoch, Reign, ReignId, Seq, Stamp, Version};
-use crate::message::Seen;
+use crate::message::{ReignStart, Seen, LINEAGE_MAX};
 
 /// One reign of the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -15,6 +15,13 @@ pub struct ReignRecord {
     /// Whether each of its records was on disk before a slave saw it (`--fsync always`). A log of the previous version
     /// does not say; then this is false.
     pub durable: bool,
+}
+
+impl ReignRecord {
+    /// Where it began.
+    pub fn start(&self) -> ReignStart {
+        ReignStart { reign: self.reign, first: self.first }
+    }
 }
 
 /// What a slave's memory of its last reign says about the log.
@@ -61,6 +68,12 @@ impl Reigns {
     /// The reign that began last; `None` before the first.
     pub fn last(&self) -> Option<ReignRecord> {
         self.records.last().copied()
+    }
+
+    /// The last of them, as slaves are told of them.
+    pub fn lineage(&self) -> Vec<ReignStart> {
+        let left_out = self.records.len().saturating_sub(LINEAGE_MAX);
+        self.records.iter().skip(left_out).map(ReignRecord::start).collect()
     }
 
     /// How many there are.
@@ -199,6 +212,20 @@ mod tests {
         // The branch is before a reign that has served since.
         assert_eq!(reigns.testimony(&seen(2, 21, 9)), Testimony::Elsewhere);
         assert_eq!(reigns.testimony(&seen(1, 10, 8)), Testimony::Elsewhere);
+    }
+
+    #[test]
+    fn slaves_are_told_of_the_last_reigns_in_order() {
+        let mut reigns = table(true);
+        let first = reigns.lineage()[0];
+        assert_eq!((first.reign, first.first, reigns.lineage().len()), (Reign::new(1, 10), Seq(2), 3));
+        for epoch in 4..=LINEAGE_MAX as u64 + 1 {
+            let reign = Reign::new(epoch, epoch);
+            reigns.begin(ReignRecord { reign, first: Seq(epoch * 10), durable: true });
+        }
+        let told = reigns.lineage();
+        assert_eq!((told.len(), told[0].reign), (LINEAGE_MAX, Reign::new(2, 20)));
+        assert_eq!(told[LINEAGE_MAX - 1].first, Seq(LINEAGE_MAX as u64 * 10 + 10));
     }
 
     #[test]

@@ -59,6 +59,8 @@ pub struct Log {
     pub epoch: Epoch,
     /// The seq of its last record; 0 when there is none.
     pub end: Seq,
+    /// Whether it ends in the reign of a repair from slaves, which has not come to its end.
+    pub is_half_repaired: bool,
 }
 
 impl Log {
@@ -121,6 +123,11 @@ pub enum Lack {
         /// Who knows that epoch.
         source: Source,
     },
+    /// A repair from slaves has begun on the log and has not come to its end: of some keys the log has older values than a slave.
+    HalfRepaired {
+        /// Where the log ends.
+        log: Log,
+    },
     /// The log lacks records of a reign, or all of it.
     Records {
         /// Where the log ends.
@@ -154,7 +161,7 @@ pub fn judge(
     match log.filter(|log| !log.is_empty()) {
         None => judge_nothing(claims, now),
         Some(log) => {
-            if let Some(lack) = claims.iter().find_map(|claim| lack(log, reigns, claim, accepted)) {
+            if let Some(lack) = lacks(log, reigns, claims, accepted).next() {
                 MayBegin::No(lack)
             } else if now.is_warm || now.heard_ms >= HEAR_MS {
                 MayBegin::Yes
@@ -177,6 +184,18 @@ fn judge_nothing(claims: &[Claim], now: Circumstances) -> MayBegin {
     } else {
         MayBegin::No(Lack::Unclaimed)
     }
+}
+
+/// All that is known to be missing in the log that is there. The log itself says whether it is half repaired.
+pub(super) fn lacks<'a>(
+    log: &'a Log,
+    reigns: &'a Reigns,
+    claims: &'a [Claim],
+    accepted: &'a Accepted,
+) -> impl Iterator<Item = Lack> + 'a {
+    let is_accepted = reigns.last().is_some_and(|last| accepted.reigns.contains(&last.reign));
+    let half = (log.is_half_repaired && !is_accepted).then_some(Lack::HalfRepaired { log: *log });
+    half.into_iter().chain(claims.iter().filter_map(|claim| lack(log, reigns, claim, accepted)))
 }
 
 /// What the log lacks of one claim.
@@ -224,7 +243,7 @@ mod tests {
             let reign = Reign::new(epoch, epoch * 10);
             reigns.begin(ReignRecord { reign, first: Seq(first), durable: true });
         }
-        (Log { cluster: Some(OURS), epoch: Epoch(2), end: Seq(11) }, reigns)
+        (Log { cluster: Some(OURS), epoch: Epoch(2), end: Seq(11), is_half_repaired: false }, reigns)
     }
 
     fn claim(source: Source, cluster: ClusterId) -> Claim {
@@ -261,7 +280,7 @@ mod tests {
                 assert_eq!(verdict_on_nothing(&claims, now), MayBegin::No(lack));
             }
             // A log without a record is as good as none.
-            let empty = Log { cluster: None, epoch: Epoch(0), end: Seq(0) };
+            let empty = Log { cluster: None, epoch: Epoch(0), end: Seq(0), is_half_repaired: false };
             let verdict = judge(Some(&empty), &Reigns::default(), &claims, &Accepted::default(), LATE);
             assert!(matches!(verdict, MayBegin::No(Lack::NoLog { .. })));
         }
@@ -287,7 +306,7 @@ mod tests {
         }
         assert_eq!(verdict(&[claim(slave(), OTHERS)], LATE), MayBegin::Yes);
         // A log of the original program names none: then the slave's word counts.
-        let legacy = Log { cluster: None, epoch: Epoch(0), end: Seq(7) };
+        let legacy = Log { cluster: None, epoch: Epoch(0), end: Seq(7), is_half_repaired: false };
         let claims = [claim(slave(), OTHERS)];
         let verdict = judge(Some(&legacy), &Reigns::default(), &claims, &Accepted::default(), LATE);
         assert!(matches!(verdict, MayBegin::No(Lack::OtherCluster { log: None, .. })));
@@ -310,6 +329,22 @@ mod tests {
                 let accepted = Accepted { epoch: Epoch(0), reigns: vec![more.unwrap().reign] };
                 assert_eq!(judge(Some(&log), &reigns, &[saw(more)], &accepted, LATE), MayBegin::Yes);
             }
+        }
+    }
+
+    #[test]
+    fn a_half_repaired_log_is_not_served_whoever_is_there_unless_that_is_accepted() {
+        let (log, reigns) = log();
+        let log = Log { is_half_repaired: true, ..log };
+        let (warm, new) = (Circumstances { is_warm: true, ..LATE }, Circumstances { new: true, ..LATE });
+        let accepted = |reigns| Accepted { reigns, epoch: Epoch(9) };
+        for now in [LATE, warm, new] {
+            for others in [vec![], vec![Reign::new(1, 10)]] {
+                let verdict = judge(Some(&log), &reigns, &[], &accepted(others), now);
+                assert_eq!(verdict, MayBegin::No(Lack::HalfRepaired { log }));
+            }
+            let verdict = judge(Some(&log), &reigns, &[], &accepted(vec![Reign::new(2, 20)]), now);
+            assert_eq!(verdict, MayBegin::Yes);
         }
     }
 

@@ -73,23 +73,29 @@ impl Waiting {
         Accepted { reigns: noted.accepted.clone(), epoch: noted.accepted_epoch.unwrap_or_default() }
     }
 
-    /// Notes what a slave has seen and the log lacks, so that a restart without that slave does not serve either.
-    fn note_witness(&mut self, lack: &Lack, effects: &mut Vec<Effect>) {
-        let Lack::Records { source: Source::Slave(id), seen, log } = lack else { return };
-        if self.noted.cluster != log.cluster {
-            self.noted = WitnessText { cluster: log.cluster, ..WitnessText::default() };
+    /// Notes what slaves have seen and the log lacks, each by its name: a restart without those slaves does not serve either, and
+    /// a repair waits for them.
+    fn note_witnesses(&mut self, lacks: &[Lack], effects: &mut Vec<Effect>) {
+        let mut is_new = false;
+        for lack in lacks {
+            let Lack::Records { source: Source::Slave(id), seen, log } = lack else { continue };
+            if self.noted.cluster != log.cluster {
+                self.noted = WitnessText { cluster: log.cluster, ..WitnessText::default() };
+            }
+            is_new |= self.noted.note(id.clone(), *seen);
         }
-        if self.noted.note(id.clone(), *seen) {
+        if is_new {
             effects.push(Effect::NoteWitnesses(self.noted.clone()));
         }
     }
 
-    fn lacks(&mut self, now: Millis, lack: Lack, effects: &mut Vec<Effect>) {
+    /// The log lacks `all` that, and `lack` first of all.
+    fn lacks(&mut self, now: Millis, lack: Lack, all: &[Lack], effects: &mut Vec<Effect>) {
         // Whoever puts another one there need not wait until we have let go of this one.
         if std::mem::replace(&mut self.is_open, false) {
             effects.push(Effect::LetGoOfLog);
         }
-        self.note_witness(&lack, effects);
+        self.note_witnesses(all, effects);
         let is_said = |(told, at): &(Lack, Millis)| *told == lack && now.since(*at) < TELL_LACK_MS;
         if !self.told.as_ref().is_some_and(is_said) {
             effects.push(Effect::Say(Saying::Lacking(lack.clone())));
@@ -105,7 +111,8 @@ impl Waiting {
 /// What a log that was read says of itself.
 impl From<&Position> for Log {
     fn from(end: &Position) -> Log {
-        Log { cluster: end.cluster, epoch: end.epoch, end: end.seq }
+        let is_half_repaired = end.is_half_repaired;
+        Log { cluster: end.cluster, epoch: end.epoch, end: end.seq, is_half_repaired }
     }
 }
 
@@ -194,7 +201,13 @@ impl Leadership {
         match may_begin::judge(waiting.log.as_ref(), hearsay.reigns, &claims, &accepted, circumstances) {
             MayBegin::Yes => self.leave_waiting(effects),
             MayBegin::NotYet => {}
-            MayBegin::No(lack) => waiting.lacks(now, lack, effects),
+            MayBegin::No(lack) => {
+                let all: Vec<Lack> = match waiting.log {
+                    Some(log) => may_begin::lacks(&log, hearsay.reigns, &claims, &accepted).collect(),
+                    None => Vec::new(),
+                };
+                waiting.lacks(now, lack, &all, effects);
+            }
         }
     }
 
@@ -334,7 +347,8 @@ impl Leadership {
             told: None,
             noted: WitnessText::default(),
         };
-        waiting.note_witness(&Lack::Records { log, seen, source: Source::Slave(slave) }, effects);
+        let lack = Lack::Records { log, seen, source: Source::Slave(slave) };
+        waiting.note_witnesses(&[lack], effects);
         self.become_role(ReignRole::Waiting(Box::new(waiting)), effects);
     }
 }

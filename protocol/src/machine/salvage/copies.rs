@@ -21,6 +21,28 @@ struct LackingCopy {
     is_live: bool,
     /// Whether an earlier repair, which came to nothing, has put it into the log.
     is_in_log: bool,
+    /// Whether somebody has a copy of the key that the log of his last place did not have.
+    is_disputed: bool,
+}
+
+/// Who has a copy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Holder {
+    /// A slave, by its place.
+    Slave(u32),
+    /// The slave at that place; the log in which it had its last place did not have that record.
+    Astray(u32),
+    /// The log: an earlier repair has put it there.
+    Log,
+}
+
+impl Holder {
+    fn places(self) -> u64 {
+        match self {
+            Holder::Slave(place) | Holder::Astray(place) => 1 << place,
+            Holder::Log => 0,
+        }
+    }
 }
 
 /// What is to become of a copy.
@@ -47,9 +69,9 @@ impl Copies {
         Copies { table: Table::new(seed), gap: Seq(0) }
     }
 
-    /// A slave at `place` has a copy; `None`: it is in the log, where an earlier repair has put it.
-    pub(super) fn add(&mut self, key: &[u8], version: Version, branch: BranchId, place: Option<u32>) {
-        let holders = place.map_or(0, |place| 1 << place);
+    /// Somebody has a copy of a key.
+    pub(super) fn add(&mut self, key: &[u8], version: Version, branch: BranchId, holder: Holder) {
+        let (holders, is_disputed) = (holder.places(), matches!(holder, Holder::Astray(_)));
         let new = LackingCopy {
             version,
             branch,
@@ -57,20 +79,22 @@ impl Copies {
             beside: 0,
             touched: Seq(0),
             is_live: false,
-            is_in_log: place.is_none(),
+            is_in_log: holder == Holder::Log,
+            is_disputed,
         };
         let Some(copy) = self.table.get_mut(key) else {
             self.table.insert(key, new);
             return;
         };
+        copy.is_disputed |= is_disputed;
         if copy.branch == branch && copy.version == version {
             copy.holders |= holders;
             copy.is_in_log |= new.is_in_log;
             return;
         }
-        let beside = copy.beside | bit(branch) | bit(copy.branch);
+        let (beside, is_disputed) = (copy.beside | bit(branch) | bit(copy.branch), copy.is_disputed);
         if (version, branch) > (copy.version, copy.branch) {
-            *copy = LackingCopy { touched: copy.touched, is_live: copy.is_live, ..new };
+            *copy = LackingCopy { touched: copy.touched, is_live: copy.is_live, is_disputed, ..new };
         }
         copy.beside = beside;
     }
@@ -99,14 +123,22 @@ impl Copies {
         let common = lineage.common(copy.branch);
         // A compacted log has left out deletions, but of what it still has none came later.
         let may_be_deleted = !copy.is_live && self.gap > common;
-        let is_ordered = lineage.follows_all(copy.branch, copy.beside);
-        Some(if copy.is_in_log {
+        let is_ordered = lineage.follows_all(copy.branch, copy.beside) && !copy.is_disputed;
+        Some(if !is_ordered {
+            CopyVerdict::Undecided
+        } else if copy.is_in_log {
+            // Whoever has put it there has decided what was to be.
             CopyVerdict::Done
-        } else if !is_ordered || copy.touched > common || may_be_deleted {
+        } else if copy.touched > common || may_be_deleted {
             CopyVerdict::Undecided
         } else {
             CopyVerdict::Newer
         })
+    }
+
+    /// Whether an earlier repair has put the copy with that number into the log.
+    pub(super) fn is_in_log(&self, number: usize) -> bool {
+        self.table.at(number).is_some_and(|(_, copy)| copy.is_in_log)
     }
 
     /// The slave at that place does not have the copy; whether another one has.

@@ -1,19 +1,20 @@
 //! Which copies of slaves a log lacks, and whether such a copy is newer than what the log has of its key.
 //!
-//! Owns the reigns of the log, those that copies and slaves name beside them (*branches*), and what proves that two of them
-//! belong to one history. An epoch and a seq order two versions only within one history: a log that was restored from a copy
-//! and has served since has another one than its slaves. What is not proven counts as unknown. See `docs/ARCHITECTURE.md`,
-//! *Records that only slaves have*.
+//! Owns the tree of reigns: of each reign after which one it began, and with which seq. The log says so of its own reigns, and
+//! slaves of those of the log in which they had their last place. The id of a reign is random, and its EPOCH record stands in one
+//! place after one history; so logs that share a reign share all that is before it, and two histories are one up to the record
+//! with which the first reign began that only one of them has. What is not proven counts as unknown. See
+//! `docs/ARCHITECTURE.md`, *Records that only slaves have*.
 
 use super::super::master::ReignRecord;
-use crate::ids::{Epoch, Reign, ReignId, Seq, SlaveId};
-use crate::message::Seen;
+use crate::ids::{Reign, ReignId, Seq};
+use crate::message::ReignStart;
 use std::collections::BTreeMap;
 
-/// The most reigns that a log may lack: the sets of them are words.
+/// The most reigns that a log may lack, and the most parts of them: the sets of parts are words.
 pub const BRANCHES_MAX: usize = 64;
 
-/// The number of a reign that the log lacks, whole or from the end on that it has in the log.
+/// The number of a part of a reign that the log lacks. Where other reigns have begun after a record of it, it has several parts.
 pub(super) type BranchId = u8;
 
 /// Where a version is from, as the log has it.
@@ -31,26 +32,21 @@ pub(super) enum CopyOrigin {
     TooMany,
 }
 
-/// A reign that the log lacks.
+/// A part of a reign that the log lacks: all of it is in the same histories.
 #[derive(Clone, Debug)]
 struct Branch {
     reign: Reign,
-    /// The lowest seq that is known of it.
-    lowest: Seq,
-    /// The place of the reign in the log, if that has its beginning.
-    tail_of: Option<usize>,
-    /// The branches that are certainly before it in its history.
-    ancestors: u64,
-    /// The log is certainly part of its history through this seq.
-    common: Seq,
+    /// The part begins with this seq, or after it.
+    from: Seq,
 }
 
-/// What one slave has had a part in: all of it is one history.
-#[derive(Clone, Copy, Debug, Default)]
-struct Witness {
-    branches: u64,
-    /// The highest seq of the log of which it has a copy, or has seen the record.
-    common: Seq,
+/// How a reign began.
+#[derive(Clone, Copy, Debug)]
+struct Beginning {
+    /// The seq of its EPOCH record.
+    first: Seq,
+    /// The reign before; `None` where nobody has said it.
+    after: Option<Reign>,
 }
 
 /// The reigns of a log, and of what slaves hold beside it.
@@ -63,8 +59,10 @@ pub(super) struct Lineage {
     repairs: Vec<Reign>,
     /// The last record before them.
     end: Seq,
+    beginnings: BTreeMap<Reign, Beginning>,
     branches: Vec<Branch>,
-    witnesses: BTreeMap<SlaveId, Witness>,
+    /// Reigns that somebody has seen, and of which the log lacks records.
+    lacking: Vec<Reign>,
 }
 
 impl Lineage {
@@ -90,6 +88,8 @@ impl Lineage {
         let whole = self.reigns.len() - self.repairs.len();
         self.end = self.reigns.get(whole).map_or(end, |first| Seq(first.first.0.saturating_sub(1)));
         self.reigns.truncate(whole);
+        let starts: Vec<ReignStart> = self.reigns.iter().map(ReignRecord::start).collect();
+        self.tell(&starts);
     }
 
     /// Copies of this reign prove nothing: it is that of the repair itself.
@@ -107,33 +107,24 @@ impl Lineage {
         !self.repairs.is_empty()
     }
 
-    /// Where a version of that reign and seq is from.
-    pub(super) fn origin(&mut self, reign: Reign, seq: Seq) -> CopyOrigin {
-        if self.repairs.contains(&reign) {
-            return CopyOrigin::Repair;
-        }
-        let known = self.reigns.iter().position(|record| record.reign == reign);
-        match known {
-            Some(index) if seq <= self.last_of(index) => CopyOrigin::Log,
-            // Lines of the original program.
-            None if reign == Reign::default() => CopyOrigin::Log,
-            Some(_) | None if self.given_up.contains(&reign) => CopyOrigin::GivenUp,
-            Some(_) | None => self.branch(reign, seq, known),
+    /// Takes in some reigns of one log, each right after the one before. Must not be called any more once a copy was looked at.
+    pub(super) fn tell(&mut self, starts: &[ReignStart]) {
+        let mut after: Option<ReignStart> = None;
+        for start in starts {
+            let follows =
+                |before: &ReignStart| before.reign.epoch < start.reign.epoch && before.first < start.first;
+            // What is out of order was not read in a log.
+            let before = after.filter(follows).map(|before| before.reign);
+            let told = Beginning { first: start.first, after: before };
+            let known = self.beginnings.entry(start.reign).or_insert(told);
+            known.after = known.after.or(before.filter(|_| known.first == start.first));
+            after = Some(*start);
         }
     }
 
-    fn branch(&mut self, reign: Reign, seq: Seq, tail_of: Option<usize>) -> CopyOrigin {
-        let known = self.branches.iter().position(|branch| branch.reign == reign);
-        let index = known.unwrap_or(self.branches.len());
-        if known.is_none() {
-            if index >= BRANCHES_MAX {
-                return CopyOrigin::TooMany;
-            }
-            self.branches.push(Branch { reign, lowest: seq, tail_of, ancestors: 0, common: Seq(0) });
-        }
-        let branch = &mut self.branches[index];
-        branch.lowest = branch.lowest.min(seq);
-        CopyOrigin::Beyond(index as BranchId)
+    /// The place of a reign in the log.
+    fn position(&self, reign: Reign) -> Option<usize> {
+        self.reigns.iter().position(|record| record.reign == reign)
     }
 
     /// The last seq that a reign of the log has there.
@@ -141,112 +132,115 @@ impl Lineage {
         self.reigns.get(index + 1).map_or(self.end, |next| Seq(next.first.0.saturating_sub(1)))
     }
 
-    /// Notes that a slave has a copy of that origin and seq, or has seen it.
-    pub(super) fn note(&mut self, slave: &SlaveId, origin: CopyOrigin, seq: Seq) {
-        if matches!(origin, CopyOrigin::Repair | CopyOrigin::GivenUp | CopyOrigin::TooMany) {
-            return;
+    /// Where a version is from, if it is not one that the log lacks.
+    fn known_origin(&self, reign: Reign, seq: Seq) -> Option<CopyOrigin> {
+        if self.repairs.contains(&reign) {
+            return Some(CopyOrigin::Repair);
         }
-        if !self.witnesses.contains_key(slave) {
-            self.witnesses.insert(slave.clone(), Witness::default());
-        }
-        let Some(witness) = self.witnesses.get_mut(slave) else { return };
-        match origin {
-            CopyOrigin::Log => witness.common = witness.common.max(seq),
-            CopyOrigin::Beyond(branch) => witness.branches |= bit(branch),
-            CopyOrigin::Repair | CopyOrigin::GivenUp | CopyOrigin::TooMany => {}
+        match self.position(reign) {
+            Some(index) if seq <= self.last_of(index) => Some(CopyOrigin::Log),
+            // Lines of the original program.
+            None if reign == Reign::default() => Some(CopyOrigin::Log),
+            Some(_) | None => self.given_up.contains(&reign).then_some(CopyOrigin::GivenUp),
         }
     }
 
-    /// Notes what a slave says that it has seen; whether the log lacks that.
-    pub(super) fn note_seen(&mut self, slave: &SlaveId, seen: &Seen) -> bool {
-        let origin = self.origin(seen.reign, seen.seq);
-        self.note(slave, origin, seen.seq);
-        matches!(origin, CopyOrigin::Beyond(_) | CopyOrigin::TooMany)
+    /// Whether the log lacks a version of that reign and seq.
+    pub(super) fn lacks(&self, reign: Reign, seq: Seq) -> bool {
+        self.known_origin(reign, seq).is_none()
     }
 
-    /// Notes that all these reigns are of one history.
-    pub(super) fn note_line(&mut self, witness: &SlaveId, reigns: &[Reign]) {
-        for reign in reigns {
-            let begun = self.reigns.iter().find(|record| record.reign == *reign).map(|record| record.first);
-            // Where one began that the log lacks is not known.
-            let seq = begun.unwrap_or(self.end.next());
-            let origin = self.origin(*reign, seq);
-            self.note(witness, origin, seq);
+    /// Notes what somebody has seen; whether the log lacks that.
+    pub(super) fn note_seen(&mut self, reign: Reign, seq: Seq) -> bool {
+        let lacks = self.lacks(reign, seq);
+        if lacks && !self.lacking.contains(&reign) {
+            self.lacking.push(reign);
         }
+        lacks
     }
 
-    /// Draws the conclusions from all that was noted.
-    pub(super) fn settle(&mut self) {
-        let mut order: Vec<usize> = (0..self.branches.len()).collect();
-        order.sort_by_key(|index| self.branches[*index].reign.epoch);
-        for &index in &order {
-            let own = self.branches[index].reign.epoch;
-            let beside = self.witnesses.values().filter(|witness| witness.branches & 1 << index != 0);
-            let beside = beside.fold(0, |all, witness| all | witness.branches);
-            let before = self.ids().filter(|id| beside & bit(*id) != 0 && self.epoch(*id) < own);
-            let ancestors =
-                before.fold(0, |all, id| all | bit(id) | self.branches[usize::from(id)].ancestors);
-            self.branches[index].ancestors = ancestors;
+    /// Where a version of that reign and seq is from.
+    pub(super) fn origin(&mut self, reign: Reign, seq: Seq) -> CopyOrigin {
+        if let Some(known) = self.known_origin(reign, seq) {
+            return known;
         }
-        for index in order {
-            self.branches[index].common = self.common_of(index);
+        self.note_seen(reign, seq);
+        let followers = self.beginnings.values().filter(|other| other.after == Some(reign));
+        let from = followers.map(|other| other.first).filter(|first| *first <= seq).max().unwrap_or_default();
+        let known = self.branches.iter().position(|branch| branch.reign == reign && branch.from == from);
+        let index = known.unwrap_or(self.branches.len());
+        if known.is_none() {
+            if index >= BRANCHES_MAX || self.lacking.len() > BRANCHES_MAX {
+                return CopyOrigin::TooMany;
+            }
+            self.branches.push(Branch { reign, from });
         }
+        CopyOrigin::Beyond(index as BranchId)
     }
 
-    /// How far the log is certainly part of the history of a branch.
-    fn common_of(&self, index: usize) -> Seq {
-        let branch = &self.branches[index];
-        let line = branch.ancestors | 1 << index;
-        // A slave that has also seen what follows has left the log at the same place.
-        let related = self.branches.iter().enumerate().filter(|(_, other)| other.ancestors & 1 << index != 0);
-        let related = related.fold(line, |all, (other, _)| all | 1 << other);
-        let witnesses = self.witnesses.values().filter(|witness| witness.branches & related != 0);
-        let proven = witnesses.map(|witness| witness.common).max().unwrap_or_default();
-        let mut common = Seq(0);
-        if proven > Seq(0) {
-            // A reign is written by one master, into one file: who has a part of it has what is before it.
-            let next = self.reigns.partition_point(|record| record.first <= proven);
-            common = next.checked_sub(1).map_or(proven, |own| self.last_of(own));
+    /// The reigns before one, from the last one down, each with the seq at which the history of that one leaves it. The last one
+    /// that is named may have others before it of which nobody has told.
+    fn before(&self, reign: Reign) -> impl Iterator<Item = ReignStart> + '_ {
+        let mut next = Some(reign);
+        std::iter::from_fn(move || {
+            let Beginning { first, after } = *self.beginnings.get(&next?)?;
+            next = after;
+            Some(ReignStart { reign: after?, first })
+        })
+    }
+
+    /// The seq through which the log is certainly part of the history of a branch; 0 where nothing is known.
+    pub(super) fn common(&self, branch: BranchId) -> Seq {
+        let reign = self.branches[usize::from(branch)].reign;
+        if let Some(index) = self.position(reign) {
+            // It goes on after the end that this reign has in the log.
+            return self.last_of(index);
         }
-        let own = || self.ids().filter(|id| line & bit(*id) != 0).map(|id| &self.branches[usize::from(id)]);
-        let tail = own().filter_map(|branch| Some(self.last_of(branch.tail_of?))).max();
-        common = common.max(tail.unwrap_or_default());
-        // What the log has in the place of one of its records is not in its history.
-        own().fold(common, |common, branch| common.min(Seq(branch.lowest.0.saturating_sub(1))))
+        let fork = self.before(reign).find_map(|before| Some((self.position(before.reign)?, before.first)));
+        fork.map_or(Seq(0), |(index, left)| self.last_of(index).min(Seq(left.0.saturating_sub(1))))
     }
 
-    fn ids(&self) -> impl Iterator<Item = BranchId> {
-        (0..self.branches.len()).map(|index| index as BranchId)
-    }
-
-    fn epoch(&self, branch: BranchId) -> Epoch {
-        self.branches[usize::from(branch)].reign.epoch
-    }
-
-    /// The reign of a branch.
-    pub(super) fn reign(&self, branch: BranchId) -> Reign {
-        self.branches[usize::from(branch)].reign
-    }
-
-    /// The identity of that reign.
-    pub(super) fn id(&self, branch: BranchId) -> ReignId {
-        self.reign(branch).id
+    /// Whether one branch is certainly before another one in its history.
+    fn is_before(&self, one: BranchId, other: BranchId) -> bool {
+        let [one, other] = [one, other].map(|branch| &self.branches[usize::from(branch)]);
+        if one.reign == other.reign {
+            return one.from < other.from;
+        }
+        let left = self.before(other.reign).find(|before| before.reign == one.reign);
+        left.is_some_and(|left| one.from < left.first)
     }
 
     /// Whether all these branches are certainly before `branch` in its history.
     pub(super) fn follows_all(&self, branch: BranchId, others: u64) -> bool {
-        let line = self.branches[usize::from(branch)].ancestors | bit(branch);
-        others & !line == 0
+        let ids = (0..self.branches.len()).map(|index| index as BranchId);
+        ids.filter(|id| *id != branch && others & bit(*id) != 0).all(|id| self.is_before(id, branch))
     }
 
-    /// The seq through which the log is certainly part of the history of a branch.
-    pub(super) fn common(&self, branch: BranchId) -> Seq {
-        self.branches[usize::from(branch)].common
+    /// Whether a version is certainly not in the history that ends with the reign `last`: a slave that was part of it has it
+    /// from another one, or from a record that was lost since.
+    pub(super) fn is_astray(&self, last: Reign, reign: Reign, seq: Seq) -> bool {
+        if reign == last {
+            return false;
+        }
+        let mut lowest = last;
+        for before in self.before(last) {
+            if before.reign == reign {
+                return seq >= before.first;
+            }
+            lowest = before.reign;
+        }
+        // Nothing is told of what was before that one.
+        reign.epoch >= lowest.epoch
     }
 
-    /// All reigns that the log lacks, as far as they are known.
+    /// The identity of the reign of a branch.
+    pub(super) fn id(&self, branch: BranchId) -> ReignId {
+        self.branches[usize::from(branch)].reign.id
+    }
+
+    /// All reigns of which the log lacks records, as far as they are known.
     pub(super) fn lacking(&self) -> impl Iterator<Item = Reign> + '_ {
-        self.branches.iter().map(|branch| branch.reign)
+        self.lacking.iter().copied()
     }
 }
 
@@ -259,8 +253,12 @@ pub(super) fn bit(branch: BranchId) -> u64 {
 mod tests {
     use super::*;
 
-    /// Reign 1 (id 10) from seq 2 and 2 (id 20) from seq 8; the log ends at seq 11.
-    fn lineage() -> Lineage {
+    fn start(epoch: u64, id: u64, first: u64) -> ReignStart {
+        ReignStart { reign: Reign::new(epoch, id), first: Seq(first) }
+    }
+
+    /// Reign 1 (id 10) from seq 2 and 2 (id 20) from seq 8; the log ends at seq 11. Slaves have told of these lines.
+    fn lineage(told: &[&[(u64, u64, u64)]]) -> Lineage {
         let mut lineage = Lineage::default();
         for (epoch, first) in [(1, 2), (2, 8)] {
             let reign = Reign::new(epoch, epoch * 10);
@@ -268,108 +266,132 @@ mod tests {
             lineage.begin(record, false, std::iter::empty());
         }
         lineage.close(Seq(11));
+        for line in told {
+            let line: Vec<_> = line.iter().map(|(epoch, id, first)| start(*epoch, *id, *first)).collect();
+            lineage.tell(&line);
+        }
         lineage
     }
 
-    fn slave(name: &str) -> SlaveId {
-        SlaveId::new(name).unwrap()
+    fn origin(lineage: &mut Lineage, (epoch, id, seq): (u64, u64, u64)) -> CopyOrigin {
+        lineage.origin(Reign::new(epoch, id), Seq(seq))
     }
 
-    /// Notes copies of a slave: epoch, id, seq. Gives their origins.
-    fn holds(lineage: &mut Lineage, name: &str, copies: &[(u64, u64, u64)]) -> Vec<CopyOrigin> {
-        let origins = copies.iter().map(|(epoch, id, seq)| {
-            let origin = lineage.origin(Reign::new(*epoch, *id), Seq(*seq));
-            lineage.note(&slave(name), origin, Seq(*seq));
-            origin
-        });
-        origins.collect()
+    /// The number of the branch of that version.
+    fn branch(lineage: &mut Lineage, version: (u64, u64, u64)) -> BranchId {
+        match origin(lineage, version) {
+            CopyOrigin::Beyond(branch) => branch,
+            CopyOrigin::Log | CopyOrigin::Repair | CopyOrigin::GivenUp | CopyOrigin::TooMany => {
+                panic!("{version:?} is not beyond the log")
+            }
+        }
+    }
+
+    /// How far the log is part of the history of that version.
+    fn common(lineage: &mut Lineage, version: (u64, u64, u64)) -> Seq {
+        let branch = branch(lineage, version);
+        lineage.common(branch)
     }
 
     #[test]
     fn a_copy_is_of_the_log_or_beyond_it() {
-        let mut lineage = lineage();
-        let origins = holds(
-            &mut lineage,
-            "s",
-            &[(0, 0, 1), (1, 10, 7), (2, 20, 11), (1, 10, 8), (2, 20, 12), (2, 21, 9)],
-        );
-        let wanted = [CopyOrigin::Log, CopyOrigin::Log, CopyOrigin::Log];
-        assert_eq!(origins[..3], wanted);
-        assert_eq!(origins[3..], [CopyOrigin::Beyond(0), CopyOrigin::Beyond(1), CopyOrigin::Beyond(2)]);
+        let mut lineage = lineage(&[]);
+        for version in [(0, 0, 1), (1, 10, 7), (2, 20, 11)] {
+            assert_eq!(origin(&mut lineage, version), CopyOrigin::Log, "{version:?}");
+        }
+        let lacking = [(1, 10, 8), (2, 20, 12), (2, 21, 9)];
+        let branches = lacking.map(|version| branch(&mut lineage, version));
+        assert_eq!(branches, [0, 1, 2]);
+        assert_eq!(branch(&mut lineage, (2, 20, 99)), 1);
+        let reigns = lacking.map(|(epoch, id, _)| Reign::new(epoch, id));
+        assert_eq!(lineage.lacking().collect::<Vec<_>>(), reigns);
+        assert!(lineage.lacks(Reign::new(2, 20), Seq(12)) && !lineage.lacks(Reign::new(2, 20), Seq(11)));
     }
 
     #[test]
-    fn a_truncated_log_is_part_of_all_that_follows_it() {
-        let mut lineage = lineage();
-        holds(&mut lineage, "s", &[(2, 20, 9), (2, 20, 14), (3, 30, 20), (5, 50, 30)]);
-        holds(&mut lineage, "t", &[(5, 50, 33)]);
-        lineage.settle();
-        for branch in 0..3 {
-            assert_eq!(lineage.common(branch), Seq(11), "branch {branch}");
+    fn a_cut_log_is_part_of_all_that_follows_it() {
+        let mut lineage = lineage(&[&[(1, 10, 2), (2, 20, 8), (3, 30, 16), (5, 50, 25)]]);
+        for version in [(2, 20, 14), (3, 30, 20), (5, 50, 30)] {
+            assert_eq!(common(&mut lineage, version), Seq(11), "{version:?}");
         }
         assert!(lineage.follows_all(2, 0b11));
         assert!(!lineage.follows_all(0, 0b110));
     }
 
     #[test]
-    fn of_a_reign_that_no_copy_joins_to_the_log_nothing_is_known() {
-        let mut lineage = lineage();
-        holds(&mut lineage, "s", &[(3, 30, 20)]);
-        lineage.settle();
-        assert_eq!(lineage.common(0), Seq(0));
-        // The record that it has seen may be of a reign before, too.
-        holds(&mut lineage, "s", &[(1, 10, 3)]);
-        lineage.settle();
-        assert_eq!(lineage.common(0), Seq(7), "reign 1 is of its history, and reign 2 may not be");
+    fn of_a_reign_that_nobody_joins_to_the_log_nothing_is_known() {
+        let mut lineage = lineage(&[&[(3, 30, 14), (4, 40, 20)]]);
+        assert_eq!(common(&mut lineage, (4, 40, 22)), Seq(0));
+        assert_eq!(common(&mut lineage, (3, 30, 15)), Seq(0));
+        // A slave of a longer memory.
+        lineage.tell(&[start(2, 20, 8), start(3, 30, 14)]);
+        assert_eq!(lineage.common(0), Seq(11));
     }
 
     #[test]
-    fn a_list_of_reigns_proves_what_copies_do_not() {
-        let line =
-            |epochs: &[u64]| epochs.iter().map(|epoch| Reign::new(*epoch, epoch * 10)).collect::<Vec<_>>();
-        let mut older = lineage();
-        holds(&mut older, "s", &[(4, 40, 20)]);
-        older.note_line(&slave("list"), &line(&[1, 2, 3, 4]));
-        older.settle();
-        assert_eq!(older.common(0), Seq(11));
-        // One that knows reign 2 as another one.
-        let mut other = lineage();
-        holds(&mut other, "s", &[(4, 40, 20)]);
-        other.note_line(&slave("list"), &[line(&[1]), vec![Reign::new(2, 22)], line(&[4])].concat());
-        other.settle();
-        assert_eq!(other.common(0), Seq(7));
-    }
-
-    #[test]
-    fn a_log_that_went_on_by_itself_is_common_only_up_to_the_fork() {
+    fn a_fork_inside_a_reign_is_where_the_other_reign_began() {
+        // The log was copied in reign 2 after seq 9, and both went on.
+        let mut lineage = lineage(&[&[(2, 20, 8), (3, 30, 10), (4, 40, 30)]]);
+        assert_eq!(common(&mut lineage, (3, 30, 15)), Seq(9));
+        assert_eq!(common(&mut lineage, (4, 40, 31)), Seq(9));
         // The slaves' reign 1 goes on where the log has its reign 2.
-        let mut lineage = lineage();
-        holds(&mut lineage, "s", &[(1, 10, 9), (2, 22, 15), (3, 30, 40)]);
-        lineage.settle();
-        for branch in 0..3 {
-            assert_eq!(lineage.common(branch), Seq(7), "branch {branch}");
-        }
+        lineage.tell(&[start(1, 10, 2), start(2, 22, 15)]);
+        assert_eq!(common(&mut lineage, (2, 22, 20)), Seq(7));
+        assert_eq!(common(&mut lineage, (1, 10, 9)), Seq(7));
+        // Reign 2 began anew after a copy of reign 1.
+        lineage.tell(&[start(1, 10, 2), start(2, 23, 5)]);
+        assert_eq!(common(&mut lineage, (2, 23, 20)), Seq(4));
     }
 
     #[test]
-    fn a_record_in_the_place_of_one_of_the_log_is_after_the_fork() {
-        let mut lineage = lineage();
-        // A copy in the last reign of the log, which goes on elsewhere from seq 10 on.
-        holds(&mut lineage, "s", &[(2, 20, 9), (3, 30, 10)]);
-        lineage.settle();
-        assert_eq!(lineage.common(0), Seq(9));
+    fn a_reign_that_went_on_while_another_one_had_begun_has_no_order_with_that() {
+        // The slaves' reign 3 goes on to 30, and reign 4 was begun on a copy of it that ends at seq 19.
+        let mut lineage = lineage(&[&[(2, 20, 8), (3, 30, 14), (4, 40, 20)]]);
+        let before = branch(&mut lineage, (3, 30, 19));
+        let after = branch(&mut lineage, (3, 30, 20));
+        let other = branch(&mut lineage, (4, 40, 21));
+        assert_eq!(branch(&mut lineage, (3, 30, 15)), before);
+        assert!(lineage.follows_all(other, bit(before) | bit(other)));
+        assert!(lineage.follows_all(after, bit(before)));
+        assert!(!lineage.follows_all(before, bit(after)));
+        assert!(!lineage.follows_all(other, bit(after)));
+        assert!(!lineage.follows_all(after, bit(other)));
     }
 
     #[test]
     fn two_reigns_of_one_epoch_have_no_order_and_neither_have_their_followers() {
-        let mut lineage = lineage();
-        holds(&mut lineage, "s", &[(2, 20, 9), (3, 30, 14), (4, 40, 20)]);
-        holds(&mut lineage, "t", &[(2, 20, 9), (3, 31, 14), (5, 51, 20)]);
-        lineage.settle();
-        assert!(lineage.follows_all(1, 1));
-        assert!(!lineage.follows_all(2, 1));
-        assert!(!lineage.follows_all(3, 1), "5 follows 31, not 30");
-        assert!(lineage.follows_all(3, 0b100));
+        let mut lineage =
+            lineage(&[&[(2, 20, 8), (3, 30, 12), (4, 40, 20)], &[(2, 20, 8), (3, 31, 12), (5, 51, 20)]]);
+        let versions = [(3, 30, 14), (3, 31, 14), (4, 40, 25), (5, 51, 25)];
+        let [one, other, one_later, other_later] = versions.map(|version| branch(&mut lineage, version));
+        assert!(lineage.follows_all(one_later, bit(one)));
+        assert!(!lineage.follows_all(other, bit(one)));
+        assert!(!lineage.follows_all(other_later, bit(one)), "5 follows 31, not 30");
+        assert!(lineage.follows_all(other_later, bit(other)));
+    }
+
+    #[test]
+    fn a_copy_that_its_slaves_last_log_did_not_have_is_astray() {
+        let lineage = lineage(&[&[(3, 30, 14), (4, 40, 20), (6, 60, 30)]]);
+        let astray = |epoch, id, seq| lineage.is_astray(Reign::new(6, 60), Reign::new(epoch, id), Seq(seq));
+        for (epoch, id, seq) in [(6, 60, 35), (4, 40, 29), (3, 30, 19), (2, 20, 12), (1, 11, 5)] {
+            assert!(!astray(epoch, id, seq), "{epoch}");
+        }
+        for (epoch, id, seq) in [(4, 40, 30), (3, 30, 20), (5, 50, 25), (4, 41, 21), (3, 31, 15), (7, 70, 40)]
+        {
+            assert!(astray(epoch, id, seq), "{epoch}");
+        }
+    }
+
+    #[test]
+    fn what_is_out_of_order_proves_nothing() {
+        let mut lineage = lineage(&[&[(2, 20, 8), (4, 40, 20), (3, 30, 25), (5, 50, 22), (6, 60, 30)]]);
+        assert_eq!(common(&mut lineage, (4, 40, 21)), Seq(11));
+        assert_eq!(common(&mut lineage, (3, 30, 26)), Seq(0), "its epoch is too low");
+        assert_eq!(common(&mut lineage, (5, 50, 26)), Seq(0), "its seq is");
+        // Two that disagree about the beginning of one.
+        lineage.tell(&[start(2, 20, 8), start(6, 60, 9)]);
+        assert_eq!(common(&mut lineage, (6, 60, 31)), Seq(0));
     }
 
     #[test]
@@ -385,19 +407,21 @@ mod tests {
         lineage.begin(record(7, 20), true, std::iter::empty());
         lineage.close(Seq(25));
         assert_eq!((lineage.end(), lineage.is_unfinished()), (Seq(11), true));
-        let origins = holds(&mut lineage, "s", &[(7, 70, 24), (2, 22, 9), (3, 30, 20)]);
-        assert_eq!(origins, [CopyOrigin::Repair, CopyOrigin::GivenUp, CopyOrigin::Beyond(0)]);
-        lineage.settle();
-        assert_eq!(lineage.common(0), Seq(0));
+        let origins = [(7, 70, 24), (2, 22, 9), (5, 50, 11)].map(|version| origin(&mut lineage, version));
+        assert_eq!(origins, [CopyOrigin::Repair, CopyOrigin::GivenUp, CopyOrigin::Log]);
+        assert_eq!(lineage.lacking().count(), 0);
+        lineage.tell(&[start(5, 50, 8), start(6, 66, 15)]);
+        assert_eq!(common(&mut lineage, (6, 66, 20)), Seq(11), "the repairs do not count");
     }
 
     #[test]
     fn there_are_so_many_branches_and_no_more() {
-        let mut lineage = lineage();
-        let copies: Vec<_> = (3..3 + BRANCHES_MAX as u64).map(|epoch| (epoch, epoch, epoch + 20)).collect();
-        holds(&mut lineage, "s", &copies);
-        lineage.settle();
-        assert!(lineage.follows_all(BRANCHES_MAX as u8 - 1, u64::MAX));
-        assert_eq!(lineage.origin(Reign::new(1000, 1), Seq(1)), CopyOrigin::TooMany);
+        let mut lineage = lineage(&[]);
+        for epoch in 3..3 + BRANCHES_MAX as u64 {
+            branch(&mut lineage, (epoch, epoch, epoch + 20));
+        }
+        assert_eq!(origin(&mut lineage, (1000, 1, 1)), CopyOrigin::TooMany);
+        assert_eq!(branch(&mut lineage, (3, 3, 99)), 0);
+        assert!(!lineage.follows_all(1, bit(0)));
     }
 }

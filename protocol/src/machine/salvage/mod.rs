@@ -16,16 +16,14 @@ use super::master::ReignRecord;
 use super::welcome::{judge_slave, SlaveReception, Unwelcome, Welcomed};
 use crate::ids::{ClusterId, Epoch, Incarnation, LinkId, Millis, Reign, Seq, SlaveId, Stamp, Version};
 use crate::lock_file::LockText;
-use crate::message::Seen;
+use crate::message::{ReignStart, Seen};
+pub use crate::record::REPAIR_BEGUN as BEGUN_AT;
 use crate::record::{Body, Position, Record, SyncMode};
 use crate::witness_file::WitnessText;
 use bytes::Bytes;
-use copies::{Copies, CopyVerdict};
+use copies::{Copies, CopyVerdict, Holder};
 use lineage::{CopyOrigin, Lineage};
 use std::collections::{BTreeMap, VecDeque};
-
-/// Where a reign serves that a repair begins: nowhere.
-pub const BEGUN_AT: &str = "repair";
 
 /// The same of the record that ends it.
 pub const ENDED_AT: &str = "repaired";
@@ -44,6 +42,10 @@ const SPARE_MAX: usize = 4;
 
 /// A slave that was asked and says nothing for so long is cut off, in milliseconds.
 const SILENT_MS: u64 = 60_000;
+
+/// If nothing new has come for so long after the time for slaves is over, the repair ends, whatever slaves come and go, in
+/// milliseconds.
+const STALLED_MS: u64 = SILENT_MS;
 
 /// What becomes of keys of which it is not known what is newest.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -100,6 +102,13 @@ pub enum Event {
         cluster: Option<ClusterId>,
         /// The last reign that it was part of.
         seen: Option<Seen>,
+    },
+    /// The slave says which reigns the log has had in which it had its last place.
+    Lineage {
+        /// Its link.
+        link: LinkId,
+        /// The last of them, in the order of that log.
+        reigns: Vec<ReignStart>,
     },
     /// A link is closed.
     Gone {
@@ -167,6 +176,11 @@ pub enum Event {
 pub enum Effect {
     /// Answer the HELLO.
     Welcome {
+        /// The link.
+        link: LinkId,
+    },
+    /// Ask which reigns the log has had in which the slave had its last place.
+    AskLineage {
         /// The link.
         link: LinkId,
     },
@@ -294,6 +308,11 @@ pub enum SalvageOutcome {
         /// That slave.
         id: SlaveId,
     },
+    /// Slaves come and go, and nothing new has come from these for too long: not all was put back.
+    Stalled {
+        /// Those that are waited for.
+        named: Vec<SlaveId>,
+    },
     /// Slaves know of more than [`BRANCHES_MAX`] reigns that the log lacks.
     TooManyReigns,
     /// All that was found is in the log.
@@ -305,6 +324,10 @@ pub enum SalvageOutcome {
 struct Helper {
     incarnation: Incarnation,
     seen: Option<Seen>,
+    /// Whether it has said of which log its copies are.
+    has_told: bool,
+    /// The last reign of that log.
+    last: Option<Reign>,
     /// The link over which it is asked.
     link: Option<LinkId>,
     /// Links to other addresses of ours, for when that one ends.
@@ -313,9 +336,19 @@ struct Helper {
     place: u32,
     is_admitted: bool,
     has_reported: bool,
+    /// Parts of its report that have come since it was given its place, and the most that had come before.
+    parts: u64,
+    parts_max: u64,
     /// Values that it was asked for.
     asked: usize,
     heard_at: Millis,
+}
+
+impl Helper {
+    /// Whether it is there with all that must be known of it. One that has seen nothing holds nothing.
+    fn is_there(&self) -> bool {
+        self.link.is_some() && self.seen.is_some() && self.has_told
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -347,8 +380,10 @@ pub struct Salvage {
     /// Whether somebody knows of something that the log lacks.
     lacks: bool,
     reign: Option<(Reign, Seq)>,
-    /// Since when something is waited for.
+    /// Since when slaves are waited for.
     since: Millis,
+    /// When something new has come from a slave.
+    progress_at: Millis,
     /// The next key to be looked at.
     next: usize,
     /// Keys whose holder was lost while they were asked for.
@@ -373,6 +408,7 @@ impl Salvage {
             lacks: false,
             reign: None,
             since: Millis(0),
+            progress_at: Millis(0),
             next: 0,
             again: VecDeque::new(),
             reads: BTreeMap::new(),
@@ -400,19 +436,15 @@ impl Salvage {
         }
         self.lineage.close(known.end.seq);
         self.lacks = self.lineage.is_unfinished();
-        for (id, seen) in &known.noted.seen {
-            self.lacks |= self.lineage.note_seen(id, seen);
+        for (_, seen) in &known.noted.seen {
+            self.lacks |= self.lineage.note_seen(seen.reign, seen.seq);
         }
         self.lacks |= !known.noted.accepted.is_empty() || known.noted.accepted_epoch.is_some();
         self.since = now;
         self.known = known;
-        let lock = &self.known.lock;
-        if let (true, Ok(id)) = (lock.cluster == Some(self.known.cluster), SlaveId::new(LOCK_FILE)) {
-            self.lineage.note_line(&id, &lock.reigns);
-        }
         // A reign that the lock file names was on disk, whoever saw it.
-        if let Some((id, seen)) = self.lock_file_has_seen() {
-            self.lineage.note_seen(&id, &seen);
+        if let Some((_, seen)) = self.lock_file_has_seen() {
+            self.lineage.note_seen(seen.reign, seen.seq);
         }
         self.lacks |= self.declared_epoch() > self.known.end.epoch;
     }
@@ -455,6 +487,7 @@ impl Salvage {
             Event::Came { link, id, incarnation, cluster, seen } => {
                 self.came(now, link, (id, incarnation), cluster, seen, effects);
             }
+            Event::Lineage { link, reigns } => self.told(now, link, &reigns),
             Event::Gone { link } => self.gone(now, link, effects),
             Event::Enlisted { link, reign, seen } => self.enlisted(now, link, reign, seen, effects),
             Event::Outdated { link } => self.refuse(now, link, SalvageRefusal::OtherWitness, effects),
@@ -462,7 +495,7 @@ impl Salvage {
             Event::Value { link, tag, stamp, value } => self.value(now, link, tag, (stamp, value), effects),
             Event::Missing { link, tag } => self.missing(now, link, tag, effects),
             Event::Begun { reign, seq } => self.begun(now, reign, seq, effects),
-            Event::Surveyed => self.surveyed(effects),
+            Event::Surveyed => self.surveyed(now, effects),
             Event::Finished => self.end(SalvageOutcome::Recovered, effects),
             Event::Tick => {}
         }
@@ -525,14 +558,32 @@ impl Salvage {
             return;
         }
         if is_gathering {
-            self.lacks |= seen.as_ref().is_some_and(|seen| self.lineage.note_seen(&id, seen));
+            self.lacks |= seen.is_some_and(|seen| self.lineage.note_seen(seen.reign, seen.seq));
             let helper = Helper { incarnation, seen, link: Some(link), heard_at: now, ..Helper::default() };
             self.helpers.insert(id, helper);
         } else if let Some(helper) = self.helpers.get_mut(&id) {
             (helper.link, helper.heard_at) = (Some(link), now);
         }
         effects.push(Effect::Welcome { link });
+        self.greet(link, effects);
+    }
+
+    /// Asks a slave what must be known of it, or tells it of the reign if there is one.
+    fn greet(&self, link: LinkId, effects: &mut Vec<Effect>) {
+        if self.phase == Phase::Gathering {
+            effects.push(Effect::AskLineage { link });
+        }
         self.announce(link, effects);
+    }
+
+    /// A slave has said of which log its copies are. Once slaves report, all that is to be known of their logs is known.
+    fn told(&mut self, now: Millis, link: LinkId, reigns: &[ReignStart]) {
+        if self.phase != Phase::Gathering {
+            return;
+        }
+        let Some(helper) = self.helper(now, link) else { return };
+        (helper.has_told, helper.last) = (true, reigns.last().map(|last| last.reign));
+        self.lineage.tell(reigns);
     }
 
     /// Tells a slave of the reign, if there is one.
@@ -557,8 +608,13 @@ impl Salvage {
         let Some(id) = self.named(link) else { return };
         let mut next = None;
         if let Some(helper) = self.helpers.get_mut(&id) {
+            // A report that has not come to its end begins anew.
+            if let Some(found) = self.findings.slave(&id).filter(|_| !helper.has_reported) {
+                found.keys = 0;
+            }
             next = helper.spare.pop();
             (helper.link, helper.is_admitted, helper.asked, helper.heard_at) = (next, false, 0, now);
+            (helper.parts, helper.parts_max) = (0, helper.parts_max.max(helper.parts));
         }
         let again = &mut self.again;
         self.reads.retain(|_, (number, asked)| {
@@ -569,7 +625,7 @@ impl Salvage {
             !is_lost
         });
         if let Some(link) = next {
-            self.announce(link, effects);
+            self.greet(link, effects);
         }
     }
 
@@ -603,6 +659,7 @@ impl Salvage {
         }
         self.phase = Phase::Reporting;
         self.reign = Some((reign, seq));
+        self.progress_at = now;
         self.lineage.ignore(reign);
         for helper in self.helpers.values_mut() {
             helper.heard_at = now;
@@ -626,13 +683,19 @@ impl Salvage {
             return;
         };
         helper.has_reported = last;
-        let place = helper.place;
+        helper.parts += 1;
+        let (place, of_log) = (helper.place, helper.last);
+        if helper.parts > helper.parts_max {
+            self.progress_at = now;
+        }
         for (key, stamp) in entries {
-            let reign = Reign { epoch: stamp.version.epoch, id: stamp.reign };
-            let origin = self.lineage.origin(reign, stamp.version.seq);
-            self.lineage.note(&id, origin, stamp.version.seq);
-            match origin {
-                CopyOrigin::Beyond(branch) => self.copies.add(key, stamp.version, branch, Some(place)),
+            let (reign, seq) = (Reign { epoch: stamp.version.epoch, id: stamp.reign }, stamp.version.seq);
+            match self.lineage.origin(reign, seq) {
+                CopyOrigin::Beyond(branch) => {
+                    let is_astray = of_log.is_some_and(|last| self.lineage.is_astray(last, reign, seq));
+                    let holder = if is_astray { Holder::Astray(place) } else { Holder::Slave(place) };
+                    self.copies.add(key, stamp.version, branch, holder);
+                }
                 CopyOrigin::TooMany => self.too_many = true,
                 CopyOrigin::Log | CopyOrigin::Repair | CopyOrigin::GivenUp => {}
             }
@@ -664,7 +727,9 @@ impl Salvage {
                 };
                 let reign = Reign { epoch: stamp.version.epoch, id: stamp.reign };
                 if let CopyOrigin::Beyond(branch) = self.lineage.origin(reign, stamp.version.seq) {
-                    pairs.for_each(|(key, _)| self.copies.add(&key.decode(), stamp.version, branch, None));
+                    pairs.for_each(|(key, _)| {
+                        self.copies.add(&key.decode(), stamp.version, branch, Holder::Log);
+                    });
                 }
             }
             Body::Write(pairs) => {
@@ -675,11 +740,11 @@ impl Salvage {
         }
     }
 
-    fn surveyed(&mut self, effects: &mut Vec<Effect>) {
+    fn surveyed(&mut self, now: Millis, effects: &mut Vec<Effect>) {
         if self.phase != Phase::Surveying {
             return;
         }
-        self.lineage.settle();
+        self.progress_at = now;
         self.findings.lacking_keys = self.copies.len() as u64;
         for number in 0..self.copies.numbers() {
             match self.copies.judge(number, &self.lineage) {
@@ -710,6 +775,20 @@ impl Salvage {
             Phase::Fetching => self.fetch(now, effects),
             Phase::Beginning | Phase::Surveying | Phase::Finishing | Phase::Over => {}
         }
+        if matches!(self.phase, Phase::Reporting | Phase::Fetching) {
+            self.end_stalled(now, effects);
+        }
+    }
+
+    /// Ends a repair to which slaves come and go without anything new.
+    fn end_stalled(&mut self, now: Millis, effects: &mut Vec<Effect>) {
+        if now.since(self.progress_at) < self.wishes.wait_ms.saturating_add(STALLED_MS) {
+            return;
+        }
+        let waits = |helper: &Helper| !helper.has_reported || helper.asked > 0 || !helper.is_admitted;
+        let named = self.helpers.iter().filter(|(_, helper)| waits(helper)).map(|(id, _)| id.clone());
+        let named = named.collect();
+        self.end(SalvageOutcome::Stalled { named }, effects);
     }
 
     fn cut_silent(&mut self, now: Millis, effects: &mut Vec<Effect>) {
@@ -724,11 +803,11 @@ impl Salvage {
     }
 
     fn gather(&mut self, now: Millis, effects: &mut Vec<Effect>) {
-        let there = self.helpers.values().filter(|helper| helper.link.is_some()).count();
-        let is_there = |id: &SlaveId| self.helpers.get(id).is_some_and(|helper| helper.link.is_some());
+        let there = self.helpers.values().filter(|helper| helper.is_there()).count();
+        let is_there = |id: &SlaveId| self.helpers.get(id).is_some_and(Helper::is_there);
         let noted = self.known.noted.seen.iter().map(|(id, _)| id).filter(|id| id.as_str() != LOCK_FILE);
-        let mut named: Vec<SlaveId> =
-            noted.chain(self.helpers.keys()).filter(|id| !is_there(id)).cloned().collect();
+        let come = self.helpers.iter().filter(|(_, helper)| helper.seen.is_some()).map(|(id, _)| id);
+        let mut named: Vec<SlaveId> = noted.chain(come).filter(|id| !is_there(id)).cloned().collect();
         named.sort();
         named.dedup();
         let are_enough = self.wishes.slaves.is_some_and(|wanted| there >= wanted);
@@ -751,14 +830,10 @@ impl Salvage {
 
     /// Notes for people who is there and what they have seen.
     fn tell_of_slaves(&mut self) {
-        let slaves = self.helpers.iter().filter(|(_, helper)| helper.link.is_some());
+        let answers = |helper: &Helper| helper.is_there() || (helper.link.is_some() && helper.seen.is_none());
+        let slaves = self.helpers.iter().filter(|(_, helper)| answers(helper));
         let found = slaves.map(|(id, helper)| {
-            let is_witness = helper.seen.is_some_and(|seen| {
-                matches!(
-                    self.lineage.origin(seen.reign, seen.seq),
-                    CopyOrigin::Beyond(_) | CopyOrigin::TooMany
-                )
-            });
+            let is_witness = helper.seen.is_some_and(|seen| self.lineage.lacks(seen.reign, seen.seq));
             let (id, seen) = (id.clone(), helper.seen);
             SlaveFound { id, seen, is_witness, keys: 0, recovered_keys: 0, recovered_bytes: 0 }
         });
@@ -768,16 +843,22 @@ impl Salvage {
     /// Notes all witnesses and begins a reign above all that anybody has seen. Its slaves forget the one that they had a place
     /// in, so the note comes first.
     fn begin(&mut self, effects: &mut Vec<Effect>) {
-        self.helpers.retain(|_, helper| helper.link.is_some());
-        let mut text = WitnessText { cluster: Some(self.known.cluster), ..WitnessText::default() };
+        // A slave that has seen nothing holds nothing.
+        self.helpers.retain(|_, helper| helper.is_there());
         let noted = &self.known.noted;
+        let mut text = WitnessText {
+            cluster: Some(self.known.cluster),
+            seen: Vec::new(),
+            accepted: noted.accepted.clone(),
+            accepted_epoch: noted.accepted_epoch,
+        };
         let lock = self.lock_file_has_seen();
         let told = self.helpers.iter().filter_map(|(id, helper)| Some((id.clone(), helper.seen?)));
         let noted = noted.seen.iter().cloned();
         let mut highest = self.known.end.epoch.max(self.declared_epoch());
         for (id, seen) in noted.chain(told).chain(lock).collect::<Vec<_>>() {
             highest = highest.max(seen.reign.epoch);
-            if matches!(self.lineage.origin(seen.reign, seen.seq), CopyOrigin::Beyond(_)) {
+            if self.lineage.lacks(seen.reign, seen.seq) {
                 // Whether a sync was owed for it or not: the repair has begun, and until it has ended no master is to serve.
                 text.note(id, Seen { durable: true, ..seen });
             }
@@ -840,7 +921,9 @@ impl Salvage {
     fn is_wanted(&self, number: usize) -> bool {
         match self.copies.judge(number, &self.lineage) {
             Some(CopyVerdict::Newer) => true,
-            Some(CopyVerdict::Undecided) => self.wishes.undecided == Undecided::Slaves,
+            Some(CopyVerdict::Undecided) => {
+                self.wishes.undecided == Undecided::Slaves && !self.copies.is_in_log(number)
+            }
             Some(CopyVerdict::Done) | None => false,
         }
     }
@@ -892,10 +975,11 @@ impl Salvage {
         let Some((number, id)) = self.answered(now, link, tag) else { return };
         let Some((key, wanted, _)) = self.copies.at(number, &self.lineage) else { return };
         if stamp != wanted {
-            self.lacks_it(&id, number, effects);
+            self.lacks_it(now, &id, number, effects);
             return;
         }
         let key = Bytes::copy_from_slice(key);
+        self.progress_at = now;
         if let Some(slave) = self.findings.slave(&id) {
             slave.recovered_keys += 1;
             slave.recovered_bytes += (key.len() + value.len()) as u64;
@@ -905,13 +989,15 @@ impl Salvage {
 
     fn missing(&mut self, now: Millis, link: LinkId, tag: u64, effects: &mut Vec<Effect>) {
         if let Some((number, id)) = self.answered(now, link, tag) {
-            self.lacks_it(&id, number, effects);
+            self.lacks_it(now, &id, number, effects);
         }
     }
 
     /// A slave does not have what it has reported: another one may.
-    fn lacks_it(&mut self, id: &SlaveId, number: usize, effects: &mut Vec<Effect>) {
+    fn lacks_it(&mut self, now: Millis, id: &SlaveId, number: usize, effects: &mut Vec<Effect>) {
         let Some(place) = self.helpers.get(id).map(|helper| helper.place) else { return };
+        // So many copies there are, and no more.
+        self.progress_at = now;
         if self.copies.forget_holder(number, place) {
             self.again.push_back(number);
         } else {

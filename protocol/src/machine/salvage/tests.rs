@@ -127,9 +127,35 @@ impl Bench {
         effects
     }
 
-    fn comes(&mut self, link: u64, name: &str, seen: Option<Seen>) -> Vec<Effect> {
+    /// A slave comes, and tells of reigns that each began right after the one before: epoch, id, first seq. Gives what follows.
+    fn comes_of(
+        &mut self,
+        link: u64,
+        name: &str,
+        seen: Option<Seen>,
+        reigns: &[(u64, u64, u64)],
+    ) -> Vec<Effect> {
         let (link, id, incarnation) = (LinkId(link), slave(name), Incarnation(1));
-        self.step(Event::Came { link, id, incarnation, cluster: Some(CLUSTER), seen })
+        let mut effects = self.step(Event::Came { link, id, incarnation, cluster: Some(CLUSTER), seen });
+        if effects.contains(&Effect::AskLineage { link }) {
+            let start = |(epoch, id, first): &(u64, u64, u64)| ReignStart {
+                reign: Reign::new(*epoch, *id),
+                first: Seq(*first),
+            };
+            effects.retain(|effect| *effect != Effect::AskLineage { link });
+            effects.extend(self.step(Event::Lineage { link, reigns: reigns.iter().map(start).collect() }));
+        }
+        effects
+    }
+
+    /// The same of a slave of the log's first reign and of the one that it has seen, which began at the seq before.
+    fn comes(&mut self, link: u64, name: &str, seen: Option<Seen>) -> Vec<Effect> {
+        let last = seen.filter(|seen| seen.reign.epoch > Epoch(1)).map(|seen| {
+            let Reign { epoch, id } = seen.reign;
+            (epoch.0, id.0, 7)
+        });
+        let reigns: Vec<_> = std::iter::once((1, 10, 2)).chain(last).collect();
+        self.comes_of(link, name, seen, &reigns)
     }
 
     fn after(&mut self, ms: u64) -> Vec<Effect> {
@@ -180,8 +206,10 @@ fn finish(given_up: &[Reign]) -> Effect {
 #[test]
 fn the_newest_of_what_the_log_lacks_is_fetched_and_its_reigns_are_given_up() {
     let mut bench = Bench::of(WISHES, Log::new());
-    assert_eq!(bench.comes(1, "one", seen(3, 30, 20)), [Effect::Welcome { link: LinkId(1) }]);
-    bench.comes(2, "two", seen(2, 20, 12));
+    let reigns = [(1, 10, 2), (2, 20, 10), (3, 30, 15)];
+    let come = bench.comes_of(1, "one", seen(3, 30, 20), &reigns);
+    assert_eq!(come, [Effect::Welcome { link: LinkId(1) }]);
+    bench.comes_of(2, "two", seen(2, 20, 12), &reigns[..2]);
     bench.begin(&[(1, seen(3, 30, 20)), (2, seen(2, 20, 12))]);
     let (older, newer) = (stamp(2, 20, 11), stamp(3, 30, 20));
     // What the log has, what it lacks at its end, and in later reigns.
@@ -213,6 +241,7 @@ fn witnesses_are_noted_before_a_reign_begins_above_all_that_anybody_has_seen() {
     let mut noted = WitnessText { cluster: Some(CLUSTER), ..WitnessText::default() };
     noted.note(slave("gone"), seen(6, 60, 9).unwrap());
     noted.accept(Reign::new(8, 80));
+    noted.accepted_epoch = Some(Epoch(4));
     let lock = LockText {
         cluster: Some(CLUSTER),
         epoch: Some(Epoch(9)),
@@ -228,7 +257,8 @@ fn witnesses_are_noted_before_a_reign_begins_above_all_that_anybody_has_seen() {
     };
     let reigns: Vec<_> = text.seen.iter().map(|(id, seen)| (id.as_str(), seen.reign.epoch.0)).collect();
     assert_eq!(reigns, [("gone", 6), ("one", 7), (LOCK_FILE, 9)]);
-    assert_eq!((text.cluster, text.accepted.len()), (Some(CLUSTER), 0));
+    assert_eq!((text.cluster, &text.accepted[..]), (Some(CLUSTER), &[Reign::new(8, 80)][..]));
+    assert_eq!(text.accepted_epoch, Some(Epoch(4)));
 }
 
 #[test]
@@ -245,20 +275,68 @@ fn slaves_that_are_named_or_counted_are_waited_for_and_nothing_is_done_without_t
     };
     let counted = Wishes { slaves: Some(1), ..WISHES };
     let mut bench = of(counted, noted());
-    assert_eq!(bench.comes(1, "one", None).len(), 1, "the one that is noted is missing");
+    assert_eq!(bench.comes(1, "one", seen(2, 20, 8)).len(), 1, "the one that is noted is missing");
     assert_eq!(bench.after(WAIT_MS - 1), []);
     assert_eq!(bench.after(1), missing(&["two"], 1));
     let mut bench = of(counted, noted());
-    assert!(matches!(bench.comes(1, "two", None)[..], [_, Effect::Note(_), Effect::Begin { .. }]));
-    let mut bench = of(Wishes { slaves: Some(2), ..WISHES }, WitnessText::default());
-    bench.comes(1, "one", seen(2, 20, 9));
-    bench.comes(2, "two", None);
+    let begins = bench.comes(1, "two", seen(2, 20, 9));
+    assert!(matches!(begins[..], [_, Effect::Note(_), Effect::Begin { .. }]), "{begins:?}");
     assert_eq!(of(WISHES, noted()).after(WAIT_MS), missing(&["two"], 0));
     let mut bench = of(WISHES, WitnessText::default());
     bench.comes(1, "one", seen(2, 20, 9));
     bench.step(Event::Gone { link: LinkId(1) });
-    bench.comes(2, "two", None);
+    bench.comes(2, "two", seen(2, 20, 9));
     assert_eq!(bench.after(WAIT_MS), missing(&["one"], 1));
+}
+
+#[test]
+fn a_slave_that_has_seen_nothing_counts_for_no_slave_and_not_for_what_it_was() {
+    let mut noted = WitnessText { cluster: Some(CLUSTER), ..WitnessText::default() };
+    noted.note(slave("two"), seen(2, 20, 9).unwrap());
+    let wishes = Wishes { slaves: Some(2), ..WISHES };
+    let mut bench = Bench::new(wishes, Log::new(), noted.clone(), LockText::default());
+    bench.comes(1, "one", seen(2, 20, 8));
+    assert_eq!(bench.comes(2, "two", None).len(), 1, "it was restarted");
+    bench.comes(3, "new", None);
+    bench.comes(4, "three", seen(1, 10, 6));
+    let missing = SalvageOutcome::Missing { named: vec![slave("two")], there: 2 };
+    assert_eq!(bench.after(WAIT_MS), [Effect::End(missing)]);
+    // It is not told of the reign if others are enough, and its end is nobody's loss.
+    let wishes = Wishes { accept_missing: true, ..WISHES };
+    let mut bench = Bench::new(wishes, Log::new(), noted, LockText::default());
+    bench.comes(1, "one", seen(2, 20, 8));
+    bench.comes(2, "two", None);
+    bench.begin(&[(1, seen(2, 20, 8))]);
+    assert_eq!(bench.reports(1, &[("a", stamp(2, 20, 8))]), [Effect::Survey]);
+}
+
+#[test]
+fn a_slave_that_does_not_say_of_which_log_it_is_is_not_there() {
+    let mut bench = Bench::of(Wishes { slaves: Some(1), ..WISHES }, Log::new());
+    let (link, id, incarnation) = (LinkId(1), slave("one"), Incarnation(1));
+    let came = Event::Came { link, id, incarnation, cluster: Some(CLUSTER), seen: seen(2, 20, 8) };
+    assert_eq!(bench.step(came), [Effect::Welcome { link }, Effect::AskLineage { link }]);
+    let mut silent = bench.machine.clone();
+    let begins = bench.step(Event::Lineage { link, reigns: Vec::new() });
+    assert!(matches!(begins[..], [Effect::Note(_), Effect::Begin { .. }]), "{begins:?}");
+    let mut effects = Vec::new();
+    silent.step(Millis(WAIT_MS), Event::Tick, &mut effects);
+    let missing = SalvageOutcome::Missing { named: vec![slave("one")], there: 0 };
+    assert_eq!(effects, [Effect::End(missing)]);
+}
+
+#[test]
+fn each_witness_is_noted_by_its_name() {
+    let mut bench = Bench::of(WISHES, Log::new());
+    for (link, name, seq) in [(1, "one", 20), (2, "two", 12), (3, "three", 20)] {
+        bench.comes(link, name, seen(2, 20, seq));
+    }
+    bench.comes(4, "four", seen(1, 10, 6));
+    let effects = bench.after(WAIT_MS);
+    let [Effect::Note(text), Effect::Begin { .. }] = &effects[..] else { panic!("{effects:?}") };
+    let mut names: Vec<_> = text.seen.iter().map(|(id, seen)| (id.as_str(), seen.seq.0)).collect();
+    names.sort_unstable();
+    assert_eq!(names, [("one", 20), ("three", 20), ("two", 12)]);
 }
 
 #[test]
@@ -343,7 +421,7 @@ fn an_unfinished_repair_goes_on_with_what_is_newer_than_what_it_had() {
     noted.note(slave("one"), seen(3, 30, 25).unwrap());
     let mut bench = Bench::new(WISHES, log, noted, LockText::default());
     // The slave remembers the reign of the repair only.
-    bench.comes(1, "one", seen(5, 50, 7));
+    bench.comes_of(1, "one", seen(5, 50, 7), &[(1, 10, 2), (3, 30, 9)]);
     bench.begin(&[(1, seen(5, 50, 7))]);
     let newer = stamp(3, 30, 25);
     bench.reports(1, &[("a", newer), ("b", stamp(3, 30, 21)), ("c", newer), ("d", stamp(1, 10, 6))]);
@@ -429,4 +507,140 @@ fn strangers_latecomers_and_restarted_slaves_have_no_part_in_it() {
     assert_eq!(refused(bench.step(came(6, "one", 2, 7))), Some(SalvageRefusal::Restarted));
     let liar = bench.step(Event::Enlisted { link: LinkId(4), reign: OWN, seen: seen(3, 33, 9) });
     assert_eq!(refused(liar), Some(SalvageRefusal::OtherWitness));
+}
+
+#[test]
+fn slaves_that_come_and_go_without_anything_new_do_not_hold_a_repair_for_ever() {
+    let mut bench = Bench::of(WISHES, Log::new());
+    let witness = seen(2, 20, 9);
+    bench.comes(1, "one", witness);
+    bench.comes(2, "two", witness);
+    bench.begin(&[(1, witness), (2, witness)]);
+    assert_eq!(bench.reports(2, &[]), []);
+    let stalled = [Effect::End(SalvageOutcome::Stalled { named: vec![slave("one")] })];
+    let part = |bench: &mut Bench, link, key: &'static str, last| {
+        let entries = vec![(Bytes::from_static(key.as_bytes()), stamp(2, 20, 9))];
+        bench.step(Event::Holdings { link: LinkId(link), entries, last })
+    };
+    // Its report begins anew each time, and comes no further than before.
+    let mut flapping = 1;
+    let mut flap = |bench: &mut Bench, parts: usize| {
+        for _ in 0..parts {
+            part(bench, flapping, "a", false);
+        }
+        bench.now = bench.now.plus(WAIT_MS / 2);
+        let goes = bench.step(Event::Gone { link: LinkId(flapping) });
+        flapping += 10;
+        let comes = bench.comes(flapping, "one", seen(50, 500, 1000));
+        let admits =
+            bench.step(Event::Enlisted { link: LinkId(flapping), reign: OWN, seen: seen(50, 500, 1000) });
+        [goes, comes, admits].concat()
+    };
+    let (mut last, mut flaps) = (Vec::new(), 0);
+    // As long as there is something new it goes on.
+    for parts in 1..200 {
+        last = flap(&mut bench, parts);
+        assert_eq!(last.len(), 3, "{last:?}");
+    }
+    while last.len() == 3 {
+        last = flap(&mut bench, 150);
+        flaps += 1;
+        assert!(flaps < 1000, "it holds the repair for ever");
+    }
+    assert_eq!(last, stalled);
+    assert_eq!(flaps, (WAIT_MS + STALLED_MS) / (WAIT_MS / 2) - 1);
+}
+
+#[test]
+fn a_holder_that_comes_and_goes_does_not_hold_a_repair_for_ever() {
+    let mut bench = Bench::of(WISHES, Log::new());
+    let witness = seen(2, 20, 9);
+    bench.comes(1, "one", witness);
+    bench.begin(&[(1, witness)]);
+    bench.reports(1, &[("a", stamp(2, 20, 9))]);
+    assert_eq!(Bench::asked(&bench.surveyed()).len(), 1);
+    let (mut link, mut flaps) = (1, 0);
+    let last = loop {
+        bench.now = bench.now.plus(WAIT_MS / 2);
+        flaps += 1;
+        let goes = bench.step(Event::Gone { link: LinkId(link) });
+        if !goes.is_empty() {
+            break goes;
+        }
+        link += 1;
+        bench.comes(link, "one", seen(50, 500, 1000));
+        let reads = bench.step(Event::Enlisted { link: LinkId(link), reign: OWN, seen: seen(50, 500, 1000) });
+        assert!(matches!(reads[..], [Effect::Admit { .. }, Effect::Read { .. }]), "{reads:?}");
+        assert!(flaps < 1000, "it holds the repair for ever");
+    };
+    assert_eq!(last, [Effect::End(SalvageOutcome::Stalled { named: vec![slave("one")] })]);
+    assert_eq!(flaps, (WAIT_MS + STALLED_MS) / (WAIT_MS / 2));
+}
+
+#[test]
+fn a_deletion_after_a_fork_inside_one_reign_does_not_come_undone() {
+    // Reign 1 of the log goes on to seq 9. The slaves have copies through seq 6, and reign 2 began at 7 elsewhere.
+    let mut log = Log::new();
+    log.write("b");
+    log.add(&Operation::Delete(vec!["d".into()]), &[]);
+    log.write("c");
+    let mut bench = Bench::of(Wishes { undecided: Undecided::Log, ..WISHES }, log);
+    let theirs = stamp(2, 20, 12);
+    bench.comes_of(1, "one", seen(2, 20, 12), &[(1, 10, 2), (2, 20, 7)]);
+    bench.begin(&[(1, seen(2, 20, 12))]);
+    bench.reports(1, &[("a", theirs), ("b", theirs), ("c", theirs), ("d", theirs), ("x", stamp(1, 10, 6))]);
+    let asked = Bench::asked(&bench.surveyed());
+    assert_eq!(asked, [(1, "a".to_owned(), theirs)]);
+    assert_eq!(bench.machine.findings().undecided_keys, 3);
+}
+
+#[test]
+fn two_copies_of_one_reign_that_went_on_apart_are_both_believed_only_where_they_agree() {
+    // Reign 2 went on to 30 on one slave; on a copy of its log that ends at 19 reign 3 began.
+    let mut bench = Bench::of(Wishes { undecided: Undecided::Log, ..WISHES }, Log::new());
+    let (original, copy) = (seen(2, 20, 30), seen(3, 30, 25));
+    bench.comes_of(1, "original", original, &[(1, 10, 2), (2, 20, 9)]);
+    bench.comes_of(2, "copy", copy, &[(1, 10, 2), (2, 20, 9), (3, 30, 20)]);
+    bench.begin(&[(1, original), (2, copy)]);
+    let (before, after, there) = (stamp(2, 20, 15), stamp(2, 20, 28), stamp(3, 30, 25));
+    bench.reports(1, &[("a", before), ("b", after), ("c", before), ("d", after)]);
+    bench.reports(2, &[("a", there), ("b", there), ("e", there)]);
+    let asked = Bench::asked(&bench.surveyed());
+    let asked: Vec<_> = asked.iter().map(|(_, key, stamp)| (key.as_str(), *stamp)).collect();
+    assert_eq!(asked, [("a", there), ("c", before), ("d", after), ("e", there)]);
+    assert_eq!(bench.machine.findings().undecided, [b"b"]);
+}
+
+#[test]
+fn a_copy_that_the_log_of_its_slave_did_not_have_is_not_decided() {
+    let mut bench = Bench::of(Wishes { undecided: Undecided::Log, ..WISHES }, Log::new());
+    let witness = seen(3, 30, 25);
+    bench.comes_of(1, "one", witness, &[(1, 10, 2), (2, 20, 9), (3, 30, 20)]);
+    bench.begin(&[(1, witness)]);
+    bench.reports(
+        1,
+        &[("a", stamp(2, 20, 19)), ("b", stamp(2, 20, 20)), ("c", stamp(2, 22, 12)), ("d", stamp(3, 30, 25))],
+    );
+    let asked = Bench::asked(&bench.surveyed());
+    let asked: Vec<_> = asked.iter().map(|(_, key, _)| key.as_str()).collect();
+    assert_eq!(asked, ["a", "d"]);
+    assert_eq!(bench.machine.findings().undecided_keys, 2);
+}
+
+#[test]
+fn what_an_earlier_repair_has_put_back_is_undecided_when_somebody_has_another_one() {
+    let mut log = Log::new();
+    log.reign(5, BEGUN_AT, &[]);
+    log.recovered("a", stamp(3, 30, 20));
+    log.recovered("b", stamp(3, 30, 21));
+    let mut bench = Bench::of(Wishes { undecided: Undecided::Log, ..WISHES }, log);
+    bench.comes_of(1, "one", seen(3, 30, 25), &[(1, 10, 2), (3, 30, 9)]);
+    bench.comes_of(2, "two", seen(2, 20, 25), &[(1, 10, 2), (2, 20, 9)]);
+    bench.begin(&[(1, seen(3, 30, 25)), (2, seen(2, 20, 25))]);
+    bench.reports(1, &[]);
+    bench.reports(2, &[("a", stamp(2, 20, 19))]);
+    let effects = bench.surveyed();
+    assert_eq!(effects, [finish(&[Reign::new(2, 20), Reign::new(3, 30)])]);
+    let findings = bench.machine.findings();
+    assert_eq!((&findings.undecided[..], findings.done_before), (&[b"a".to_vec()][..], 1));
 }

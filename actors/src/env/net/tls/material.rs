@@ -5,12 +5,15 @@
 //! resumption: connections are long, and one that is new is to be judged by the certificates of now. A private key is never
 //! printed.
 
+use super::chain::{ComingVerifier, DialedVerifier};
 use super::validity::valid_until;
 use super::words::sentence;
-use rustls::client::Resumption;
+use crate::env::small_file;
+use rustls::client::{Resumption, WebPkiServerVerifier};
 use rustls::crypto::{ring, CryptoProvider};
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::server::danger::ClientCertVerifier;
 use rustls::server::{ClientHello, NoServerSessionStorage, WebPkiClientVerifier};
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
 use std::path::{Path, PathBuf};
@@ -20,6 +23,9 @@ use thiserror::Error;
 
 /// The protocol by which a node says that it is one (ALPN): whoever accepts it demands a certificate.
 const NODE_PROTOCOL: &[u8] = b"dsm-node/1";
+
+/// The longest of the files, in bytes: the CAs of all the world are a quarter of it.
+const FILE_BYTES_MAX: usize = 1 << 20;
 
 /// The files that are read, of which some may be missing.
 #[derive(Clone, Debug, Default, PartialEq, Eq, clap::Args)]
@@ -125,20 +131,26 @@ pub(super) fn for_node(files: &TlsFiles, client_auth: ClientAuth) -> Result<Mate
     let provider = Arc::new(ring::default_provider());
     let mismatch =
         |error: rustls::Error| TlsError::File { flag: "--tls-key", path: key.clone(), why: sentence(&error) };
-    let verifier = |auth| {
+    let verifier = |auth, is_for_nodes| -> Result<Arc<dyn ClientCertVerifier>, TlsError> {
         let builder = WebPkiClientVerifier::builder_with_provider(Arc::clone(&roots), Arc::clone(&provider));
         let built = match auth {
             ClientAuth::No => return Ok(WebPkiClientVerifier::no_client_auth()),
             ClientAuth::Optional => builder.allow_unauthenticated().build(),
             ClientAuth::Yes => builder.build(),
         };
-        built.map_err(|error| wrong("--tls-ca", &ca, error))
+        let built = built.map_err(|error| wrong("--tls-ca", &ca, error))?;
+        Ok(Arc::new(if is_for_nodes {
+            ComingVerifier::of_nodes(built, &roots, &provider)
+        } else {
+            ComingVerifier::of_clients(built)
+        }))
     };
     let accepting = |auth, protocols: Vec<Vec<u8>>| {
+        let is_for_nodes = !protocols.is_empty();
         let mut config = ServerConfig::builder_with_provider(Arc::clone(&provider))
             .with_safe_default_protocol_versions()
             .map_err(&mismatch)?
-            .with_client_cert_verifier(verifier(auth)?)
+            .with_client_cert_verifier(verifier(auth, is_for_nodes)?)
             .with_single_cert(chain.clone(), private.clone_key())
             .map_err(&mismatch)?;
         config.alpn_protocols = protocols;
@@ -177,10 +189,15 @@ fn dialing(
     own: Option<Identity>,
     mismatch: impl Fn(rustls::Error) -> TlsError,
 ) -> Result<ClientConfig, TlsError> {
+    let verifier =
+        WebPkiServerVerifier::builder_with_provider(Arc::clone(roots), Arc::clone(provider)).build();
+    let verifier = verifier.map_err(|error| mismatch(rustls::Error::General(error.to_string())))?;
     let builder = ClientConfig::builder_with_provider(Arc::clone(provider))
         .with_safe_default_protocol_versions()
         .map_err(&mismatch)?
-        .with_root_certificates(Arc::clone(roots));
+        // It verifies what rustls would, of fewer chains.
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(DialedVerifier(verifier)));
     let mut config = match own {
         Some((chain, private)) => builder.with_client_auth_cert(chain, private).map_err(&mismatch)?,
         None => builder.with_no_client_auth(),
@@ -231,7 +248,7 @@ fn certificates(flag: &'static str, path: &Path) -> Result<Vec<CertificateDer<'s
 }
 
 fn read(flag: &'static str, path: &Path) -> Result<Vec<u8>, TlsError> {
-    std::fs::read(path).map_err(|error| wrong(flag, path, error))
+    small_file::read(path, FILE_BYTES_MAX).map_err(|error| wrong(flag, path, error))
 }
 
 fn wrong(flag: &'static str, path: &Path, why: impl ToString) -> TlsError {

@@ -4,11 +4,13 @@
 //!
 //! | file | is |
 //! |---|---|
+//! | `chain` | which chains of certificates are verified at all, and which make a node |
 //! | `material` | the files, and what is made of them |
 //! | `stream` | one connection |
 //! | `validity` | until when a certificate is valid |
 //! | `words` | errors in plain words |
 
+mod chain;
 mod material;
 mod stream;
 #[cfg(test)]
@@ -28,7 +30,7 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::net::TcpStream;
-use tokio::sync::{oneshot, Notify};
+use tokio::sync::oneshot;
 
 /// From so long before its certificate's end a node warns of it.
 const WARNED_BEFORE: Duration = Duration::from_secs(14 * 24 * 60 * 60);
@@ -142,28 +144,6 @@ impl Tls {
     ) -> io::Result<rustls::StreamOwned<ClientConnection, S>> {
         let connection = ClientConnection::new(Arc::clone(&self.material().dial), ServerName::from(host));
         Ok(rustls::StreamOwned::new(connection.map_err(io::Error::other)?, socket))
-    }
-}
-
-/// Asks a node to read its certificates again. Clones ask the same one.
-#[derive(Clone, Default)]
-pub struct TlsReload(Arc<Notify>);
-
-impl TlsReload {
-    /// Asks for it: connections from now on have the new certificates, and those that stand keep theirs.
-    pub fn ask(&self) {
-        self.0.notify_one();
-    }
-
-    /// Waits until it is asked for.
-    pub(crate) async fn asked(&self) {
-        self.0.notified().await;
-    }
-}
-
-impl std::fmt::Debug for TlsReload {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("TlsReload")
     }
 }
 

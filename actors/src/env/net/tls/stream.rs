@@ -35,6 +35,15 @@ const ENCRYPTED_AT_ONCE: usize = 32 * 1024;
 /// The beginning of a handshake that decides about the rest has at most so many bytes.
 const HELLO_BYTES_MAX: usize = 16 * 1024;
 
+/// A whole handshake has at most so many bytes of the other side: with the longest chain of certificates, half of it is left.
+const HANDSHAKE_BYTES_MAX: usize = 40 * 1024;
+
+/// After so much work a task lets others run. A byte is one, about.
+const WORK_MAX: usize = 96 * 1024;
+
+/// So much work is a record, however little is in it.
+const RECORD_WORK: usize = 256;
+
 /// So many parts are encrypted at once.
 const PARTS_MAX: usize = 8;
 
@@ -71,8 +80,13 @@ struct State {
     phase: Phase,
     /// Bytes that are encrypted, and not yet told to be taken.
     owed: usize,
-    /// What was read when no more could be decrypted.
+    /// What was read when no more could be decrypted, or was to be in this turn.
     unfed: Vec<u8>,
+    /// What was decrypted since others were let run; see [`WORK_MAX`].
+    work: usize,
+    /// Bytes of the handshake that were heard.
+    handshake_bytes: usize,
+    records: Records,
     /// What a connection that has failed says last.
     alert: Vec<u8>,
 }
@@ -102,7 +116,15 @@ impl TlsStream {
     fn new(socket: TcpStream, phase: Phase) -> Self {
         TlsStream {
             socket,
-            state: Mutex::new(State { phase, owed: 0, unfed: Vec::new(), alert: Vec::new() }),
+            state: Mutex::new(State {
+                phase,
+                owed: 0,
+                unfed: Vec::new(),
+                work: 0,
+                handshake_bytes: 0,
+                records: Records::default(),
+                alert: Vec::new(),
+            }),
         }
     }
 
@@ -133,17 +155,23 @@ impl TlsStream {
         if state.pour(&mut room) && room.taken == 0 {
             return Ok(0);
         }
-        if room.taken == 0 && !state.unfed.is_empty() {
-            let unfed = std::mem::take(&mut state.unfed);
-            // What is wrong is told once all that came before it is read.
-            let _ = state.hear(&unfed, &mut room);
-        }
         for _ in 0..READS_MAX {
             if room.taken > 0 {
                 return Ok(room.taken);
             }
             if let Phase::Failed(why) = &state.phase {
                 return Err(failed(why));
+            }
+            if state.work >= WORK_MAX {
+                break;
+            }
+            if !state.unfed.is_empty() {
+                let unfed = std::mem::take(&mut state.unfed);
+                // What is wrong is told once all that came before it is read.
+                match state.hear(&unfed, &mut room) {
+                    Ok(Next::End) => return Ok(room.taken),
+                    Ok(Next::More) | Err(_) => continue,
+                }
             }
             match self.advance(state, &mut room) {
                 Ok(Next::More) => {}
@@ -156,6 +184,19 @@ impl TlsStream {
             return Ok(room.taken);
         }
         Err(io::ErrorKind::WouldBlock.into())
+    }
+
+    /// Whether what was decrypted is enough for one turn: there may be more that waits for nobody.
+    pub(in crate::env::net) fn is_turn_over(&self) -> bool {
+        self.state().work >= WORK_MAX
+    }
+
+    /// Lets others run if a turn's work is done. A task that reads calls it before it reads more.
+    pub(in crate::env::net) async fn take_turn(&self) {
+        if self.is_turn_over() {
+            self.state().work = 0;
+            tokio::task::yield_now().await;
+        }
     }
 
     /// Reads once of the socket, and lets leave what TLS itself has to say.
@@ -226,7 +267,13 @@ impl TlsStream {
     /// # Errors
     /// What the system says.
     pub(in crate::env::net) async fn readable(&self) -> io::Result<()> {
-        if !self.state().wants_write() {
+        let wants_write = {
+            let mut state = self.state();
+            // Whoever waits lets others run.
+            state.work = 0;
+            state.wants_write()
+        };
+        if !wants_write {
             return self.socket.readable().await;
         }
         tokio::select! {
@@ -256,15 +303,33 @@ impl TlsStream {
         self.socket.writable().await
     }
 
-    /// Says that nothing more will be written, in TLS' own words before it is said in those of TCP.
+    /// Says that nothing more will be written, in TLS' own words before it is said in those of TCP. A system that takes
+    /// nothing now says it alone, which is an end, too.
     pub(in crate::env::net) fn shut_down_write(&self) {
+        let _ = self.part();
+        let _ = rustix::net::shutdown(&self.socket, rustix::net::Shutdown::Write);
+    }
+
+    /// The same, once the system has taken TLS' own words.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub(in crate::env::net) async fn end_write(&self) -> io::Result<()> {
+        while !self.part()? {
+            self.socket.writable().await?;
+        }
+        let _ = rustix::net::shutdown(&self.socket, rustix::net::Shutdown::Write);
+        Ok(())
+    }
+
+    /// Lets TLS say its last; whether the system has taken it.
+    fn part(&self) -> io::Result<bool> {
         let state = &mut *self.state();
         if let Phase::Tls { connection, .. } = &mut state.phase {
+            // It is said once.
             connection.send_close_notify();
         }
-        // A system that takes nothing says it alone, which is an end, too.
-        let _ = state.flush(&self.socket);
-        let _ = rustix::net::shutdown(&self.socket, rustix::net::Shutdown::Write);
+        state.flush(&self.socket)
     }
 }
 
@@ -295,6 +360,38 @@ impl<'a> Room<'a> {
         self.left -= fitting;
         self.taken += fitting;
         fitting
+    }
+}
+
+/// Where the records of a stream begin: five bytes, of which the last two are how many follow.
+#[derive(Debug, Default)]
+struct Records {
+    /// Bytes of a record that are still to come.
+    left: usize,
+    /// The last byte of a head of which some has come, and how much.
+    head: (u8, u8),
+}
+
+impl Records {
+    /// How many records begin in these bytes, which follow those that were seen before.
+    fn begun_in(&mut self, mut bytes: &[u8]) -> usize {
+        let mut begun = 0;
+        loop {
+            let passed = self.left.min(bytes.len());
+            self.left -= passed;
+            bytes = &bytes[passed..];
+            let [next, rest @ ..] = bytes else { return begun };
+            let (last, place) = self.head;
+            bytes = rest;
+            if place == 0 {
+                begun += 1;
+            }
+            self.head = (*next, place + 1);
+            if place == 4 {
+                self.left = usize::from(u16::from_be_bytes([last, *next]));
+                self.head = (0, 0);
+            }
+        }
     }
 }
 
@@ -333,36 +430,54 @@ impl State {
                 let taken = room.take(cipher);
                 self.unfed.extend_from_slice(&cipher[taken..]);
             }
-            Phase::Tls { connection, .. } => {
-                while !cipher.is_empty() {
-                    match connection.read_tls(&mut cipher) {
-                        // Nothing counts after its last.
-                        Ok(0) => return Ok(Next::End),
-                        Ok(_) => {}
-                        Err(error) if error.kind() == io::ErrorKind::InvalidData => {
-                            return Err(self.fail(&error.to_string(), Vec::new()));
-                        }
-                        // As much is decrypted and not read yet as may be.
-                        Err(_) => {
-                            self.unfed.extend_from_slice(cipher);
-                            return Ok(Next::More);
-                        }
-                    }
-                    let processed = connection.process_new_packets();
-                    let is_over = pour(connection, room);
-                    if let Err(error) = processed {
-                        let mut alert = Vec::new();
-                        // A vector takes all.
-                        while connection.wants_write() && connection.write_tls(&mut alert).is_ok() {}
-                        return Err(self.fail(&sentence(&error), alert));
-                    }
-                    if is_over {
-                        return Ok(Next::End);
-                    }
-                }
-            }
+            Phase::Tls { .. } => return self.decrypt(cipher, room),
             Phase::Failed(why) => return Err(failed(why)),
             Phase::Accepting { .. } => {}
+        }
+        Ok(Next::More)
+    }
+
+    /// Decrypts as much as is work for a turn, and as there is room for. The rest stays.
+    fn decrypt(&mut self, mut cipher: &[u8], room: &mut Room<'_>) -> io::Result<Next> {
+        while !cipher.is_empty() {
+            let Phase::Tls { connection, .. } = &mut self.phase else { break };
+            let is_handshaking = connection.is_handshaking();
+            if is_handshaking && self.handshake_bytes > HANDSHAKE_BYTES_MAX {
+                return Err(self.fail("its handshake is too long", Vec::new()));
+            }
+            if !is_handshaking && self.work >= WORK_MAX {
+                self.unfed.extend_from_slice(cipher);
+                break;
+            }
+            let before = cipher;
+            let heard = match connection.read_tls(&mut cipher) {
+                // Nothing counts after its last.
+                Ok(0) => return Ok(Next::End),
+                Ok(heard) => heard,
+                Err(error) if error.kind() == io::ErrorKind::InvalidData => {
+                    return Err(self.fail(&error.to_string(), Vec::new()));
+                }
+                // As much is decrypted and not read yet as may be.
+                Err(_) => {
+                    self.unfed.extend_from_slice(cipher);
+                    break;
+                }
+            };
+            self.work += heard + RECORD_WORK * self.records.begun_in(&before[..heard]);
+            if is_handshaking {
+                self.handshake_bytes += heard;
+            }
+            let processed = connection.process_new_packets();
+            let is_over = pour(connection, room);
+            if let Err(error) = processed {
+                let mut alert = Vec::new();
+                // A vector takes all.
+                while connection.wants_write() && connection.write_tls(&mut alert).is_ok() {}
+                return Err(self.fail(&sentence(&error), alert));
+            }
+            if is_over {
+                return Ok(Next::End);
+            }
         }
         Ok(Next::More)
     }
@@ -373,7 +488,10 @@ impl State {
             if cipher.is_empty() {
                 return Ok(());
             }
-            *heard += acceptor.read_tls(cipher)?;
+            let before = *cipher;
+            let taken = acceptor.read_tls(cipher)?;
+            self.records.begun_in(&before[..taken]);
+            *heard += taken;
             let is_long = *heard > HELLO_BYTES_MAX;
             let accepted = match acceptor.accept() {
                 Ok(None) if is_long => return Err(self.fail("its first message is too long", Vec::new())),
@@ -483,5 +601,27 @@ impl io::Write for Out<'_> {
 
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn records_are_counted_wherever_what_was_read_is_cut() {
+        let lengths = [0, 1, 300, 0, 17_000, 5];
+        let stream: Vec<u8> = lengths
+            .iter()
+            .flat_map(|length: &u16| {
+                let head = [0x17, 3, 3, (length >> 8) as u8, *length as u8];
+                head.into_iter().chain(vec![0x17; usize::from(*length)])
+            })
+            .collect();
+        for part in [1, 2, 3, 4, 5, 6, 7, 299, 4096, stream.len()] {
+            let mut records = Records::default();
+            let begun: usize = stream.chunks(part).map(|part| records.begun_in(part)).sum();
+            assert_eq!(begun, lengths.len(), "in parts of {part}");
+        }
     }
 }

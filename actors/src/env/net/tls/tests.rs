@@ -8,6 +8,7 @@ use super::*;
 use bytes::BytesMut;
 use certificates::{Authority, Signed};
 use dsm_protocol::handshake::Security;
+use std::future::Future as _;
 use std::io::IoSlice;
 use std::path::Path;
 use tempfile::TempDir;
@@ -306,6 +307,157 @@ async fn certificates_are_read_anew_for_new_connections_and_bad_ones_change_noth
     assert_eq!(outcome(&near, &far).await, (Ok(Security::Tls { is_node: true }), Ok(())));
 }
 
+#[tokio::test]
+async fn many_short_records_are_read_in_many_turns() {
+    let (_directory, _authority, tls) = node(ClientAuth::Yes);
+    let (near, far) = pair(&tls, Some(&tls)).await;
+    outcome(&near, &far).await.0.unwrap();
+    let mut said = Vec::new();
+    while said.len() < 4000 && far.try_write(&[said.len() as u8]).unwrap() == Some(1) {
+        said.push(said.len() as u8);
+    }
+    assert!(said.len() > 1000, "the system has taken {} records", said.len());
+    let reading = read(&near, said.len());
+    let mut reading = std::pin::pin!(reading);
+    let mut turns = 0;
+    let heard = std::future::poll_fn(|context| {
+        turns += 1;
+        reading.as_mut().poll(context)
+    });
+    let heard = tokio::time::timeout(LIMIT, heard).await.expect("in time");
+    assert!(heard[..] == said[..], "what was heard is not what was said");
+    let in_one = 400;
+    assert!(turns >= said.len() / in_one, "{} records in {turns} turns", said.len());
+}
+
+#[tokio::test]
+async fn the_last_word_of_tls_comes_after_all_that_the_system_had_no_room_for() {
+    let (_directory, _authority, tls) = node(ClientAuth::Yes);
+    let (listener, address) = listen(&tls).await;
+    let (full, is_full) = std::sync::mpsc::channel();
+    let dialing = tls.clone();
+    let reader = std::thread::spawn(move || {
+        let socket = std::net::TcpStream::connect(&address).unwrap();
+        socket.set_read_timeout(Some(LIMIT)).unwrap();
+        let mut stream = dialing.dial_blocking(socket, [127, 0, 0, 1].into()).unwrap();
+        io::Write::write_all(&mut stream, b"hello").unwrap();
+        is_full.recv().unwrap();
+        let mut heard = Vec::new();
+        // An end without the word is an error here.
+        let ended = io::Read::read_to_end(&mut stream, &mut heard);
+        (heard.len(), ended.map_err(|error| error.kind()))
+    });
+    let (far, _) = listener.accept().await.unwrap();
+    read(&far, 5).await;
+    far.show_progress();
+    let some = vec![b'x'; 100_000];
+    let mut taken = 0;
+    while let Some(written) = far.try_write(&some).unwrap() {
+        taken += written;
+    }
+    full.send(()).unwrap();
+    tokio::time::timeout(LIMIT, far.end_write()).await.expect("in time").unwrap();
+    let (heard, ended) = tokio::task::spawn_blocking(|| reader.join().unwrap()).await.unwrap();
+    assert_eq!(ended, Ok(heard));
+    assert!(heard >= taken, "{heard} of {taken}");
+}
+
+#[tokio::test]
+async fn a_chain_that_is_too_long_is_refused_before_it_is_verified() {
+    let (directory, authority, tls) = node(ClientAuth::Yes);
+    let own = authority.sign("other");
+    let certificate = std::fs::read_to_string(&own.cert).unwrap();
+    let with_chain = |count: usize| {
+        let cert = directory.path().join(format!("{count}.crt"));
+        std::fs::write(&cert, certificate.repeat(1 + count)).unwrap();
+        let own = Signed { cert, key: own.key.clone() };
+        Tls::for_node(&files(&authority.ca, Some(&own)), ClientAuth::Yes).unwrap()
+    };
+    let long = "the other side's chain of certificates is too long: it may have 4 between its own and the CA's, and \
+                16384 bytes";
+    // Whoever dials and whoever is dialed.
+    let (near, far) = pair(&tls, Some(&with_chain(4))).await;
+    assert_eq!(outcome(&near, &far).await, (Ok(Security::Tls { is_node: true }), Ok(())));
+    let (near, far) = pair(&tls, Some(&with_chain(5))).await;
+    assert_eq!(outcome(&near, &far).await.0, Err(long.to_owned()));
+    let (near, far) = pair(&with_chain(5), Some(&tls)).await;
+    assert_eq!(outcome(&near, &far).await.1, Err(long.to_owned()));
+    // Nor is all of it kept.
+    let (near, far) = pair(&tls, Some(&with_chain(60_000 / certificate.len() * 4 / 3))).await;
+    assert_eq!(outcome(&near, &far).await.0, Err("its handshake is too long".to_owned()));
+}
+
+#[tokio::test]
+async fn whatever_bytes_come_a_connection_ends_in_time() {
+    let (_directory, _authority, tls) = node(ClientAuth::Yes);
+    let (listener, address) = listen(&tls).await;
+    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+    let mut random = |below: usize| {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 33) as usize % below
+    };
+    for round in 0..200 {
+        let name = ServerName::try_from("127.0.0.1").unwrap();
+        let mut connection = ClientConnection::new(Arc::clone(&tls.material().dial), name).unwrap();
+        let mut said = Vec::new();
+        connection.write_tls(&mut said).unwrap();
+        match round % 4 {
+            0 => (0..1 + random(3)).for_each(|_| {
+                let at = random(said.len());
+                said[at] ^= 1 << random(8);
+            }),
+            1 => {
+                said.truncate(random(said.len()));
+                said.extend((0..random(5000)).map(|_| random(256) as u8));
+            }
+            2 => {
+                said.clear();
+                for _ in 0..1 + random(200) {
+                    let length = random(300);
+                    let kind = 0x14 + random(6) as u8;
+                    said.extend([kind, 3, random(5) as u8, (length >> 8) as u8, length as u8]);
+                    said.extend((0..length).map(|_| random(256) as u8));
+                }
+            }
+            _ => said = said.repeat(1 + random(20)),
+        }
+        let near = dial(&format!("plain:{address}"), Some(&tls)).await;
+        let (far, _) = listener.accept().await.unwrap();
+        let saying = async {
+            // It may have been cut off.
+            let _ = near.write_all(&said).await;
+            near.shut_down_write();
+        };
+        let hearing = async {
+            let mut heard = BytesMut::new();
+            while far.read(&mut heard).await.is_ok_and(|read| read > 0) {
+                heard.clear();
+            }
+        };
+        let both = async { tokio::join!(saying, hearing) };
+        tokio::time::timeout(LIMIT, both).await.unwrap_or_else(|_| panic!("round {round} does not end"));
+    }
+}
+
+#[tokio::test]
+async fn a_certificate_that_was_issued_for_a_client_makes_no_node() {
+    let (_directory, authority, tls) = node(ClientAuth::Yes);
+    let files = files(&authority.ca, Some(&authority.sign_client("client")));
+    let client = Tls::for_client(&files).unwrap();
+    let (near, far) = pair(&tls, Some(&client)).await;
+    assert_eq!(outcome(&near, &far).await, (Ok(Security::Tls { is_node: false }), Ok(())));
+    let as_node = Tls::for_node(&files, ClientAuth::Yes).unwrap();
+    let (near, far) = pair(&tls, Some(&as_node)).await;
+    let (accepted, dialed) = outcome(&near, &far).await;
+    let why = "certificate is for another purpose";
+    assert!(accepted.as_ref().is_err_and(|told| told.contains(why)), "{accepted:?}");
+    assert!(dialed.as_ref().is_err_and(|told| told.contains(why)), "{dialed:?}");
+    // Nor is it dialed as one.
+    let (near, far) = pair(&as_node, Some(&tls)).await;
+    let dialed = outcome(&near, &far).await.1;
+    assert!(dialed.as_ref().is_err_and(|told| told.contains(why)), "{dialed:?}");
+}
+
 #[test]
 fn a_file_of_no_use_is_named_with_what_is_wrong() {
     let directory = tempfile::tempdir().unwrap();
@@ -333,6 +485,15 @@ fn a_file_of_no_use_is_named_with_what_is_wrong() {
         (TlsFiles { ca: None, ..good.clone() }, "--tls-ca is missing"),
     ] {
         assert!(why(&files).starts_with(missing), "{}", why(&files));
+    }
+    let pipe = directory.path().join("pipe");
+    rustix::fs::mkfifoat(rustix::fs::CWD, &pipe, rustix::fs::Mode::from_raw_mode(0o600)).unwrap();
+    for (files, flag) in [
+        (TlsFiles { cert: Some(pipe.clone()), ..good.clone() }, "--tls-cert"),
+        (TlsFiles { key: Some(pipe.clone()), ..good.clone() }, "--tls-key"),
+        (TlsFiles { ca: Some(pipe.clone()), ..good.clone() }, "--tls-ca"),
+    ] {
+        assert_eq!(why(&files), format!("{flag} {}: it is not a regular file", pipe.display()));
     }
     let tls = Tls::for_node(&good, ClientAuth::Yes).unwrap();
     let shown = format!("{tls:?}");

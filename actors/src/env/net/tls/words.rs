@@ -22,7 +22,15 @@ pub(super) fn sentence(error: &Error) -> String {
             "the other side's certificate does not name the host of this address".to_owned()
         }
         Error::InvalidCertificate(Bad::InvalidPurpose | Bad::InvalidPurposeContext { .. }) => {
-            "the other side's certificate is for another purpose (extendedKeyUsage)".to_owned()
+            "the other side's certificate is for another purpose: a node's is for serverAuth and clientAuth \
+             (extendedKeyUsage)"
+                .to_owned()
+        }
+        Error::InvalidCertificate(Bad::Other(why)) => why.0.to_string(),
+        Error::AlertReceived(Alert::UnsupportedCertificate) => {
+            "this side's certificate is for another purpose, says the other side: a node's is for serverAuth and \
+             clientAuth (extendedKeyUsage)"
+                .to_owned()
         }
         Error::AlertReceived(Alert::CertificateRequired) => {
             "the other side asks for a certificate: give --tls-cert and --tls-key".to_owned()

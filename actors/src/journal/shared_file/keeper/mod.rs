@@ -86,7 +86,7 @@ enum KeeperStage {
     /// The log is whole, locked and replayed; `Hot` has it.
     Open,
     /// A reign's writer has the log.
-    Reigning { file: FileIdentity, cluster: ClusterId, reign: Reign, before: Reign },
+    Reigning { file: FileIdentity, cluster: ClusterId, reign: Reign },
 }
 
 /// The actor. See the module.
@@ -293,12 +293,12 @@ impl LogKeeper {
         )
         .counting(Rc::clone(&self.turns));
         self.hot.hold_log(writer.start(), handoff, open.values);
-        self.stage = KeeperStage::Reigning { file: identity, cluster, reign, before: position.reign };
+        self.stage = KeeperStage::Reigning { file: identity, cluster, reign };
     }
 
     /// Says in the lock file, for people and for fencing, whose reign this is and that the log is whole.
     fn write_lock_text(&self, serves: bool) {
-        let KeeperStage::Reigning { cluster, reign, before, .. } = self.stage else { return };
+        let KeeperStage::Reigning { cluster, reign, .. } = self.stage else { return };
         let setup = &self.setup;
         self.hot.with_guard(|guard| {
             let mut text = LockText {
@@ -311,7 +311,6 @@ impl LogKeeper {
                 text.cluster = Some(cluster);
                 text.epoch = Some(reign.epoch);
                 text.reign = Some(reign.id);
-                text.reigns = guard.previous().reigns_with(before, reign);
             }
             guard.write_text(text);
         });
