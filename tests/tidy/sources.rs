@@ -18,8 +18,9 @@ impl Source {
 }
 
 /// The crates that are the product: their names, and the folders of their modules.
-pub(crate) const PRODUCT: [(&str, &str); 5] = [
+pub(crate) const PRODUCT: [(&str, &str); 6] = [
     ("dsm_protocol", "protocol/src"),
+    ("dsm_consensus", "protocol/consensus/src"),
     ("dsm_history", "protocol/history/src"),
     ("dsm", "actors/src"),
     ("dsm_server", "bin/common"),
