@@ -4,9 +4,11 @@
 //! a process, and then must not fence each other: give masters `fence: Fence::None`. A node that has ended has given
 //! everything back: its port, its locks, its tasks and its actors.
 
-use crate::address;
+use crate::address::{self, Transport};
 use crate::certificates;
-use crate::config::{ClientAuth, ConfigError, MasterConfig, MasterKind, ProtectedMode, SlaveConfig};
+use crate::config::{
+    ClientAuth, ConfigError, ListenAddresses, MasterConfig, MasterKind, ProtectedMode, SlaveConfig,
+};
 use crate::door::dialed::{self, Introduction};
 use crate::door::switchboard::Switchboard;
 use crate::door::{self, Context};
@@ -15,6 +17,7 @@ use crate::journal::JournalKind;
 use crate::master::{self, MasterActor};
 use crate::node_error::NodeError;
 use crate::reload;
+use crate::secrets;
 use crate::slave::SlaveActor;
 use crate::supervision::{Dismiss, Fate, Stop};
 use actix::prelude::*;
@@ -23,6 +26,7 @@ use dsm_protocol::ids::SlaveId;
 use dsm_protocol::machine::protected::{self, Comer, Shown};
 use dsm_protocol::machine::welcome::is_outvoted;
 use dsm_protocol::record::line_bytes_max;
+use dsm_protocol::secret::Secret;
 use futures_util::future::join_all;
 use std::cell::Cell;
 use std::future::Future;
@@ -126,6 +130,8 @@ pub(crate) async fn open_master(
     journal.check_peers(config.peer_addresses(kind).len())?;
     let listen = config.listen_addresses(kind).ok_or(ConfigError::ListenUntold)?;
     let (env, tls) = certificates::secure(env, &config.tls, config.tls_client_auth)?;
+    let secrets = Rc::new(config.open_secrets()?);
+    check_ways(&env, secrets.nodes.as_ref(), ways(&listen, config.peer_dials(kind)))?;
     let mut listeners = Vec::new();
     match listener {
         Some(listener) => listeners.push(listener),
@@ -158,7 +164,8 @@ pub(crate) async fn open_master(
         }
         let (address, journal) = (address.clone(), journal.clone());
         let (config, cluster) = (Rc::clone(&config), Rc::clone(&cluster));
-        introductions.push(Introduction { peer, dial, address, config, journal, cluster });
+        let secret = secrets.nodes.clone();
+        introductions.push(Introduction { peer, dial, address, config, journal, cluster, secret });
     }
     let asked =
         join_all(introductions.iter().map(|introduction| dialed::preflight(introduction, &env))).await;
@@ -181,7 +188,7 @@ pub(crate) async fn open_master(
     });
     let facts = door::server_facts(&config);
     let has_users = config.has_users();
-    let context = Context { env, config, facts, journal, switchboard: Rc::clone(&switchboard) };
+    let context = Context { env, config, facts, journal, secrets, switchboard: Rc::clone(&switchboard) };
     let mut linking = JoinSet::new();
     for introduction in introductions {
         linking.spawn_local(dialed::keep(introduction, context.clone(), fate.clone()));
@@ -222,6 +229,34 @@ fn tell_of_strangers(listeners: &[Listener], config: &MasterConfig, must_log_in:
                 "{who} of other machines are served whoever they are address={address}: {remedy}"
             ),
         }
+    }
+}
+
+/// The ways over which a master proves a secret, with the flags that name them.
+fn ways(listen: &ListenAddresses, dialed: Vec<String>) -> impl Iterator<Item = (&'static str, String)> + '_ {
+    let listened = listen.further.iter().chain([&listen.main]).map(|address| {
+        let is_plain = address::split_transport(address).0 == Some(Transport::Plain);
+        (if is_plain { "--plain-listen" } else { "--listen" }, address.clone())
+    });
+    listened.chain(dialed.into_iter().map(|address| ("--peer", address)))
+}
+
+/// Checks that nobody stands on the way to addresses over which a secret of nodes is proved: whoever does could go on in a
+/// connection after its handshake.
+///
+/// # Errors
+/// [`ConfigError::OpenWay`] with the first address that is reached over a network in plain bytes.
+pub(crate) fn check_ways(
+    env: &Env,
+    secret: Option<&Secret>,
+    addresses: impl IntoIterator<Item = (&'static str, String)>,
+) -> Result<(), ConfigError> {
+    let mut addresses = addresses.into_iter().filter(|_| secret.is_some());
+    match addresses.find(|(_, address)| !env.is_private_way(address)) {
+        Some((flag, address)) => {
+            Err(ConfigError::OpenWay { flag, address: address::name(&address).to_owned() })
+        }
+        None => Ok(()),
     }
 }
 
@@ -276,10 +311,13 @@ pub(crate) struct OpenSlave {
 pub(crate) fn open_slave(config: SlaveConfig, env: &Env) -> Result<OpenSlave, NodeError> {
     config.validate()?;
     let (env, tls) = certificates::secure(Rc::clone(env), &config.tls, ClientAuth::Yes)?;
+    let secret = secrets::of_slave(config.secret.as_ref()).map_err(ConfigError::from)?;
+    let dialed = config.masters.iter().map(|address| ("--masters", address.trim().to_owned()));
+    check_ways(&env, secret.as_ref(), dialed)?;
     let fate = Fate::default();
     let masters = config.masters.join(",");
     let reloading = reload::keep(tls, None, config.reload.clone(), &fate);
-    let (slave, id, links) = SlaveActor::begin(&env, &Rc::new(config), &fate);
+    let (slave, id, links) = SlaveActor::begin(&env, &Rc::new(config), secret.as_ref(), &fate);
     log::info!("started as=Slave slave={id} masters={masters} pid={}", std::process::id());
     Ok(OpenSlave { id, slave, fate, _reloading: reloading, links })
 }

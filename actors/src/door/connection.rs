@@ -13,11 +13,13 @@ use crate::batch::Outbox;
 use crate::config::{ClientAuth, ProtectedMode};
 use crate::env::Stream;
 use crate::flusher::Flusher;
+use crate::secrets;
 use bytes::BytesMut;
 use dsm_protocol::frame::FrameError;
 use dsm_protocol::handshake::{AcceptEffect, Accepting, Rejection, Security};
 use dsm_protocol::machine::protected::{self, Comer, Shown, DENIED_NATIVE, DENIED_NODE, DENIED_TEXT};
 use dsm_protocol::message::{Hello, HelloRole};
+use dsm_protocol::secret::Secrets;
 use std::cell::Cell;
 use std::io;
 use std::rc::Rc;
@@ -45,6 +47,9 @@ pub(super) async fn connection(
     let mut buffer = BytesMut::new();
     let limit_ms = context.config.handshake_timeout.as_millis() as u64;
     let mut handshake = Accepting::new(context.env.now(), limit_ms);
+    if context.secrets.is_any() {
+        handshake = handshake.demanding(Secrets::clone(&context.secrets), secrets::nonce(&context.env));
+    }
     let told = match meet(&stream, &mut buffer, &mut handshake, &context).await {
         Ok(Met::Told(told)) => told,
         // The condition is temporary; a Reject would tell a master or slave that it is not wanted at all.
@@ -127,7 +132,7 @@ async fn serve(
     kind: &Cell<&'static str>,
 ) -> io::Result<()> {
     match told {
-        AcceptEffect::Text if is_denied(Comer::Text, stream, address, context) => {
+        AcceptEffect::Text if is_denied(Comer::Text, false, stream, address, context) => {
             outbox.append(|out| out.extend_from_slice(DENIED_TEXT.as_bytes()));
             Ok(())
         }
@@ -136,13 +141,13 @@ async fn serve(
             redis(stream, buffer, handshake, outbox, context, address, permit).await
         }
         AcceptEffect::Native(Hello { role: HelloRole::Client, .. })
-            if is_denied(Comer::Native, stream, address, context) =>
+            if is_denied(Comer::Native, handshake.has_proved(), stream, address, context) =>
         {
             reject(outbox, DENIED_NATIVE);
             Ok(())
         }
         AcceptEffect::Native(Hello { role: HelloRole::Slave { .. } | HelloRole::Master { .. }, .. })
-            if is_denied(Comer::Node, stream, address, context) =>
+            if is_denied(Comer::Node, handshake.has_proved(), stream, address, context) =>
         {
             reject(outbox, DENIED_NODE);
             Ok(())
@@ -154,14 +159,14 @@ async fn serve(
                 HelloRole::Master { .. } => "master link",
             });
             match hello.role {
-                // A native client cannot say who it is.
-                HelloRole::Client if context.switchboard.accounts.is_guarded() => {
+                // It has not said who it is.
+                HelloRole::Client if !handshake.has_proved() && context.switchboard.accounts.is_guarded() => {
                     reject(outbox, NATIVE_UNKNOWN);
                     Ok(())
                 }
                 HelloRole::Client => {
                     permit.set_known(true);
-                    native_client(stream, buffer, outbox, context).await
+                    native_client(stream, buffer, outbox, context, handshake.has_proved()).await
                 }
                 HelloRole::Slave { .. } => {
                     slave(stream, buffer, (handshake, permit), outbox, context, hello).await
@@ -176,6 +181,10 @@ async fn serve(
             if let Rejection::Frame(error @ FrameError::WireVersion { .. }) = &why {
                 context.switchboard.tell_of_version(context.env.now(), address, error);
             }
+            if let Rejection::NoProof { .. } | Rejection::WrongProof { .. } = &why {
+                count(&context.switchboard.gate.counters.proofs_refused);
+                context.switchboard.tell_of_proof(context.env.now(), address, &why);
+            }
             reject(outbox, &why.to_string());
             Ok(())
         }
@@ -184,12 +193,13 @@ async fn serve(
             outbox.append(|out| out.extend_from_slice(format!("-ERR {why}\r\n").as_bytes()));
             Ok(())
         }
-        AcceptEffect::TimedOut => Ok(()),
+        // What is to be said is said before.
+        AcceptEffect::TimedOut | AcceptEffect::Say(_) => Ok(()),
     }
 }
 
 /// Whether protected mode keeps the other side out. Then it is counted.
-fn is_denied(comer: Comer, stream: &Stream, address: &str, context: &Context) -> bool {
+fn is_denied(comer: Comer, secret: bool, stream: &Stream, address: &str, context: &Context) -> bool {
     if context.config.protected_mode == ProtectedMode::No {
         return false;
     }
@@ -200,7 +210,7 @@ fn is_denied(comer: Comer, stream: &Stream, address: &str, context: &Context) ->
     let shown = Shown {
         is_near: !address::is_elsewhere(address),
         certificate,
-        secret: false,
+        secret,
         must_log_in: context.switchboard.accounts.must_log_in(),
     };
     let is_denied = protected::is_denied(comer, shown);
