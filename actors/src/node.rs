@@ -162,9 +162,8 @@ pub(crate) async fn open_master(
                 return Err(ConfigError::PeerLeadsHere { peer, bound }.into());
             }
         }
-        let (address, journal) = (address.clone(), journal.clone());
+        let (address, journal, secret) = (address.clone(), journal.clone(), secrets.nodes.clone());
         let (config, cluster) = (Rc::clone(&config), Rc::clone(&cluster));
-        let secret = secrets.nodes.clone();
         introductions.push(Introduction { peer, dial, address, config, journal, cluster, secret });
     }
     let asked =
