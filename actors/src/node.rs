@@ -132,14 +132,7 @@ pub(crate) async fn open_master(
     let (env, tls) = certificates::secure(env, &config.tls, config.tls_client_auth)?;
     let secrets = Rc::new(config.open_secrets()?);
     check_ways(&env, secrets.nodes.as_ref(), ways(&listen, config.peer_dials(kind)))?;
-    let mut listeners = Vec::new();
-    match listener {
-        Some(listener) => listeners.push(listener),
-        None => listeners.push(open_door(&env, &listen.main, &config).await?),
-    }
-    for address in &listen.further {
-        listeners.push(open_door(&env, address, &config).await?);
-    }
+    let listeners = open_doors(listener, &listen, &env, &config).await?;
     journal.check(&env, &config).await?;
     let accounts = door::accounts::open(&env, &config).await?;
     let (config, asks) = (Rc::new(config.clone()), config.reload);
@@ -200,11 +193,28 @@ pub(crate) async fn open_master(
     Ok(OpenMaster { address, master, fate, switchboard, accepting, _reloading: reloading, linking })
 }
 
+/// Listens at all addresses of a master; the first is the one that others know.
+async fn open_doors(
+    first: Option<Listener>,
+    listen: &ListenAddresses,
+    env: &Env,
+    config: &MasterConfig,
+) -> Result<Vec<Listener>, NodeError> {
+    let mut listeners = match first {
+        Some(listener) => vec![listener],
+        None => vec![open_door(env, &listen.main, config).await?],
+    };
+    for address in &listen.further {
+        listeners.push(open_door(env, address, config).await?);
+    }
+    Ok(listeners)
+}
+
 /// Warns of each address at which other machines find this master while it could not tell their clients, or their nodes, from
 /// strangers: in protected mode they are refused, and else whoever comes is served.
 fn tell_of_strangers(listeners: &[Listener], config: &MasterConfig, must_log_in: bool) {
     for listener in listeners {
-        let Some(security) = listener.from_elsewhere() else { continue };
+        let Some(security) = listener.open_to_others() else { continue };
         let is_tls = security != Security::Plain;
         let certificate =
             |comer| is_tls && (comer == Comer::Node || config.tls_client_auth == ClientAuth::Yes);

@@ -132,7 +132,7 @@ async fn serve(
     kind: &Cell<&'static str>,
 ) -> io::Result<()> {
     match told {
-        AcceptEffect::Text if is_denied(Comer::Text, false, stream, address, context) => {
+        AcceptEffect::Text if is_denied(Comer::Text, &handshake, stream, address, context) => {
             outbox.append(|out| out.extend_from_slice(DENIED_TEXT.as_bytes()));
             Ok(())
         }
@@ -141,18 +141,22 @@ async fn serve(
             redis(stream, buffer, handshake, outbox, context, address, permit).await
         }
         AcceptEffect::Native(Hello { role: HelloRole::Client, .. })
-            if is_denied(Comer::Native, handshake.has_proved(), stream, address, context) =>
+            if is_denied(Comer::Native, &handshake, stream, address, context) =>
         {
             reject(outbox, DENIED_NATIVE);
             Ok(())
         }
         AcceptEffect::Native(Hello { role: HelloRole::Slave { .. } | HelloRole::Master { .. }, .. })
-            if is_denied(Comer::Node, handshake.has_proved(), stream, address, context) =>
+            if is_denied(Comer::Node, &handshake, stream, address, context) =>
         {
             reject(outbox, DENIED_NODE);
             Ok(())
         }
         AcceptEffect::Native(hello) => {
+            // Others are once the master has admitted them.
+            if has_shown_itself(&handshake, stream) {
+                permit.set_known(true);
+            }
             kind.set(match hello.role {
                 HelloRole::Client => "session",
                 HelloRole::Slave { .. } => "slave link",
@@ -198,8 +202,13 @@ async fn serve(
     }
 }
 
+/// Whether a node has shown a certificate, or anybody a secret.
+fn has_shown_itself(handshake: &Accepting, stream: &Stream) -> bool {
+    handshake.has_proved() || stream.security() == (Security::Tls { is_node: true })
+}
+
 /// Whether protected mode keeps the other side out. Then it is counted.
-fn is_denied(comer: Comer, secret: bool, stream: &Stream, address: &str, context: &Context) -> bool {
+fn is_denied(comer: Comer, handshake: &Accepting, stream: &Stream, address: &str, context: &Context) -> bool {
     if context.config.protected_mode == ProtectedMode::No {
         return false;
     }
@@ -210,7 +219,7 @@ fn is_denied(comer: Comer, secret: bool, stream: &Stream, address: &str, context
     let shown = Shown {
         is_near: !address::is_elsewhere(address),
         certificate,
-        secret,
+        secret: handshake.has_proved(),
         must_log_in: context.switchboard.accounts.must_log_in(),
     };
     let is_denied = protected::is_denied(comer, shown);

@@ -139,7 +139,7 @@ impl Listener {
     }
 
     /// Whether other machines can connect, and whether that is with TLS; `None` if they cannot.
-    pub(crate) fn from_elsewhere(&self) -> Option<Security> {
+    pub(crate) fn open_to_others(&self) -> Option<Security> {
         let (listener, security) = match self {
             Listener::Tcp(listener) => (listener, Security::Plain),
             Listener::Tls(listener, _) => (listener, Security::Tls { is_node: false }),

@@ -331,6 +331,7 @@ async fn many_short_records_are_read_in_many_turns() {
 }
 
 #[tokio::test]
+#[expect(clippy::disallowed_methods, reason = "the other side of a socket is elsewhere")]
 async fn the_last_word_of_tls_comes_after_all_that_the_system_had_no_room_for() {
     let (_directory, _authority, tls) = node(ClientAuth::Yes);
     let (listener, address) = listen(&tls).await;
