@@ -148,7 +148,7 @@ impl Part {
                     None => continue,
                 },
                 LogEvent::Replaced { .. } => "replaced",
-                LogEvent::Compaction(CompactionNews::Copying { .. }) => continue,
+                LogEvent::Compaction(CompactionNews::Copying { .. } | CompactionNews::Paces(_)) => continue,
                 LogEvent::Compaction(CompactionNews::Done { .. }) => "compacted",
                 LogEvent::Compaction(CompactionNews::Failed(_)) => "not compacted",
                 LogEvent::Compaction(CompactionNews::GivenUp) => "given up",
