@@ -21,7 +21,7 @@ struct LackingCopy {
     is_live: bool,
     /// Whether an earlier repair, which came to nothing, has put it into the log.
     is_in_log: bool,
-    /// Whether somebody has a copy of the key that the log of his last place did not have.
+    /// Whether somebody has it whose last log did not have that record.
     is_disputed: bool,
 }
 
@@ -86,15 +86,15 @@ impl Copies {
             self.table.insert(key, new);
             return;
         };
-        copy.is_disputed |= is_disputed;
         if copy.branch == branch && copy.version == version {
             copy.holders |= holders;
             copy.is_in_log |= new.is_in_log;
+            copy.is_disputed |= is_disputed;
             return;
         }
-        let (beside, is_disputed) = (copy.beside | bit(branch) | bit(copy.branch), copy.is_disputed);
+        let beside = copy.beside | bit(branch) | bit(copy.branch);
         if (version, branch) > (copy.version, copy.branch) {
-            *copy = LackingCopy { touched: copy.touched, is_live: copy.is_live, is_disputed, ..new };
+            *copy = LackingCopy { touched: copy.touched, is_live: copy.is_live, ..new };
         }
         copy.beside = beside;
     }

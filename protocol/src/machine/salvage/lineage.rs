@@ -359,6 +359,17 @@ mod tests {
     }
 
     #[test]
+    fn a_reign_that_others_have_followed_at_several_places_has_as_many_parts() {
+        let mut lineage =
+            lineage(&[&[(2, 20, 8), (3, 30, 14), (4, 40, 20)], &[(2, 20, 8), (3, 30, 14), (4, 41, 25)]]);
+        let parts = [19, 22, 27].map(|seq| branch(&mut lineage, (3, 30, seq)));
+        let followers = [(4, 40, 30), (4, 41, 30)].map(|version| branch(&mut lineage, version));
+        let follows = |of: BranchId| parts.map(|part| lineage.follows_all(of, bit(part)));
+        assert_eq!(followers.map(follows), [[true, false, false], [true, true, false]]);
+        assert_eq!(parts.map(follows), [[true, false, false], [true, true, false], [true, true, true]]);
+    }
+
+    #[test]
     fn two_reigns_of_one_epoch_have_no_order_and_neither_have_their_followers() {
         let mut lineage =
             lineage(&[&[(2, 20, 8), (3, 30, 12), (4, 40, 20)], &[(2, 20, 8), (3, 31, 12), (5, 51, 20)]]);
@@ -392,6 +403,9 @@ mod tests {
         // Two that disagree about the beginning of one.
         lineage.tell(&[start(2, 20, 8), start(6, 60, 9)]);
         assert_eq!(common(&mut lineage, (6, 60, 31)), Seq(0));
+        lineage.tell(&[start(7, 70, 40)]);
+        lineage.tell(&[start(2, 20, 8), start(7, 70, 30)]);
+        assert_eq!(common(&mut lineage, (7, 70, 45)), Seq(0));
     }
 
     #[test]
@@ -412,6 +426,14 @@ mod tests {
         assert_eq!(lineage.lacking().count(), 0);
         lineage.tell(&[start(5, 50, 8), start(6, 66, 15)]);
         assert_eq!(common(&mut lineage, (6, 66, 20)), Seq(11), "the repairs do not count");
+        // They do once a master has served what they have left.
+        let mut served = Lineage::default();
+        served.begin(record(1, 2), false, std::iter::empty());
+        served.begin(record(6, 12), true, std::iter::empty());
+        served.begin(record(8, 20), false, std::iter::empty());
+        served.close(Seq(25));
+        assert_eq!((served.end(), served.is_unfinished()), (Seq(25), false));
+        assert_eq!(origin(&mut served, (6, 60, 15)), CopyOrigin::Log);
     }
 
     #[test]

@@ -15,7 +15,7 @@ const WISHES: Wishes = Wishes {
 };
 
 /// A log, line by line.
-#[derive(Default)]
+#[derive(Clone, Default)]
 struct Log {
     bytes: Vec<u8>,
     seq: u64,
@@ -241,7 +241,7 @@ fn witnesses_are_noted_before_a_reign_begins_above_all_that_anybody_has_seen() {
     let mut noted = WitnessText { cluster: Some(CLUSTER), ..WitnessText::default() };
     noted.note(slave("gone"), seen(6, 60, 9).unwrap());
     noted.accept(Reign::new(8, 80));
-    noted.accepted_epoch = Some(Epoch(4));
+    noted.accepted_epoch = Some(Epoch(12));
     let lock = LockText {
         cluster: Some(CLUSTER),
         epoch: Some(Epoch(9)),
@@ -252,13 +252,19 @@ fn witnesses_are_noted_before_a_reign_begins_above_all_that_anybody_has_seen() {
     let mut bench = Bench::new(wishes, Log::new(), noted, lock);
     bench.comes(1, "one", seen(7, 70, 20));
     let effects = bench.after(WAIT_MS);
-    let [Effect::Note(text), Effect::Begin { epoch: Epoch(10) }] = &effects[..] else {
+    let [Effect::Note(text), Effect::Begin { epoch: Epoch(13) }] = &effects[..] else {
         panic!("{effects:?}")
     };
     let reigns: Vec<_> = text.seen.iter().map(|(id, seen)| (id.as_str(), seen.reign.epoch.0)).collect();
     assert_eq!(reigns, [("gone", 6), ("one", 7), (LOCK_FILE, 9)]);
     assert_eq!((text.cluster, &text.accepted[..]), (Some(CLUSTER), &[Reign::new(8, 80)][..]));
-    assert_eq!(text.accepted_epoch, Some(Epoch(4)));
+    assert_eq!(text.accepted_epoch, Some(Epoch(12)));
+    // What was accepted is given up with the rest.
+    bench.step(Event::Begun { reign: OWN, seq: Seq(1000) });
+    bench.step(Event::Enlisted { link: LinkId(1), reign: OWN, seen: seen(7, 70, 20) });
+    assert_eq!(bench.reports(1, &[]), [Effect::Survey]);
+    let given_up = [(6, 60), (7, 70), (8, 80), (9, 90)].map(|(epoch, id)| Reign::new(epoch, id));
+    assert_eq!(bench.surveyed(), [finish(&given_up)]);
 }
 
 #[test]
@@ -328,12 +334,15 @@ fn a_slave_that_does_not_say_of_which_log_it_is_is_not_there() {
 #[test]
 fn each_witness_is_noted_by_its_name() {
     let mut bench = Bench::of(WISHES, Log::new());
-    for (link, name, seq) in [(1, "one", 20), (2, "two", 12), (3, "three", 20)] {
+    for (link, name, seq) in [(1, "one", 20), (2, "two", 12)] {
         bench.comes(link, name, seen(2, 20, seq));
     }
+    // A repair that has begun keeps masters from serving whatever was owed.
+    bench.comes(3, "three", seen(2, 20, 20).map(|seen| Seen { durable: false, ..seen }));
     bench.comes(4, "four", seen(1, 10, 6));
     let effects = bench.after(WAIT_MS);
     let [Effect::Note(text), Effect::Begin { .. }] = &effects[..] else { panic!("{effects:?}") };
+    assert!(text.seen.iter().all(|(_, seen)| seen.durable), "{:?}", text.seen);
     let mut names: Vec<_> = text.seen.iter().map(|(id, seen)| (id.as_str(), seen.seq.0)).collect();
     names.sort_unstable();
     assert_eq!(names, [("one", 20), ("three", 20), ("two", 12)]);
@@ -543,7 +552,7 @@ fn slaves_that_come_and_go_without_anything_new_do_not_hold_a_repair_for_ever() 
         assert_eq!(last.len(), 3, "{last:?}");
     }
     while last.len() == 3 {
-        last = flap(&mut bench, 150);
+        last = flap(&mut bench, if flaps % 2 == 0 { 199 } else { 3 });
         flaps += 1;
         assert!(flaps < 1000, "it holds the repair for ever");
     }
@@ -612,6 +621,43 @@ fn two_copies_of_one_reign_that_went_on_apart_are_both_believed_only_where_they_
 }
 
 #[test]
+fn of_copies_without_an_order_the_highest_epoch_is_taken_if_slaves_are_to_be_believed() {
+    let reigns = [(1, 10, 2), (2, 20, 9), (3, 30, 20)];
+    let (original, copy) = (seen(2, 20, 30), seen(3, 30, 25));
+    for undecided in [Undecided::Log, Undecided::Slaves] {
+        let mut bench = Bench::of(Wishes { undecided, ..WISHES }, Log::new());
+        bench.comes_of(1, "original", original, &reigns[..2]);
+        bench.comes_of(2, "copy", copy, &reigns);
+        bench.comes_of(3, "older", copy, &reigns);
+        bench.begin(&[(1, original), (2, copy), (3, copy)]);
+        bench.reports(1, &[("b", stamp(2, 20, 28))]);
+        // One between them changes nothing.
+        bench.reports(3, &[("b", stamp(3, 30, 21))]);
+        bench.reports(2, &[("b", stamp(3, 30, 25))]);
+        let asked = Bench::asked(&bench.surveyed());
+        let wanted =
+            if undecided == Undecided::Log { vec![] } else { vec![(2, "b".into(), stamp(3, 30, 25))] };
+        assert_eq!(asked, wanted, "{undecided:?}");
+        assert_eq!(bench.machine.findings().undecided, [b"b"]);
+    }
+}
+
+#[test]
+fn an_older_copy_that_is_astray_does_not_put_a_later_one_in_doubt() {
+    // Reign 2 was followed by reign 4 on a copy of it, and its slave has an older record that this copy did not have.
+    let mut bench = Bench::of(WISHES, Log::new());
+    let (one, two) = (seen(4, 40, 30), seen(3, 30, 25));
+    bench.comes_of(1, "one", one, &[(1, 10, 2), (2, 20, 9), (4, 40, 15)]);
+    bench.comes_of(2, "two", two, &[(1, 10, 2), (2, 20, 9), (3, 30, 20)]);
+    bench.begin(&[(1, one), (2, two)]);
+    bench.reports(1, &[("a", stamp(2, 20, 17)), ("b", stamp(3, 30, 25))]);
+    bench.reports(2, &[("a", stamp(3, 30, 25)), ("b", stamp(3, 30, 25))]);
+    let effects = bench.surveyed();
+    assert_eq!(effects, [Effect::End(SalvageOutcome::Undecided)]);
+    assert_eq!(bench.machine.findings().undecided, [b"b"]);
+}
+
+#[test]
 fn a_copy_that_the_log_of_its_slave_did_not_have_is_not_decided() {
     let mut bench = Bench::of(Wishes { undecided: Undecided::Log, ..WISHES }, Log::new());
     let witness = seen(3, 30, 25);
@@ -633,14 +679,39 @@ fn what_an_earlier_repair_has_put_back_is_undecided_when_somebody_has_another_on
     log.reign(5, BEGUN_AT, &[]);
     log.recovered("a", stamp(3, 30, 20));
     log.recovered("b", stamp(3, 30, 21));
-    let mut bench = Bench::of(Wishes { undecided: Undecided::Log, ..WISHES }, log);
-    bench.comes_of(1, "one", seen(3, 30, 25), &[(1, 10, 2), (3, 30, 9)]);
-    bench.comes_of(2, "two", seen(2, 20, 25), &[(1, 10, 2), (2, 20, 9)]);
-    bench.begin(&[(1, seen(3, 30, 25)), (2, seen(2, 20, 25))]);
-    bench.reports(1, &[]);
-    bench.reports(2, &[("a", stamp(2, 20, 19))]);
+    for undecided in [Undecided::Log, Undecided::Slaves] {
+        let mut bench = Bench::of(Wishes { undecided, ..WISHES }, log.clone());
+        bench.comes_of(1, "one", seen(3, 30, 25), &[(1, 10, 2), (3, 30, 9)]);
+        bench.comes_of(2, "two", seen(2, 20, 25), &[(1, 10, 2), (2, 20, 9)]);
+        bench.begin(&[(1, seen(3, 30, 25)), (2, seen(2, 20, 25))]);
+        bench.reports(1, &[]);
+        bench.reports(2, &[("a", stamp(2, 20, 19))]);
+        // It is there already, and nobody has it any more.
+        assert_eq!(bench.surveyed(), [finish(&[Reign::new(2, 20), Reign::new(3, 30)])]);
+        let findings = bench.machine.findings();
+        assert_eq!((&findings.undecided[..], findings.done_before), (&[b"a".to_vec()][..], 1));
+    }
+}
+
+#[test]
+fn an_unfinished_repair_is_gone_on_with_though_nobody_knows_of_it_but_the_log() {
+    let mut log = Log::new();
+    log.reign(5, BEGUN_AT, &[]);
+    let mut bench = Bench::of(WISHES, log);
+    bench.comes(1, "one", seen(1, 10, 6));
+    let effects = bench.after(WAIT_MS);
+    assert!(matches!(effects[..], [Effect::Note(_), Effect::Begin { epoch: Epoch(6) }]), "{effects:?}");
+}
+
+#[test]
+fn a_value_of_another_reign_is_not_the_one_that_was_reported() {
+    let mut bench = Bench::of(WISHES, Log::new());
+    let witness = seen(2, 20, 9);
+    bench.comes(1, "one", witness);
+    bench.begin(&[(1, witness)]);
+    bench.reports(1, &[("a", stamp(2, 20, 9))]);
     let effects = bench.surveyed();
-    assert_eq!(effects, [finish(&[Reign::new(2, 20), Reign::new(3, 30)])]);
-    let findings = bench.machine.findings();
-    assert_eq!((&findings.undecided[..], findings.done_before), (&[b"a".to_vec()][..], 1));
+    let Effect::Read { link, tag, .. } = effects[0] else { panic!("{effects:?}") };
+    let value = Event::Value { link, tag, stamp: stamp(2, 21, 9), value: Bytes::new() };
+    assert_eq!(bench.step(value), [Effect::End(SalvageOutcome::Lost { id: slave("one") })]);
 }
