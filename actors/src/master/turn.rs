@@ -39,7 +39,7 @@ impl MasterActor {
         self.look_after_health(now);
         self.tell_seq(now);
         self.log.answer_waiting(&self.machine);
-        if self.serves() {
+        if self.reign.is_settled() {
             self.log.weigh(self.machine.directory().live_bytes());
         }
         self.work(&turn, ctx);

@@ -128,6 +128,11 @@ impl Pace {
         Pace { writer, race, rule, sizes, events, is_paying: false }
     }
 
+    /// That one writes the log now.
+    pub(super) fn follow(&mut self, writer: Option<WeakAddr<LogWriter>>) {
+        self.writer = writer;
+    }
+
     /// The copy has got to `done` in round `round`, and the log ends at `log_bytes`.
     pub(super) fn go_on(&mut self, done: u64, round: usize, log_bytes: u64) {
         let sizes = LogSizes { log_bytes, ..self.sizes.get() };
@@ -214,6 +219,7 @@ impl Compactor {
         let end = self.where_ends().await?;
         let race = Race::new(Leg::Copying, end.offset, end.offset);
         let mut pace = Pace::new(Some(self.writer.clone()), race, &self.rule, &self.sizes, &self.events);
+        pace.go_on(0, 0, end.offset);
         self.settle(end.seq).await?;
         let mut scan = self.copy_live(&mut draft, end.offset, &mut pace).await?;
         let copied_bytes = draft.bytes;

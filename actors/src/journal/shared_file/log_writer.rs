@@ -42,6 +42,12 @@ const GROUP_ENTRIES_MAX: usize = 16 * 1024;
 /// Bytes of a line beside its keys and values, about.
 const LINE_BYTES: usize = 64;
 
+/// A byte of a key or value takes at most so many in a line.
+const TEXT_BYTES_MAX: u64 = 3;
+
+/// So long after [`Sync`] nothing is paced: the log is about to be handed over.
+const UNPACED: Duration = Duration::from_secs(2);
+
 /// The lines of a group of so many bytes are made on the disk's thread: below, the way there costs more.
 const LONG_BYTES_MIN: usize = 64 * 1024;
 
@@ -305,6 +311,8 @@ pub struct LogWriter {
     holding: Holding,
     /// How long the log may be for now, in bytes.
     ceiling: Option<u64>,
+    /// Until then there is no such bound: the log is about to be handed over.
+    unpaced_until: Instant,
     /// Whether an EPOCH record found no room: it is tried again, nobody else could write it either.
     waits_for_room: bool,
     /// Whether it was said that the disk is full.
@@ -382,6 +390,7 @@ impl LogWriter {
             closing: false,
             holding: Holding::No,
             ceiling: None,
+            unpaced_until: Instant::now(),
             waits_for_room: false,
             is_full: false,
             offset,
@@ -437,13 +446,19 @@ impl LogWriter {
         }
         let mut queued = Vec::new();
         let mut payload_bytes = 0;
+        let bytes_max = self.group_bytes_max();
         while let Some(next) = self.queue.pop_front() {
             let is_epoch = matches!(next, Queued::Epoch);
-            payload_bytes += next.payload_bytes();
+            let bytes = next.payload_bytes();
+            if payload_bytes > 0 && payload_bytes + bytes > bytes_max {
+                self.queue.push_front(next);
+                break;
+            }
+            payload_bytes += bytes;
             queued.push(next);
             // One group has one epoch, and an EPOCH record is one by itself.
             let is_last = is_epoch || matches!(self.queue.front(), Some(Queued::Epoch));
-            if is_last || payload_bytes >= GROUP_BYTES_MAX || queued.len() >= GROUP_ENTRIES_MAX {
+            if is_last || payload_bytes >= bytes_max || queued.len() >= GROUP_ENTRIES_MAX {
                 break;
             }
         }
@@ -470,6 +485,14 @@ impl LogWriter {
     fn is_at_ceiling(&self) -> bool {
         let must_go = self.closing || matches!(self.queue.front(), Some(Queued::Epoch));
         !must_go && self.ceiling.is_some_and(|to| self.offset >= to)
+    }
+
+    /// How much one group may have, in bytes of keys and values: no more than the log may grow by, each byte counted as the most
+    /// that it takes as text. One entry may have more.
+    fn group_bytes_max(&self) -> usize {
+        let room = self.ceiling.map(|to| to.saturating_sub(self.offset) / TEXT_BYTES_MAX);
+        room.and_then(|room| usize::try_from(room).ok())
+            .map_or(GROUP_BYTES_MAX, |room| room.min(GROUP_BYTES_MAX))
     }
 
     fn end(&self) -> LogEnd {
@@ -1198,7 +1221,7 @@ impl Handler<MayGrow> for LogWriter {
     type Result = ();
 
     fn handle(&mut self, may: MayGrow, ctx: &mut Self::Context) {
-        self.ceiling = may.to;
+        self.ceiling = may.to.filter(|_| Instant::now() >= self.unpaced_until);
         self.next_group(ctx);
     }
 }
@@ -1234,6 +1257,9 @@ impl Handler<Sync> for LogWriter {
 
     fn handle(&mut self, _: Sync, ctx: &mut Self::Context) {
         self.sync_asked = true;
+        // What is to be handed over must come to its end.
+        (self.ceiling, self.unpaced_until) = (None, Instant::now() + UNPACED);
+        self.next_group(ctx);
         if !self.syncing && !self.failed {
             self.sync_beside(ctx);
         }

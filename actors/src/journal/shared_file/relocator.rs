@@ -6,6 +6,7 @@
 use super::compactor::{check, Pace};
 use super::log_tailer::next_piece;
 use super::log_writer::{LogWriter, WhereEnds};
+use super::Hot;
 use crate::env::{Env, File};
 use crate::journal::{LogEvent, Replay};
 use actix::prelude::*;
@@ -32,8 +33,8 @@ pub(super) struct Relocator {
     pub(super) line_bytes_max: usize,
     /// The numbers of the old files.
     pub(super) old: Vec<FileNumber>,
-    /// Who writes the log, in the process that leads: writes wait for this where the next compaction does.
-    pub(super) writer: Option<WeakAddr<LogWriter>>,
+    /// Who writes the log, once this master leads: writes wait for this where the next compaction does.
+    pub(super) hot: Rc<Hot>,
     /// How fast.
     pub(super) rule: Rc<RefCell<Compaction>>,
     /// What is known of the log by now.
@@ -55,7 +56,7 @@ impl Relocator {
         let mut scan =
             LogScan::new(&LogPlace::default(), self.line_bytes_max).in_file(self.number).up_to(self.through);
         let race = Race::new(Leg::Relocating, self.log_bytes().await, self.through);
-        let mut pace = Pace::new(self.writer.clone(), race, &self.rule, &self.sizes, &self.events);
+        let mut pace = Pace::new(self.writer(), race, &self.rule, &self.sizes, &self.events);
         while scan.position().offset < self.through {
             let begun_us = self.env.clock_us();
             let (then, part) = file.scan(scan).await?;
@@ -69,6 +70,7 @@ impl Relocator {
                 let _ = self.events.send(LogEvent::Relocated(piece)).await;
             }
             let (done, log_bytes) = (scan.position().offset, self.log_bytes().await);
+            pace.follow(self.writer());
             pace.go_on(done, 0, log_bytes);
             let rest = pace.rest(self.env.clock_us().saturating_sub(begun_us), done, log_bytes);
             if !rest.is_zero() {
@@ -84,11 +86,16 @@ impl Relocator {
         Ok(())
     }
 
+    fn writer(&self) -> Option<WeakAddr<LogWriter>> {
+        self.hot.writer().map(|(writer, _)| writer.downgrade())
+    }
+
     /// How long the log is: at a standby no longer than when this began, for all that it matters.
     async fn log_bytes(&self) -> u64 {
         let (answer, answered) = oneshot::channel();
-        let Some(writer) = self.writer.as_ref().and_then(WeakAddr::upgrade) else { return self.through };
+        let Some((writer, _)) = self.hot.writer() else { return self.through };
         writer.do_send(WhereEnds { answer });
+        drop(writer);
         // A writer that closes the log says nothing.
         answered.await.map_or(self.through, |end| end.offset)
     }

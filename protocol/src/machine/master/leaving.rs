@@ -14,6 +14,9 @@ use std::collections::BTreeMap;
 /// The most slaves that are removed in one reign: their names are kept.
 const LEAVING_MAX: usize = 256;
 
+/// So often it is looked whether a slave that leaves has reported everything, in milliseconds.
+const REPORT_LOOK_MS: u64 = 1000;
+
 /// Where a slave stands that was removed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Leaving {
@@ -154,7 +157,9 @@ impl Master {
     /// A run of repair begins a first round.
     pub(super) fn cover_leaving(&mut self) {
         self.leaving.doubt();
-        (self.leaving.covered, self.leaving.again) = (self.members.leaving(), None);
+        // Of one that has not reported everything it is not known what nobody else has.
+        let reported = self.members.leaving().without(self.members.unreported());
+        (self.leaving.covered, self.leaving.again) = (reported, None);
     }
 
     /// Looks at the clock: a drain that is in doubt, or found no room, is gone on with.
@@ -188,15 +193,15 @@ impl Master {
         if others < self.config.slaves_min.max(1) {
             return;
         }
-        // One that came into doubt during the last walk is not covered any more.
-        let is_seen = is_complete && leaving.without(self.leaving.covered).is_empty();
-        // Of one that has not reported everything it is not known what nobody else has.
-        let unreported = leaving.intersection(self.members.unreported());
-        if is_seen {
-            self.leaving.drained = leaving.without(unreported);
+        if is_complete {
+            // Those that came into doubt during the last walk are not covered any more.
+            self.leaving.drained = self.leaving.covered;
             self.leaving.marks = self.members.sent_marks();
         }
-        if !is_seen || !unreported.is_empty() {
+        let is_unreported = !leaving.intersection(self.members.unreported()).is_empty();
+        if !is_complete || !leaving.without(self.leaving.drained).is_empty() {
+            // A report that stands still is not walked for again and again.
+            let again_ms = if is_unreported { again_ms.max(REPORT_LOOK_MS) } else { again_ms };
             self.leaving.again.get_or_insert(now.plus(again_ms));
         }
     }
@@ -290,6 +295,33 @@ mod tests {
         assert!(bench.has_let_go(2));
         bench.step(Event::SlaveLost { link: LinkId(2) });
         assert_eq!(bench.copies("old"), 1, "one that is left has it");
+    }
+
+    #[test]
+    fn a_report_that_ends_during_the_last_walk_is_looked_at_by_another_one() {
+        const KEYS: u64 = 20_000;
+        let mut bench = RepairBench::new(CopyCount::Fixed(1), 2);
+        bench.master.replay_put(b"old", Version::new(1, 1), Place::default());
+        (0..KEYS).for_each(|n| bench.put(format!("k{n}")));
+        bench.begin_to_report(2, 1 << 40, &[]);
+        // Nobody else has room.
+        for link in [0, 1].map(LinkId) {
+            bench.step(Event::Acked { link, writes: 0, room_bytes: 0 });
+        }
+        bench.ask(Command::RemoveSlave { id: id(2) });
+        for _ in 0..100_000 {
+            bench.now = bench.now.plus(1);
+            bench.step(Event::Tick);
+            if bench.master.is_repairing() {
+                break;
+            }
+        }
+        (0..2).for_each(|_| bench.step(Event::Chore));
+        let stamp = crate::ids::Stamp { version: Version::new(1, 1), reign: crate::ids::ReignId(0) };
+        let entries = vec![(Bytes::from("old"), stamp)];
+        bench.step(Event::Holdings { link: LinkId(2), entries, last: true });
+        (0..100).for_each(|_| bench.work(25));
+        assert!(!bench.has_let_go(2), "it has the only copy");
     }
 
     #[test]

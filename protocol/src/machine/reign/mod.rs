@@ -617,6 +617,11 @@ impl Leadership {
         matches!(self.role, ReignRole::Serving { .. } | ReignRole::Preparing { .. })
     }
 
+    /// Whether it serves, and is not about to hand over.
+    pub fn is_settled(&self) -> bool {
+        matches!(self.role, ReignRole::Serving { .. })
+    }
+
     /// Whether this master leads, and the log is not found yet to continue what was replayed.
     pub fn is_barred(&self) -> bool {
         matches!(self.role, ReignRole::Barred { .. })

@@ -211,7 +211,7 @@ impl LogKeeper {
             settled,
             line_bytes_max: self.setup.line_bytes_max,
             old: old.clone(),
-            writer: self.hot.writer().map(|(writer, _)| writer.downgrade()),
+            hot: Rc::clone(&self.hot),
             rule: Rc::clone(&self.rule),
             sizes: Rc::clone(&self.sizes),
         };
