@@ -32,6 +32,7 @@ mutants:
 
 mutants-quick:
 	$(MUTANTS) --exact mutants::the_quickest_are_found mutants::the_documented_table_has_each
+	cargo test --locked -p dsm-consensus --features mutants --test simulation
 
 fix:
 	cargo fmt --all
@@ -134,3 +135,4 @@ nightly-faults:
 nightly-sim:
 	$(MAKE) sim SEEDS=10000 SECONDS=60
 	TWICE=200 cargo test --locked --profile sim -p dsm --test simulation the_same_seed_gives_the_same_run
+	SEEDS=30000 cargo test --locked --profile sim -p dsm-consensus --test simulation -- --ignored --exact many_seeds_break_nothing

@@ -1,16 +1,45 @@
 //! The log of masters on several machines, replicated by Raft.
 //!
-//! Bytes and events in, bytes and effects out, as in `dsm-protocol`: no IO, no clock, no thread, no log line.
+//! Bytes and events in, bytes and effects out, as in `dsm-protocol`: no IO, no clock, no thread, no log line, no randomness. The
+//! engine is `raft` of TiKV; this crate is what makes it a machine as the others are. Nothing of it is seen from outside, so that
+//! another engine could take its place. Nothing uses the crate yet: the log of masters on several machines is to be built on it.
 //!
 //! | module | owns |
 //! |---|---|
 //! | [`ids`] | the number of a member |
+//! | [`machine`] | the machine: events, effects, the fate of proposals and reads |
+//! | `storage` | what the engine may ask of the log, and what is not in memory |
 //! | [`vote`] | the text of the vote file: what a member must not forget beside its log |
 //! | [`wire`] | the bytes of what members say to each other |
+//! | `mutant` | bugs on purpose, in test builds only |
+//!
+//! An entry of the log is a line of a record. A version is (epoch, seq) = (term, index). The first entry of the log is there from
+//! the start, with term 1, on every member: it names the cluster. The first entry of each reign is the engine's and empty: its
+//! words follow from its version.
+//!
+//! **Not built yet**: changes of members, and snapshots. A follower that needs entries which the leader's log has no more waits.
+//!
+//! # Invariants
+//!
+//! * Nothing that another member counts on is said before it is on disk: acknowledgements and votes leave after
+//!   [`Event::Persisted`].
+//! * The vote is synced before the log has an entry of its term, and a cut before anything is appended after it.
+//! * What is committed is on this member's disk, and is never cut.
+//! * A proposal is refused only if no log ever has it. A leader that is deposed does not know.
+//! * A read is confirmed by a majority that was asked after it, in a reign whose first entry is told. No clock matters.
+//! * A member steps a proposal only while it leads, and none that comes from another one.
+//! * The same settings and events give the same effects.
 
 #![deny(clippy::disallowed_methods)]
 #![deny(clippy::wildcard_enum_match_arm)]
 
 pub mod ids;
+pub mod machine;
+#[doc(hidden)]
+pub mod mutant;
+mod storage;
 pub mod vote;
 pub mod wire;
+
+pub use machine::{Config, Consensus, Effect, Event, Start};
+pub use storage::LogEntry;

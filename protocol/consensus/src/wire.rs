@@ -122,6 +122,11 @@ impl PeerMessage {
         }
     }
 
+    /// Whether it says no to what it answers.
+    pub fn rejects(&self) -> bool {
+        self.0.reject
+    }
+
     /// How many entries it carries.
     pub fn entries(&self) -> usize {
         self.0.entries.len()

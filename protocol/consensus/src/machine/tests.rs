@@ -1,0 +1,336 @@
+//! One rule a test, on one member whose others are played by hand.
+
+use super::*;
+use bytes::Bytes;
+use dsm_protocol::ids::ClusterId;
+
+fn id(number: u64) -> MemberId {
+    MemberId::new(number).unwrap()
+}
+
+/// What a new member has on disk: the first entry, in term 1.
+fn start(member: u64) -> Start {
+    let vote = VoteRecord {
+        number: 0,
+        cluster: ClusterId(7),
+        member: id(member),
+        term: Epoch(1),
+        vote: None,
+        commit: Seq(1),
+    };
+    let first = LogEntry { version: Version::new(1, 1), data: Bytes::from_static(b"CLUSTER") };
+    Start { vote, base: Version::default(), terms: vec![first.version], tail: vec![first] }
+}
+
+struct Member {
+    machine: Consensus,
+    now: u64,
+}
+
+impl Member {
+    fn new(member: u64, members: u64) -> Self {
+        Self::with(Config::new(id(member), (1..=members).map(id).collect(), 3), &start(member))
+    }
+
+    fn with(config: Config, start: &Start) -> Self {
+        Member { machine: Consensus::new(config, start).unwrap(), now: 0 }
+    }
+
+    fn step(&mut self, event: Event) -> Vec<Effect> {
+        let mut effects = Vec::new();
+        self.machine.step(Millis(self.now), event, &mut effects);
+        effects
+    }
+
+    fn tick(&mut self) -> Vec<Effect> {
+        self.now += 10;
+        self.step(Event::Tick)
+    }
+
+    fn hear(&mut self, message: Message) -> Vec<Effect> {
+        let from = id(message.from);
+        self.step(Event::Message { from, message: PeerMessage(message) })
+    }
+
+    /// Everything that is to be persisted is, and what follows from it.
+    fn persist(&mut self, effects: &[Effect]) -> Vec<Effect> {
+        let mut then = Vec::new();
+        for batch in batches(effects) {
+            then.extend(self.step(Event::Persisted(batch.number)));
+        }
+        then
+    }
+
+    /// Elects the first of three members, by the votes of the second.
+    fn elected(mut self) -> Self {
+        let asked = (0..40).map(|_| self.tick()).find(|effects| !effects.is_empty()).unwrap();
+        assert_eq!(words(&asked), ["pre-vote", "pre-vote"]);
+        let effects = self.hear(message(MessageType::MsgRequestPreVoteResponse, 2, 2));
+        assert_eq!(words(&effects), Vec::<&str>::new(), "a vote is asked for once the own is on disk");
+        let asked = self.persist(&effects);
+        assert_eq!(words(&asked), ["vote", "vote"]);
+        let effects = self.hear(message(MessageType::MsgRequestVoteResponse, 2, 2));
+        assert!(effects.contains(&Effect::Elected(Epoch(2))), "{effects:?}");
+        self.persist(&effects);
+        self
+    }
+
+    /// A leader whose first entry is committed.
+    fn reigning(self) -> Self {
+        let mut member = self.elected();
+        let effects = member.hear(appended(2, 2));
+        assert_eq!(reigns(&effects), Some(Version::new(2, 2)));
+        member
+    }
+
+    fn propose(&mut self, tags: std::ops::Range<u64>) -> Vec<Effect> {
+        let entry = |tag| (ProposalTag(tag), Bytes::from(format!("WRITE {tag}")));
+        self.step(Event::Propose(tags.map(entry).collect()))
+    }
+}
+
+fn message(kind: MessageType, from: u64, term: u64) -> Message {
+    let to = if from == 1 { 2 } else { 1 };
+    Message { msg_type: kind, from, to, term, ..Message::default() }
+}
+
+/// The second member has the log through this index.
+fn appended(term: u64, index: u64) -> Message {
+    Message { index, ..message(MessageType::MsgAppendResponse, 2, term) }
+}
+
+fn batches(effects: &[Effect]) -> Vec<&LogBatch> {
+    effects
+        .iter()
+        .filter_map(|effect| if let Effect::Persist(batch) = effect { Some(batch) } else { None })
+        .collect()
+}
+
+fn words(effects: &[Effect]) -> Vec<&'static str> {
+    let word = |effect: &Effect| if let Effect::Send(sent) = effect { Some(sent.word()) } else { None };
+    effects.iter().filter_map(word).collect()
+}
+
+fn reigns(effects: &[Effect]) -> Option<Version> {
+    effects.iter().find_map(|effect| if let Effect::Reigns(version) = effect { Some(*version) } else { None })
+}
+
+fn tags(effects: &[Effect]) -> Vec<ProposalTag> {
+    effects
+        .iter()
+        .filter_map(|effect| if let Effect::Committed(entries) = effect { Some(entries) } else { None })
+        .flatten()
+        .filter_map(|entry| entry.tag)
+        .collect()
+}
+
+#[test]
+fn a_member_alone_commits_only_what_is_on_its_disk() {
+    let mut alone = Member::new(1, 1);
+    let effects = (0..40).map(|_| alone.tick()).find(|effects| !effects.is_empty()).unwrap();
+    assert!(effects.contains(&Effect::Elected(Epoch(2))), "{effects:?}");
+    assert_eq!(reigns(&effects), None);
+    let effects = alone.persist(&effects);
+    assert_eq!(reigns(&effects), Some(Version::new(2, 2)));
+    let proposed = alone.propose(1..3);
+    assert_eq!(tags(&proposed), []);
+    assert_eq!(tags(&alone.persist(&proposed)), [ProposalTag(1), ProposalTag(2)]);
+}
+
+#[test]
+fn a_vote_is_answered_once_it_is_on_disk() {
+    let mut member = Member::new(2, 3);
+    let asks = Message { index: 1, log_term: 1, ..message(MessageType::MsgRequestVote, 1, 5) };
+    let effects = member.hear(asks);
+    assert_eq!(words(&effects), Vec::<&str>::new());
+    let batch = batches(&effects)[0].clone();
+    assert_eq!(batch.vote, Some((Epoch(5), Some(id(1)), Seq(1))));
+    assert_eq!(words(&member.step(Event::Persisted(batch.number))), ["voted"]);
+}
+
+#[test]
+fn a_leader_commits_with_a_majority_and_tells_what_was_proposed_here() {
+    let mut leader = Member::new(1, 3).reigning();
+    let proposed = leader.propose(1..3);
+    assert_eq!(words(&proposed), ["append"], "only the second member has answered so far");
+    assert_eq!(tags(&leader.hear(appended(2, 4))), [], "it is not on this disk yet");
+    assert_eq!(tags(&leader.persist(&proposed)), [ProposalTag(1), ProposalTag(2)]);
+}
+
+#[test]
+fn a_conflicting_suffix_is_cut_before_anything_is_appended() {
+    let mut member = Member::new(2, 3);
+    let entry = |term, index| Entry { term, index, data: "x".into(), ..Entry::default() };
+    let append = |term: u64, entries: Vec<Entry>| Message {
+        index: 1,
+        log_term: 1,
+        entries: entries.into(),
+        ..message(MessageType::MsgAppend, 1, term)
+    };
+    let effects = member.hear(append(2, vec![entry(2, 2), entry(2, 3)]));
+    let batch = batches(&effects)[0].clone();
+    assert_eq!((batch.cut_after, batch.entries.len()), (None, 2));
+    assert_eq!(words(&effects), Vec::<&str>::new(), "nothing is acknowledged before it is on disk");
+    let effects = member.hear(append(4, vec![entry(3, 2)]));
+    let batch = batches(&effects)[0].clone();
+    assert_eq!((batch.cut_after, batch.entries.len()), (Some(Seq(1)), 1));
+    assert_eq!(member.machine.last(), Seq(2));
+}
+
+#[test]
+fn a_proposal_elsewhere_than_at_the_leader_is_refused_and_sent_nowhere() {
+    let mut follower = Member::new(2, 3);
+    follower.hear(Message { commit: 1, ..message(MessageType::MsgHeartbeat, 1, 2) });
+    assert_eq!(follower.machine.leader(), Some(id(1)));
+    let refused = Effect::Refused { tags: vec![ProposalTag(1)], why: RefusedBecause::NotLeader };
+    assert_eq!(follower.propose(1..2), [refused]);
+    assert_eq!(follower.step(Event::Read(ReadTag(1))), [Effect::ReadRefused(ReadTag(1))]);
+}
+
+#[test]
+fn what_a_deposed_leader_proposed_is_unknown_and_its_reads_are_refused() {
+    let mut leader = Member::new(1, 3).reigning();
+    leader.propose(1..3);
+    leader.step(Event::Read(ReadTag(9)));
+    let effects = leader.hear(Message { commit: 1, ..message(MessageType::MsgHeartbeat, 2, 3) });
+    assert_eq!(effects[0], Effect::Deposed { tags: vec![ProposalTag(1), ProposalTag(2)] });
+    assert_eq!(effects[1], Effect::ReadRefused(ReadTag(9)));
+    assert!(!leader.machine.term().1);
+}
+
+#[test]
+fn proposals_beyond_the_bound_are_refused_and_so_are_those_during_a_transfer() {
+    let mut config = Config::new(id(1), (1..=3).map(id).collect(), 3);
+    config.message_bytes_max = 10;
+    config.uncommitted_bytes_max = 10;
+    let mut leader = Member::with(config, &start(1)).reigning();
+    leader.propose(1..3);
+    let refused = |tag, why| Effect::Refused { tags: vec![ProposalTag(tag)], why };
+    assert_eq!(leader.propose(3..4), [refused(3, RefusedBecause::Full)]);
+    leader.step(Event::Transfer(id(3)));
+    assert_eq!(leader.propose(4..5), [refused(4, RefusedBecause::Transferring)]);
+    leader.now += 150;
+    assert_eq!(leader.step(Event::Due)[0], Effect::TransferFailed);
+    assert_eq!(leader.propose(5..6), [refused(5, RefusedBecause::Full)]);
+}
+
+#[test]
+fn a_read_is_confirmed_by_a_majority_that_answers_after_it() {
+    let mut leader = Member::new(1, 3).elected();
+    assert_eq!(leader.step(Event::Read(ReadTag(1))), [Effect::ReadRefused(ReadTag(1))], "no reign yet");
+    leader.hear(appended(2, 2));
+    let asked = leader.step(Event::Read(ReadTag(2)));
+    assert_eq!(words(&asked), ["heartbeat", "heartbeat"]);
+    let heard = |context: &'static [u8]| Message {
+        context: Bytes::from_static(context),
+        ..message(MessageType::MsgHeartbeatResponse, 2, 2)
+    };
+    let confirmed = Effect::ReadConfirmed { read: ReadTag(2), through: Seq(2) };
+    assert!(!leader.hear(heard(b"")).contains(&confirmed));
+    assert!(leader.hear(heard(&[1, 0, 0, 0, 0, 0, 0, 0])).contains(&confirmed));
+}
+
+#[test]
+fn older_entries_than_the_tail_come_from_the_disk() {
+    let mut config = Config::new(id(1), (1..=3).map(id).collect(), 3);
+    config.tail_bytes_max = 20;
+    let mut leader = Member::with(config, &start(1)).reigning();
+    let proposed = leader.propose(1..9);
+    leader.persist(&proposed);
+    leader.hear(appended(2, 10));
+    assert!(leader.machine.tail_bytes() <= 20, "{}", leader.machine.tail_bytes());
+    // The third member has nothing but the first entry.
+    let effects = leader.hear(Message { from: 3, ..appended(2, 1) });
+    let from =
+        effects.iter().find_map(
+            |effect| {
+                if let Effect::Fetch { from, .. } = effect {
+                    Some(*from)
+                } else {
+                    None
+                }
+            },
+        );
+    assert_eq!(from, Some(Seq(2)), "{effects:?}");
+    let entries = vec![
+        LogEntry { version: Version::new(2, 2), data: Bytes::new() },
+        LogEntry { version: Version::new(2, 3), data: Bytes::from_static(b"WRITE 1") },
+    ];
+    let effects = leader.step(Event::Fetched { from: Seq(2), entries });
+    assert_eq!(words(&effects)[0], "append");
+}
+
+#[test]
+fn the_end_of_the_leaders_connection_starts_a_pre_vote_by_rank() {
+    for (member, waits) in [(2, 0), (3, 15)] {
+        let mut follower = Member::new(member, 3);
+        let beat = Message { commit: 1, to: member, ..message(MessageType::MsgHeartbeat, 1, 2) };
+        let heard = follower.hear(beat);
+        follower.persist(&heard);
+        let mut effects = follower.step(Event::LinkDown(id(1)));
+        assert_eq!(follower.machine.leader(), None);
+        if waits > 0 {
+            assert_eq!(words(&effects), Vec::<&str>::new());
+            assert_eq!(follower.machine.deadline(), Some(Millis(waits)));
+            follower.now += waits;
+            effects = follower.step(Event::Due);
+        }
+        assert_eq!(words(&effects), ["pre-vote", "pre-vote"], "member {member}");
+        assert_eq!(follower.machine.term(), (Epoch(2), false), "a pre-vote begins no term");
+    }
+}
+
+#[test]
+fn a_member_whose_disk_lost_what_it_acknowledged_says_so_and_stops() {
+    let mut member = Member::new(2, 3);
+    let beat = Message { commit: 9, ..message(MessageType::MsgHeartbeat, 1, 2) };
+    assert_eq!(member.hear(beat), [Effect::LogLost { last: Seq(1), committed: Seq(9) }]);
+    assert_eq!((0..100).map(|_| member.tick().len()).sum::<usize>(), 0);
+}
+
+#[test]
+fn who_is_no_member_or_claims_to_be_another_is_not_heard() {
+    let mut member = Member::new(2, 3);
+    let beat = Message { commit: 1, ..message(MessageType::MsgHeartbeat, 1, 2) };
+    for (from, message) in
+        [(3, beat.clone()), (9, Message { from: 9, ..beat.clone() }), (1, Message { to: 3, ..beat })]
+    {
+        let effects = member.step(Event::Message { from: id(from), message: PeerMessage(message) });
+        assert!(effects.is_empty(), "{effects:?}");
+    }
+}
+
+#[test]
+fn election_timeouts_are_functions_of_the_seed() {
+    let ticks = |seed| {
+        let mut member = Member::with(Config::new(id(1), (1..=3).map(id).collect(), seed), &start(1));
+        (1..40).find(|_| !member.tick().is_empty()).unwrap()
+    };
+    let drawn: Vec<u64> = (0..20).map(ticks).collect();
+    assert_eq!(drawn, (0..20).map(ticks).collect::<Vec<u64>>());
+    assert!(drawn.iter().all(|ticks| (15..30).contains(ticks)), "{drawn:?}");
+    assert!(drawn.iter().any(|ticks| *ticks != drawn[0]), "{drawn:?}");
+}
+
+#[test]
+fn what_does_not_hang_together_is_not_started_with() {
+    let begin = |change: &dyn Fn(&mut Start)| {
+        let mut start = start(1);
+        change(&mut start);
+        Consensus::new(Config::new(id(1), (1..=3).map(id).collect(), 3), &start).err()
+    };
+    assert_eq!(begin(&|_| {}), None);
+    let other = begin(&|start| start.vote.member = id(2));
+    assert_eq!(other, Some(StartError::OtherMember { found: id(2), expected: id(1) }));
+    let behind = begin(&|start| start.vote.term = Epoch(0));
+    assert_eq!(behind, Some(StartError::VoteBehindLog { log: Epoch(1), vote: Epoch(0) }));
+    let short = begin(&|start| start.vote.commit = Seq(5));
+    assert_eq!(short, Some(StartError::LogShort { last: Seq(1), commit: Seq(5) }));
+    let gap = begin(&|start| {
+        start.tail.push(LogEntry { version: Version::new(1, 3), data: Bytes::from_static(b"x") });
+    });
+    assert_eq!(gap, Some(StartError::Gap(Seq(3))));
+    let mut config = Config::new(id(1), (1..=3).map(id).collect(), 3);
+    config.uncommitted_bytes_max = 1;
+    assert!(matches!(Consensus::new(config, &start(1)), Err(StartError::Settings(_))));
+}

@@ -1,0 +1,84 @@
+//! Planted bugs: proof that the simulation would find such a bug if it were real.
+//!
+//! Owns their list and the switch that plants one in the current thread. Without the feature `mutants` none of this exists, and
+//! `planted!(…)` is `false`. The list is apart from that of `dsm-protocol`, whose bugs the simulation of whole clusters finds.
+
+#[cfg(all(feature = "mutants", not(debug_assertions)))]
+compile_error!(
+    "planted bugs (feature `mutants`) are for tests: they are never built without debug assertions"
+);
+
+/// Whether the named bug is planted in this thread; the code then does the wrong thing.
+#[cfg(feature = "mutants")]
+macro_rules! planted {
+    ($bug:ident) => {
+        $crate::mutant::is_planted($crate::mutant::ConsensusMutant::$bug)
+    };
+}
+
+/// Nothing is planted in this build.
+#[cfg(not(feature = "mutants"))]
+macro_rules! planted {
+    ($bug:ident) => {
+        false
+    };
+}
+
+pub(crate) use planted;
+
+#[cfg(feature = "mutants")]
+pub use on::{is_planted, plant, ConsensusMutant};
+
+#[cfg(feature = "mutants")]
+mod on {
+    use std::cell::Cell;
+
+    /// A bug that can be planted.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub enum ConsensusMutant {
+        /// What is handed to the disk counts as synced at once.
+        AckBeforeSync,
+        /// Messages that rest on a sync leave before it.
+        MessagesBeforeSync,
+        /// The vote is not written to the vote file.
+        VoteNotKept,
+        /// The term is not written to the vote file, so it is used again after a restart.
+        TermNotKept,
+        /// A conflicting suffix is not cut from the log on disk.
+        NotCut,
+        /// Reads are confirmed while the leader believes in its reign, without asking the others.
+        LeaseRead,
+        /// Reads are confirmed before the leader's first entry is committed.
+        ReadBeforeFirstEntry,
+        /// What a deposed leader proposed is reported as not executed.
+        DeposedSaidRefused,
+    }
+
+    impl ConsensusMutant {
+        /// Every bug.
+        pub const ALL: [ConsensusMutant; 8] = [
+            ConsensusMutant::AckBeforeSync,
+            ConsensusMutant::MessagesBeforeSync,
+            ConsensusMutant::VoteNotKept,
+            ConsensusMutant::TermNotKept,
+            ConsensusMutant::NotCut,
+            ConsensusMutant::LeaseRead,
+            ConsensusMutant::ReadBeforeFirstEntry,
+            ConsensusMutant::DeposedSaidRefused,
+        ];
+    }
+
+    thread_local! {
+        static PLANTED: Cell<Option<ConsensusMutant>> = const { Cell::new(None) };
+    }
+
+    /// Plants a bug in this thread, or none.
+    pub fn plant(bug: Option<ConsensusMutant>) {
+        PLANTED.set(bug);
+    }
+
+    /// Whether the bug is planted in this thread.
+    pub fn is_planted(bug: ConsensusMutant) -> bool {
+        PLANTED.get() == Some(bug)
+    }
+}

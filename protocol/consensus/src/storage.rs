@@ -1,0 +1,262 @@
+//! What the engine may ask of the log, answered from what the machine knows of it.
+//!
+//! Owns the view of this member's own log: where it begins and ends, the terms of its entries, and its last entries themselves. It
+//! covers what was handed to the disk, in order, whether it is synced by now or not: the engine keeps account of that. Older entries
+//! are wished for and come later. Never holds back an entry that is not handed out as committed yet: the engine asks for those
+//! without waiting.
+
+use bytes::Bytes;
+use dsm_protocol::ids::Version;
+use raft::eraftpb::{ConfState, Entry, HardState, Snapshot};
+use raft::{GetEntriesContext, RaftState, Storage, StorageError};
+use std::cell::RefCell;
+use std::collections::{BTreeMap, VecDeque};
+
+/// How many wishes for older entries may be open: each follower that is far behind has one.
+const WISHES_MAX: usize = 16;
+
+/// An entry of the log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LogEntry {
+    /// Its term and place.
+    pub version: Version,
+    /// The line of the record; empty for the first entry of a leader, whose words follow from its version.
+    pub data: Bytes,
+}
+
+impl LogEntry {
+    /// The entry as the engine has it.
+    pub(crate) fn of(entry: &Entry) -> Self {
+        LogEntry { version: Version::new(entry.term, entry.index), data: entry.data.clone() }
+    }
+
+    pub(crate) fn to_engine(&self) -> Entry {
+        Entry {
+            term: self.version.epoch.0,
+            index: self.version.seq.0,
+            data: self.data.clone(),
+            ..Entry::default()
+        }
+    }
+}
+
+/// A wish for entries that are on disk only.
+#[derive(Debug)]
+pub(crate) struct Wish {
+    pub(crate) from: u64,
+    pub(crate) through: u64,
+    pub(crate) bytes_max: u64,
+    pub(crate) context: GetEntriesContext,
+}
+
+/// The wishes for older entries.
+#[derive(Debug, Default)]
+struct Wishes {
+    /// Those that nobody was told of yet.
+    new: Vec<Wish>,
+    /// Where the open ones begin, told or not.
+    open: Vec<u64>,
+}
+
+/// The view of the log.
+#[derive(Debug)]
+pub(crate) struct LogView {
+    hard_state: HardState,
+    members: ConfState,
+    /// The last entry that is not in the log any more; (0, 0) when all are.
+    base: Version,
+    /// The terms of the entries after the base, by the first index of each.
+    terms: BTreeMap<u64, u64>,
+    last: u64,
+    /// The last entries, without a gap through the last one.
+    tail: VecDeque<Entry>,
+    tail_bytes: usize,
+    tail_bytes_max: usize,
+    /// Entries that were read from the disk for a follower.
+    fetched: Vec<Entry>,
+    wishes: RefCell<Wishes>,
+}
+
+impl LogView {
+    /// The view of a log that has `terms` (the first version of each) after `base`, ends with `tail`.
+    pub(crate) fn new(
+        (hard_state, members): (HardState, ConfState),
+        base: Version,
+        terms: &[Version],
+        tail: &[LogEntry],
+        tail_bytes_max: usize,
+    ) -> Self {
+        let mut view = LogView {
+            hard_state,
+            members,
+            base,
+            terms: terms.iter().map(|first| (first.seq.0, first.epoch.0)).collect(),
+            last: tail.last().map_or(base.seq.0, |entry| entry.version.seq.0),
+            tail: VecDeque::new(),
+            tail_bytes: 0,
+            tail_bytes_max,
+            fetched: Vec::new(),
+            wishes: RefCell::default(),
+        };
+        for entry in tail {
+            view.push(entry.to_engine());
+        }
+        view
+    }
+
+    /// The place of the last entry.
+    pub(crate) fn last(&self) -> u64 {
+        self.last
+    }
+
+    /// How many bytes of entries are in memory.
+    pub(crate) fn tail_bytes(&self) -> usize {
+        self.tail_bytes
+    }
+
+    /// The log ends at `index` from now on.
+    pub(crate) fn cut_after(&mut self, index: u64) {
+        while self.tail.back().is_some_and(|entry| entry.index > index) {
+            self.tail_bytes -= self.tail.pop_back().map_or(0, |entry| entry.data.len());
+        }
+        self.terms.retain(|first, _| *first <= index);
+        self.last = index;
+    }
+
+    /// Takes entries that follow the last one.
+    pub(crate) fn append(&mut self, entries: &[Entry]) {
+        for entry in entries {
+            assert_eq!(entry.index, self.last + 1, "the log has a gap");
+            self.last = entry.index;
+            let newest = self.terms.last_key_value().map_or(self.base.epoch.0, |(_, term)| *term);
+            assert!(entry.term >= newest, "terms fall at {}", entry.index);
+            if entry.term > newest {
+                self.terms.insert(entry.index, entry.term);
+            }
+            self.push(entry.clone());
+        }
+    }
+
+    fn push(&mut self, entry: Entry) {
+        self.tail_bytes += entry.data.len();
+        self.tail.push_back(entry);
+    }
+
+    /// Drops the oldest entries from memory, while there are too many: only such that are committed and handed out.
+    pub(crate) fn evict_through(&mut self, handed_out: u64) {
+        while self.tail_bytes > self.tail_bytes_max
+            && self.tail.front().is_some_and(|entry| entry.index <= handed_out)
+        {
+            self.tail_bytes -= self.tail.pop_front().map_or(0, |entry| entry.data.len());
+        }
+    }
+
+    /// The wishes that nobody was told of yet.
+    pub(crate) fn take_wishes(&mut self) -> Vec<Wish> {
+        std::mem::take(&mut self.wishes.get_mut().new)
+    }
+
+    /// What was wished for from there on is here, or nothing comes of it.
+    pub(crate) fn fetched(&mut self, from: u64, entries: &[LogEntry]) {
+        self.wishes.get_mut().open.retain(|open| *open != from);
+        self.fetched = entries.iter().map(LogEntry::to_engine).collect();
+        let is_own = |entry: &Entry| self.term_at(entry.index) == Some(entry.term);
+        let follows = self.fetched.iter().zip(from..).all(|(entry, index)| entry.index == index);
+        assert!(follows && self.fetched.iter().all(is_own), "the entries from {from} are others");
+    }
+
+    /// Fetched entries are used once.
+    pub(crate) fn forget_fetched(&mut self) {
+        self.fetched = Vec::new();
+    }
+
+    /// Nobody waits for older entries any more.
+    pub(crate) fn forget_wishes(&mut self) {
+        self.wishes = RefCell::default();
+    }
+
+    fn term_at(&self, index: u64) -> Option<u64> {
+        if index == self.base.seq.0 {
+            return Some(self.base.epoch.0);
+        }
+        if index < self.base.seq.0 || index > self.last {
+            return None;
+        }
+        self.terms.range(..=index).next_back().map(|(_, term)| *term)
+    }
+
+    /// Entries of `held`, which has no gap, from `low` up to `high`; `None` when `low` is not in it.
+    fn part<'a>(
+        held: impl ExactSizeIterator<Item = &'a Entry>,
+        low: u64,
+        high: u64,
+        max: Option<u64>,
+    ) -> Option<Vec<Entry>> {
+        let mut held = held.peekable();
+        let first = held.peek()?.index;
+        let skip = low.checked_sub(first)?;
+        let mut found: Vec<Entry> =
+            held.skip(usize::try_from(skip).ok()?).take_while(|entry| entry.index < high).cloned().collect();
+        raft::util::limit_size(&mut found, max);
+        (!found.is_empty()).then_some(found)
+    }
+}
+
+impl Storage for LogView {
+    fn initial_state(&self) -> raft::Result<RaftState> {
+        Ok(RaftState::new(self.hard_state.clone(), self.members.clone()))
+    }
+
+    fn entries(
+        &self,
+        low: u64,
+        high: u64,
+        max_size: impl Into<Option<u64>>,
+        context: GetEntriesContext,
+    ) -> raft::Result<Vec<Entry>> {
+        let max = max_size.into();
+        if low <= self.base.seq.0 {
+            return Err(StorageError::Compacted.into());
+        }
+        if low >= high {
+            return Ok(Vec::new());
+        }
+        let part = LogView::part(self.tail.iter(), low, high, max)
+            .or_else(|| LogView::part(self.fetched.iter(), low, high, max));
+        if let Some(part) = part {
+            return Ok(part);
+        }
+        if !context.can_async() {
+            return Err(StorageError::Unavailable.into());
+        }
+        let mut wishes = self.wishes.borrow_mut();
+        if !wishes.open.contains(&low) && wishes.open.len() < WISHES_MAX {
+            wishes.open.push(low);
+            let through = self.tail.front().map_or(high, |entry| entry.index.min(high)) - 1;
+            let bytes_max = max.unwrap_or(u64::MAX);
+            wishes.new.push(Wish { from: low, through, bytes_max, context });
+        }
+        Err(StorageError::LogTemporarilyUnavailable.into())
+    }
+
+    fn term(&self, index: u64) -> raft::Result<u64> {
+        match self.term_at(index) {
+            Some(term) => Ok(term),
+            None if index < self.base.seq.0 => Err(StorageError::Compacted.into()),
+            None => Err(StorageError::Unavailable.into()),
+        }
+    }
+
+    fn first_index(&self) -> raft::Result<u64> {
+        Ok(self.base.seq.0 + 1)
+    }
+
+    fn last_index(&self) -> raft::Result<u64> {
+        Ok(self.last)
+    }
+
+    /// There are none yet: a follower that needs what is not in the log any more waits.
+    fn snapshot(&self, _: u64, _: u64) -> raft::Result<Snapshot> {
+        Err(StorageError::SnapshotTemporarilyUnavailable.into())
+    }
+}

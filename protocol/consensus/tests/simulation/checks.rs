@@ -1,0 +1,146 @@
+//! What must hold in every run. An observer sees all members' effects at once.
+
+use dsm_consensus::ids::MemberId;
+use dsm_consensus::machine::{CommittedEntry, ProposalTag, ReadTag};
+use dsm_consensus::vote::VoteRecord;
+use dsm_consensus::LogEntry;
+use dsm_protocol::ids::Epoch;
+use std::collections::{BTreeMap, BTreeSet};
+
+#[derive(Default)]
+pub(crate) struct Checks {
+    pub(crate) wrong: Vec<String>,
+    committed: BTreeMap<u64, LogEntry>,
+    leaders: BTreeMap<Epoch, MemberId>,
+    /// Proposals without a fate, and who has them.
+    open: BTreeMap<ProposalTag, MemberId>,
+    refused: BTreeSet<ProposalTag>,
+    /// The highest index that was acknowledged to a client.
+    pub(crate) acknowledged_through: u64,
+    /// To whom each member gave its vote, in the last term in which it gave one.
+    votes: BTreeMap<MemberId, (Epoch, MemberId)>,
+    /// For each read, what was acknowledged before it began.
+    floors: BTreeMap<ReadTag, u64>,
+    pub(crate) acknowledged: u64,
+    pub(crate) deposed: u64,
+    pub(crate) read: u64,
+}
+
+impl Checks {
+    pub(crate) fn fail(&mut self, what: String) {
+        self.wrong.push(what);
+    }
+
+    pub(crate) fn elected(&mut self, member: MemberId, term: Epoch) {
+        let other = self.leaders.insert(term, member);
+        if other.is_some_and(|other| other != member) {
+            self.fail(format!("term {term} has two leaders: {member} and {other:?}"));
+        }
+    }
+
+    /// A member gives its vote.
+    pub(crate) fn voted(&mut self, member: MemberId, term: Epoch, candidate: MemberId) {
+        let before = self.votes.insert(member, (term, candidate));
+        if before.is_some_and(|(other, voted)| other > term || (other == term && voted != candidate)) {
+            self.fail(format!("{member} votes for {candidate} in term {term}, and voted before: {before:?}"));
+        }
+    }
+
+    /// A member starts with this vote: whatever it has told is there.
+    pub(crate) fn starts(&mut self, member: MemberId, vote: &VoteRecord) {
+        if let Some((term, candidate)) = self.votes.get(&member) {
+            if vote.term < *term || (vote.term == *term && vote.vote != Some(*candidate)) {
+                self.fail(format!(
+                    "{member} has voted for {candidate} in term {term} and starts with {vote:?}"
+                ));
+            }
+        }
+    }
+
+    pub(crate) fn elections(&self) -> u64 {
+        self.leaders.len() as u64
+    }
+
+    pub(crate) fn refusals(&self) -> u64 {
+        self.refused.len() as u64
+    }
+
+    pub(crate) fn proposed(&mut self, member: MemberId, tag: ProposalTag) {
+        self.open.insert(tag, member);
+    }
+
+    /// A member's process is gone: its clients know nothing.
+    pub(crate) fn gone(&mut self, member: MemberId) {
+        self.open.retain(|_, at| *at != member);
+    }
+
+    fn fate(&mut self, member: MemberId, tag: ProposalTag) {
+        if self.open.remove(&tag) != Some(member) {
+            self.fail(format!("{tag:?} has two fates, or one at another member than {member}"));
+        }
+    }
+
+    pub(crate) fn refused(&mut self, member: MemberId, tags: &[ProposalTag]) {
+        for tag in tags {
+            self.fate(member, *tag);
+            self.refused.insert(*tag);
+        }
+    }
+
+    pub(crate) fn deposed(&mut self, member: MemberId, tags: &[ProposalTag]) {
+        for tag in tags {
+            self.fate(member, *tag);
+            self.deposed += 1;
+        }
+    }
+
+    pub(crate) fn committed(&mut self, member: MemberId, entries: &[CommittedEntry]) {
+        for CommittedEntry { entry, tag } in entries {
+            let index = entry.version.seq.0;
+            let known = self.committed.entry(index).or_insert_with(|| entry.clone());
+            if known != entry {
+                let what = format!("{index} is committed twice: {known:?} and {entry:?} at {member}");
+                self.fail(what);
+            }
+            if let Some(tag) = tag {
+                self.fate(member, *tag);
+                if entry.data[..] != *tag.0.to_string().as_bytes() {
+                    self.fail(format!("{tag:?} is committed as {entry:?}"));
+                }
+                self.acknowledged += 1;
+                self.acknowledged_through = self.acknowledged_through.max(index);
+            }
+        }
+    }
+
+    pub(crate) fn asked(&mut self, read: ReadTag) {
+        self.floors.insert(read, self.acknowledged_through);
+    }
+
+    /// A read is answered from what is committed through `seen`.
+    pub(crate) fn confirmed(&mut self, member: MemberId, read: ReadTag, seen: u64) {
+        let floor = self.floors.remove(&read);
+        self.read += 1;
+        if floor.is_none_or(|floor| seen < floor) {
+            self.fail(format!("{member} answers {read:?} from {seen}, {floor:?} was acknowledged before it"));
+        }
+    }
+
+    /// After everything is healed.
+    pub(crate) fn end(&mut self, members: &[(MemberId, u64)], acknowledged_before: u64) {
+        if self.acknowledged <= acknowledged_before {
+            self.fail("nothing is acknowledged any more".to_owned());
+        }
+        for (member, committed) in members {
+            if committed + 30 < self.acknowledged_through {
+                self.fail(format!("{member} is at {committed} of {}", self.acknowledged_through));
+            }
+        }
+        let data = |entry: &LogEntry| std::str::from_utf8(&entry.data).ok()?.parse().ok().map(ProposalTag);
+        let wrong: Vec<ProposalTag> =
+            self.committed.values().filter_map(data).filter(|tag| self.refused.contains(tag)).collect();
+        if !wrong.is_empty() {
+            self.fail(format!("refused and committed: {wrong:?}"));
+        }
+    }
+}

@@ -1,0 +1,512 @@
+//! The world: time, the network, the processes, their clients, and what goes wrong.
+
+use crate::checks::Checks;
+use crate::disk::Disk;
+use bytes::Bytes;
+use dsm_consensus::ids::MemberId;
+use dsm_consensus::machine::{ProposalTag, ReadTag};
+use dsm_consensus::vote::VoteRecord;
+use dsm_consensus::wire::PeerMessage;
+use dsm_consensus::{Config, Consensus, Effect, Event, Start};
+use dsm_protocol::ids::{Millis, Version};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// How long faults happen, and how long all is well afterwards, in microseconds.
+const FAULTS_US: u64 = 3_000_000;
+const HEALED_US: u64 = 1_500_000;
+
+/// What came of one run, or several.
+#[derive(Debug, Default)]
+pub(crate) struct Outcome {
+    pub(crate) wrong: Vec<String>,
+    pub(crate) trace: u64,
+    pub(crate) events: u64,
+    pub(crate) acknowledged: u64,
+    pub(crate) read: u64,
+    pub(crate) refused: u64,
+    pub(crate) deposed: u64,
+    pub(crate) elections: u64,
+    pub(crate) fetched: u64,
+    pub(crate) cuts: u64,
+    pub(crate) torn: u64,
+}
+
+impl Outcome {
+    pub(crate) fn add(&mut self, other: &Outcome) {
+        self.events += other.events;
+        self.acknowledged += other.acknowledged;
+        self.read += other.read;
+        self.refused += other.refused;
+        self.deposed += other.deposed;
+        self.elections += other.elections;
+        self.fetched += other.fetched;
+        self.cuts += other.cuts;
+        self.torn += other.torn;
+    }
+}
+
+/// SplitMix64.
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut bits = self.0;
+        bits = (bits ^ (bits >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        bits = (bits ^ (bits >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        bits ^ (bits >> 31)
+    }
+
+    fn between(&mut self, low: u64, high: u64) -> u64 {
+        low + self.next() % (high - low)
+    }
+}
+
+/// What is to happen at some time.
+enum Happening {
+    /// To a member's process, in one of its lives.
+    Event {
+        member: usize,
+        life: u64,
+        event: Event,
+    },
+    Tick {
+        member: usize,
+        life: u64,
+    },
+    /// Bytes arrive, on a connection that may be broken by now.
+    Arrives {
+        from: usize,
+        to: usize,
+        link: u64,
+        bytes: Bytes,
+    },
+    Synced {
+        member: usize,
+        life: u64,
+    },
+    Starts {
+        member: usize,
+    },
+    PowerFails {
+        member: usize,
+        life: u64,
+    },
+    Client,
+    Fault,
+    Heal,
+}
+
+struct Node {
+    id: MemberId,
+    machine: Option<Consensus>,
+    life: u64,
+    disk: Disk,
+    sync_us: u64,
+    paused_until: u64,
+    due: Option<Millis>,
+}
+
+struct World {
+    now: u64,
+    random: Random,
+    queue: BTreeMap<(u64, u64), Happening>,
+    number: u64,
+    nodes: Vec<Node>,
+    cut: BTreeSet<(usize, usize)>,
+    links: BTreeMap<(usize, usize), u64>,
+    fifo: BTreeMap<(usize, usize), u64>,
+    checks: Checks,
+    is_healed: bool,
+    acknowledged_before: u64,
+    tag: u64,
+    fetched: u64,
+    trace: u64,
+    events: u64,
+}
+
+/// Runs one seed.
+pub(crate) fn run(seed: u64, members: u64) -> Outcome {
+    let ids: Vec<MemberId> = (1..=members).filter_map(MemberId::new).collect();
+    let node = |id: &MemberId| Node {
+        id: *id,
+        machine: None,
+        life: 0,
+        disk: Disk::new(*id),
+        sync_us: 0,
+        paused_until: 0,
+        due: None,
+    };
+    let mut world = World {
+        now: 0,
+        random: Random(seed),
+        queue: BTreeMap::new(),
+        number: 0,
+        nodes: ids.iter().map(node).collect(),
+        cut: BTreeSet::new(),
+        links: BTreeMap::new(),
+        fifo: BTreeMap::new(),
+        checks: Checks::default(),
+        is_healed: false,
+        acknowledged_before: 0,
+        tag: 0,
+        fetched: 0,
+        trace: 0,
+        events: 0,
+    };
+    for member in 0..world.nodes.len() {
+        world.later(0, Happening::Starts { member });
+    }
+    world.later(1, Happening::Client);
+    world.later(400_000, Happening::Fault);
+    world.later(FAULTS_US, Happening::Heal);
+    world.goes_on();
+    let cuts = world.nodes.iter().map(|node| node.disk.cuts).sum();
+    let torn = world.nodes.iter().map(|node| node.disk.torn).sum();
+    let World { checks, trace, events, fetched, .. } = world;
+    Outcome {
+        trace,
+        events,
+        acknowledged: checks.acknowledged,
+        read: checks.read,
+        refused: checks.refusals(),
+        deposed: checks.deposed,
+        elections: checks.elections(),
+        fetched,
+        cuts,
+        torn,
+        wrong: checks.wrong,
+    }
+}
+
+impl World {
+    fn later(&mut self, us: u64, happening: Happening) {
+        self.number += 1;
+        self.queue.insert((self.now + us, self.number), happening);
+    }
+
+    fn note(&mut self, what: u64) {
+        self.trace = (self.trace ^ what ^ self.now.rotate_left(20)).wrapping_mul(0x0100_0000_01b3);
+        self.events += 1;
+    }
+
+    fn goes_on(&mut self) {
+        while let Some(((at, _), happening)) = self.queue.pop_first() {
+            if at > FAULTS_US + HEALED_US || !self.checks.wrong.is_empty() {
+                break;
+            }
+            self.now = at;
+            self.happens(happening);
+        }
+        let at_end: Vec<(MemberId, u64)> = (self.nodes.iter())
+            .map(|node| (node.id, node.machine.as_ref().map_or(0, |machine| machine.committed().0)))
+            .collect();
+        self.checks.end(&at_end, self.acknowledged_before);
+    }
+
+    fn happens(&mut self, happening: Happening) {
+        match happening {
+            Happening::Event { member, life, event } => self.event(member, life, event),
+            Happening::Tick { member, life } => {
+                if self.nodes[member].life == life {
+                    let late = self.nodes[member].paused_until.saturating_sub(self.now);
+                    self.later(late + 10_000, Happening::Tick { member, life });
+                    self.event(member, life, Event::Tick);
+                }
+            }
+            Happening::Arrives { from, to, link, bytes } => {
+                let is_whole = self.link(from, to) == link && !self.cut.contains(&(from, to));
+                if is_whole {
+                    let life = self.nodes[to].life;
+                    match PeerMessage::decode(bytes) {
+                        Ok(message) => {
+                            let from = self.nodes[from].id;
+                            self.event(to, life, Event::Message { from, message });
+                        }
+                        Err(error) => self.checks.fail(format!("{error}")),
+                    }
+                }
+            }
+            Happening::Synced { member, life } => {
+                let node = &mut self.nodes[member];
+                if node.life == life {
+                    if let Some(number) = node.disk.ends() {
+                        self.syncs(member);
+                        self.event(member, life, Event::Persisted(number));
+                    }
+                }
+            }
+            Happening::Starts { member } => self.starts(member),
+            Happening::PowerFails { member, life } => {
+                if self.nodes[member].life == life && !self.is_healed {
+                    self.ends(member, true);
+                }
+            }
+            Happening::Client => self.client(),
+            Happening::Fault => self.fault(),
+            Happening::Heal => self.heal(),
+        }
+    }
+
+    fn link(&self, one: usize, other: usize) -> u64 {
+        self.links.get(&(one.min(other), one.max(other))).copied().unwrap_or(0)
+    }
+
+    /// Steps a member, now or once it runs again.
+    fn event(&mut self, member: usize, life: u64, event: Event) {
+        let node = &mut self.nodes[member];
+        if node.life != life {
+            return;
+        }
+        if node.paused_until > self.now {
+            let wait = node.paused_until - self.now;
+            self.later(wait, Happening::Event { member, life, event });
+            return;
+        }
+        let Some(machine) = &mut node.machine else { return };
+        let mut effects = Vec::new();
+        let now = Millis(self.now / 1000);
+        machine.step(now, event, &mut effects);
+        let due = machine.deadline();
+        if node.due != due {
+            node.due = due;
+            if let Some(due) = due {
+                let us = (due.0 * 1000).saturating_sub(self.now);
+                self.later(us, Happening::Event { member, life, event: Event::Due });
+            }
+        }
+        self.note(((member as u64) << 8) | effects.len() as u64);
+        for effect in effects {
+            self.effect(member, effect);
+        }
+    }
+
+    fn effect(&mut self, member: usize, effect: Effect) {
+        let id = self.nodes[member].id;
+        match effect {
+            Effect::Persist(batch) => {
+                self.note(batch.entries.len() as u64);
+                if batch.vote.is_some() && self.random.next().is_multiple_of(20) {
+                    // While the vote file is written.
+                    let (life, us) = (self.nodes[member].life, self.random.between(1, 1500));
+                    self.later(us, Happening::PowerFails { member, life });
+                }
+                self.nodes[member].disk.write(batch);
+                self.syncs(member);
+            }
+            Effect::Send(message) => self.send(member, &message),
+            Effect::Committed(entries) => self.checks.committed(id, &entries),
+            Effect::ReadConfirmed { read, .. } => {
+                let seen = self.nodes[member].machine.as_ref().map_or(0, |machine| machine.committed().0);
+                self.checks.confirmed(id, read, seen);
+            }
+            Effect::Refused { tags, .. } => self.checks.refused(id, &tags),
+            Effect::Deposed { tags } => self.checks.deposed(id, &tags),
+            Effect::Elected(term) => self.checks.elected(id, term),
+            Effect::Fetch { from, through, .. } => {
+                self.fetched += 1;
+                let node = &self.nodes[member];
+                let (from_place, end) = (from.0 as usize - 1, through.0 as usize);
+                let most = from_place + 1 + self.random.next() as usize % 20;
+                let entries = node.disk.log[from_place..end.min(most)].to_vec();
+                let (life, us) = (node.life, self.random.between(100, 3000));
+                self.later(us, Happening::Event { member, life, event: Event::Fetched { from, entries } });
+            }
+            Effect::LogLost { last, committed } => {
+                self.checks.fail(format!("{id} ends at {last} and had acknowledged {committed}"));
+            }
+            Effect::ReadRefused(_) | Effect::Reigns(_) | Effect::Follows { .. } | Effect::TransferFailed => {}
+        }
+    }
+
+    fn syncs(&mut self, member: usize) {
+        let node = &mut self.nodes[member];
+        if node.disk.begins() {
+            let (life, us) = (node.life, self.random.between(200, 1500) + node.sync_us);
+            self.later(us, Happening::Synced { member, life });
+        }
+    }
+
+    fn send(&mut self, from: usize, message: &PeerMessage) {
+        let to = message.to().map_or(0, MemberId::get) as usize - 1;
+        if message.word() == "voted" && !message.rejects() {
+            let (member, candidate) = (self.nodes[from].id, self.nodes[to].id);
+            self.checks.voted(member, message.term(), candidate);
+        }
+        let mut bytes = Vec::new();
+        message.encode(&mut bytes);
+        let bytes = Bytes::from(bytes);
+        let link = self.link(from, to);
+        let drawn = self.random.next() % 1000;
+        if drawn < 3 && !self.is_healed {
+            return;
+        }
+        if drawn < 10 {
+            let us = self.random.between(50, 20_000);
+            self.later(us, Happening::Arrives { from, to, link, bytes: bytes.clone() });
+        }
+        let us = self.random.between(50, 1500);
+        let last = self.fifo.get(&(from, to)).copied().unwrap_or(0);
+        let at = (self.now + us).max(last + 1);
+        self.fifo.insert((from, to), at);
+        self.later(at - self.now, Happening::Arrives { from, to, link, bytes });
+    }
+
+    fn starts(&mut self, member: usize) {
+        let seed = self.random.next();
+        let kept = self.random.next() % 20;
+        let voters: Vec<MemberId> = self.nodes.iter().map(|node| node.id).collect();
+        let node = &mut self.nodes[member];
+        if node.machine.is_some() {
+            return;
+        }
+        let vote = match VoteRecord::of_file(&node.disk.vote_file) {
+            Ok(vote) => vote,
+            Err(error) => return self.checks.fail(format!("{}: {error}", node.id)),
+        };
+        self.checks.starts(node.id, &vote);
+        let log = &node.disk.log;
+        let mut terms: Vec<Version> = Vec::new();
+        for entry in log {
+            if terms.last().is_none_or(|first| first.epoch != entry.version.epoch) {
+                terms.push(entry.version);
+            }
+        }
+        let from = (vote.commit.0.saturating_sub(kept) as usize).min(log.len().saturating_sub(1));
+        let tail = log[from..].to_vec();
+        let mut config = Config::new(node.id, voters, seed);
+        config.tail_bytes_max = 100;
+        config.message_bytes_max = 200;
+        config.committed_bytes_max = 100;
+        config.uncommitted_bytes_max = 2000;
+        config.messages_in_flight_max = 8;
+        config.commit_noted_entries = 15;
+        match Consensus::new(config, &Start { vote, base: Version::default(), terms, tail }) {
+            Ok(machine) => node.machine = Some(machine),
+            Err(error) => return self.checks.fail(format!("{} cannot start: {error}", node.id)),
+        }
+        node.due = None;
+        let life = node.life;
+        let us = self.random.between(0, 10_000);
+        self.later(us, Happening::Tick { member, life });
+    }
+
+    fn client(&mut self) {
+        let us = self.random.between(500, 8000);
+        self.later(us, Happening::Client);
+        let member = self.random.next() as usize % self.nodes.len();
+        let (id, life) = (self.nodes[member].id, self.nodes[member].life);
+        if self.nodes[member].machine.is_none() {
+            return;
+        }
+        self.tag += 1;
+        let event = if self.random.next().is_multiple_of(2) {
+            self.checks.asked(ReadTag(self.tag));
+            Event::Read(ReadTag(self.tag))
+        } else {
+            let tags: Vec<ProposalTag> =
+                (0..self.random.between(1, 5)).map(|at| ProposalTag(self.tag * 8 + at)).collect();
+            tags.iter().for_each(|tag| self.checks.proposed(id, *tag));
+            Event::Propose(tags.iter().map(|tag| (*tag, tag.0.to_string().into())).collect())
+        };
+        self.event(member, life, event);
+    }
+
+    /// The process ends, and comes back. The others notice it if they can be reached.
+    fn ends(&mut self, member: usize, by_power: bool) {
+        let drawn = self.random.next() >> 1;
+        let node = &mut self.nodes[member];
+        node.life += 1;
+        node.machine = None;
+        node.paused_until = 0;
+        if by_power {
+            node.disk.power_loss(drawn);
+        } else {
+            node.disk.crash();
+        }
+        let id = node.id;
+        self.checks.gone(id);
+        for other in 0..self.nodes.len() {
+            if other != member {
+                self.breaks(member, other, !by_power);
+            }
+        }
+        let us = self.random.between(1000, 500_000);
+        self.later(us, Happening::Starts { member });
+    }
+
+    /// The connection between two members breaks, with all that is on its way.
+    fn breaks(&mut self, one: usize, other: usize, is_noticed: bool) {
+        *self.links.entry((one.min(other), one.max(other))).or_default() += 1;
+        for (at, peer) in [(one, other), (other, one)] {
+            if is_noticed && !self.cut.contains(&(peer, at)) {
+                let (life, us) = (self.nodes[at].life, self.random.between(50, 2000));
+                let event = Event::LinkDown(self.nodes[peer].id);
+                self.later(us, Happening::Event { member: at, life, event });
+            }
+        }
+    }
+
+    /// A member, the one that leads in every second draw.
+    fn victim(&mut self) -> usize {
+        let drawn = self.random.next() as usize;
+        let leads = |node: &Node| node.machine.as_ref().is_some_and(|machine| machine.term().1);
+        let leader = self.nodes.iter().position(leads);
+        leader.filter(|_| drawn.is_multiple_of(2)).unwrap_or((drawn >> 1) % self.nodes.len())
+    }
+
+    fn fault(&mut self) {
+        if self.is_healed {
+            return;
+        }
+        let us = self.random.between(20_000, 400_000);
+        self.later(us, Happening::Fault);
+        let (member, other) = (self.victim(), self.random.next() as usize % self.nodes.len());
+        let kind = self.random.next() % 12;
+        self.note(kind);
+        match kind {
+            0 | 1 if self.nodes[member].machine.is_some() => self.ends(member, kind == 1),
+            2 => {
+                // The power of all goes at once.
+                for member in 0..self.nodes.len() {
+                    if self.nodes[member].machine.is_some() {
+                        self.ends(member, true);
+                    }
+                }
+            }
+            3 => {
+                for peer in (0..self.nodes.len()).filter(|peer| *peer != member) {
+                    self.cut.extend([(member, peer), (peer, member)]);
+                }
+            }
+            4 if member != other => {
+                self.cut.insert((member, other));
+            }
+            5 | 6 => self.cut.clear(),
+            7 => self.nodes[member].paused_until = self.now + self.random.between(1000, 900_000),
+            8 => self.nodes[member].sync_us = self.random.between(0, 2) * self.random.between(1000, 400_000),
+            9 if member != other => self.breaks(member, other, true),
+            10 => {
+                // The clock jumps: the ticks of a long time at once.
+                let life = self.nodes[member].life;
+                for _ in 0..self.random.between(2, 60) {
+                    self.event(member, life, Event::Tick);
+                }
+            }
+            _ => {
+                let (life, to) = (self.nodes[member].life, self.nodes[other].id);
+                self.event(member, life, Event::Transfer(to));
+            }
+        }
+    }
+
+    fn heal(&mut self) {
+        self.is_healed = true;
+        self.cut.clear();
+        self.acknowledged_before = self.checks.acknowledged;
+        for node in &mut self.nodes {
+            node.sync_us = 0;
+            node.paused_until = node.paused_until.min(self.now);
+        }
+    }
+}
