@@ -19,7 +19,7 @@ use dsm_protocol::ids::{ClusterId, Epoch, Reign, ReignId, RequestId, Seq, Versio
 use dsm_protocol::message::{
     Control, Hello, HelloRole, MasterState, Message, Request, Seen, StreamUser, Welcome,
 };
-use dsm_protocol::secret::{Nonce, Prover, Said, Secret};
+use dsm_protocol::secret::{Exchanged, Nonce, Prover, Secret};
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{ClientConnection, RootCertStore, StreamOwned};
@@ -171,7 +171,7 @@ type Challenged = (Vec<u8>, Nonce);
 /// A proof of the secret in `text`, as a frame.
 fn proof(text: &str, prover: Prover, (greeting, accepting): &Challenged) -> Vec<u8> {
     let dialing = Nonce::draw(|| 7);
-    let proofs = secret(text).prove(prover, Said { accepting: *accepting, dialing, greeting });
+    let proofs = secret(text).prove(prover, Exchanged { accepting: *accepting, dialing, greeting });
     encoded(&Message::Control(Control::Proof { nonce: dialing, proofs }))
 }
 
@@ -360,7 +360,7 @@ fn a_proof_of_another_connection_role_side_or_secret_is_refused() {
     let recorded = proof(NODES, Prover::Dialing, &challenge);
     slave.say(&recorded);
     let Some(Message::Control(Control::Proved { proof: answer })) = slave.hears() else { panic!("no proof") };
-    let said = Said { accepting: challenge.1, dialing: Nonce::draw(|| 7), greeting: &challenge.0 };
+    let said = Exchanged { accepting: challenge.1, dialing: Nonce::draw(|| 7), greeting: &challenge.0 };
     assert!(secret(NODES).check(Prover::Accepting, said, &[answer]).is_some(), "the master proves it, too");
     assert!(secret(CLIENTS).check(Prover::Accepting, said, &[answer]).is_none());
     assert!(matches!(slave.hears(), Some(Message::Control(Control::Welcome(_)))));

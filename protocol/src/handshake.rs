@@ -40,7 +40,7 @@
 use crate::frame::{self, FrameError, HANDSHAKE_BODY_MAX, PREFACE};
 use crate::ids::{ClusterId, Millis};
 use crate::message::{Control, Hello, HelloRole, Message, Welcome};
-use crate::secret::{Nonce, Prover, Said, Secret, Secrets};
+use crate::secret::{Exchanged, Nonce, Prover, Secret, Secrets};
 use bytes::{Buf as _, BytesMut};
 use thiserror::Error;
 
@@ -157,6 +157,14 @@ pub fn secret_flag(role: &HelloRole) -> &'static str {
     match role {
         HelloRole::Client => "--client-secret-file",
         HelloRole::Slave { .. } | HelloRole::Master { .. } => "--secret-file",
+    }
+}
+
+/// The secret that whoever says this must prove, if there is one.
+fn demanded<'a>(secrets: &'a Secrets, role: &HelloRole) -> Option<&'a Secret> {
+    match role {
+        HelloRole::Client => secrets.clients.as_ref(),
+        HelloRole::Slave { .. } | HelloRole::Master { .. } => secrets.nodes.as_ref(),
     }
 }
 
@@ -317,8 +325,8 @@ impl Accepting {
         if self.security == (Security::Tls { is_node: false }) && hello.role != HelloRole::Client {
             return self.end(AcceptEffect::Reject(Rejection::NoNode), effects);
         }
-        let demanded = self.demands.as_ref();
-        match demanded.and_then(|(secrets, nonce)| Some((secrets.of(&hello)?.clone(), *nonce))) {
+        let demands = self.demands.as_ref();
+        match demands.and_then(|(secrets, nonce)| Some((demanded(secrets, &hello.role)?.clone(), *nonce))) {
             None => self.met(hello, effects),
             Some((secret, nonce)) => {
                 self.stage = AcceptStage::Proof { until };
@@ -346,7 +354,7 @@ impl Accepting {
         };
         let mut greeting = Vec::new();
         greet(hello.clone(), &mut greeting);
-        let said = Said { accepting, dialing, greeting: &greeting };
+        let said = Exchanged { accepting, dialing, greeting: &greeting };
         match secret.check(Prover::Dialing, said, &proofs) {
             None => self.end(AcceptEffect::Reject(Rejection::WrongProof { flag }), effects),
             Some(proof) => {
@@ -540,13 +548,13 @@ impl Dialing {
                 Proving::Unasked { secret, nonce },
                 Message::Control(Control::Challenge { nonce: accepting }),
             ) => {
-                let said = Said { accepting, dialing: nonce, greeting: &self.greeting };
+                let said = Exchanged { accepting, dialing: nonce, greeting: &self.greeting };
                 let proofs = secret.prove(Prover::Dialing, said);
                 self.proving = Proving::Asked { secret, nonce, accepting };
                 Ok(Some(DialEffect::Say(Control::Proof { nonce, proofs })))
             }
             (Proving::Asked { secret, nonce, accepting }, Message::Control(Control::Proved { proof })) => {
-                let said = Said { accepting, dialing: nonce, greeting: &self.greeting };
+                let said = Exchanged { accepting, dialing: nonce, greeting: &self.greeting };
                 if secret.check(Prover::Accepting, said, &[proof]).is_none() {
                     return Err(not_proved("its secret is another one"));
                 }

@@ -13,7 +13,6 @@
 //!
 //! A proof takes some microseconds to compute: what a stranger can cause costs less than its connection.
 
-use crate::message::{Hello, HelloRole};
 use ring::hmac;
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -76,7 +75,7 @@ pub enum Prover {
 
 /// What both ends of one link have said.
 #[derive(Clone, Copy, Debug)]
-pub struct Said<'a> {
+pub struct Exchanged<'a> {
     /// Drawn by the end that accepts.
     pub accepting: Nonce,
     /// Drawn by the end that dials.
@@ -130,13 +129,13 @@ impl Secret {
     }
 
     /// The proofs of that side, one for each secret.
-    pub fn prove(&self, prover: Prover, said: Said<'_>) -> Vec<Mac> {
+    pub fn prove(&self, prover: Prover, said: Exchanged<'_>) -> Vec<Mac> {
         self.0.iter().map(|secret| mac(secret, prover, said)).collect()
     }
 
     /// Whether one of these proofs of that side is right; with the answer, which proves the same secret. All secrets are
     /// compared with all proofs, whichever is right.
-    pub fn check(&self, prover: Prover, said: Said<'_>, proofs: &[Mac]) -> Option<Mac> {
+    pub fn check(&self, prover: Prover, said: Exchanged<'_>, proofs: &[Mac]) -> Option<Mac> {
         let mut answer = None;
         for secret in self.0.iter() {
             let wanted = mac(secret, prover, said);
@@ -167,7 +166,7 @@ impl PartialEq for Secret {
 
 impl Eq for Secret {}
 
-fn mac(secret: &[u8], prover: Prover, said: Said<'_>) -> Mac {
+fn mac(secret: &[u8], prover: Prover, said: Exchanged<'_>) -> Mac {
     let side = match prover {
         Prover::Dialing => 1,
         Prover::Accepting => 2,
@@ -193,14 +192,6 @@ pub struct Secrets {
 }
 
 impl Secrets {
-    /// The one that whoever says this must prove.
-    pub fn of(&self, hello: &Hello) -> Option<&Secret> {
-        match hello.role {
-            HelloRole::Client => self.clients.as_ref(),
-            HelloRole::Slave { .. } | HelloRole::Master { .. } => self.nodes.as_ref(),
-        }
-    }
-
     /// Whether there is any.
     pub fn is_any(&self) -> bool {
         self.nodes.is_some() || self.clients.is_some()
@@ -222,8 +213,8 @@ mod tests {
         Nonce::draw(|| number)
     }
 
-    fn said(greeting: &[u8]) -> Said<'_> {
-        Said { accepting: nonce(1), dialing: nonce(2), greeting }
+    fn said(greeting: &[u8]) -> Exchanged<'_> {
+        Exchanged { accepting: nonce(1), dialing: nonce(2), greeting }
     }
 
     fn proves(theirs: &Secret, ours: &Secret) -> bool {
@@ -245,13 +236,13 @@ mod tests {
     fn a_proof_holds_for_one_secret_side_connection_and_hello() {
         let secret = secret(OLD);
         let proof = secret.prove(Prover::Dialing, said(b"hello"));
-        let holds = |prover, said: Said<'_>| secret.check(prover, said, &proof).is_some();
+        let holds = |prover, said: Exchanged<'_>| secret.check(prover, said, &proof).is_some();
         assert!(holds(Prover::Dialing, said(b"hello")));
         assert!(!holds(Prover::Accepting, said(b"hello")), "it was sent back");
         assert!(!holds(Prover::Dialing, said(b"hello!")));
-        assert!(!holds(Prover::Dialing, Said { accepting: nonce(3), ..said(b"hello") }));
-        assert!(!holds(Prover::Dialing, Said { dialing: nonce(3), ..said(b"hello") }));
-        let crossed = Said { accepting: nonce(2), dialing: nonce(1), ..said(b"hello") };
+        assert!(!holds(Prover::Dialing, Exchanged { accepting: nonce(3), ..said(b"hello") }));
+        assert!(!holds(Prover::Dialing, Exchanged { dialing: nonce(3), ..said(b"hello") }));
+        let crossed = Exchanged { accepting: nonce(2), dialing: nonce(1), ..said(b"hello") };
         assert!(!holds(Prover::Dialing, crossed));
         assert!(self::secret(NEW).check(Prover::Dialing, said(b"hello"), &proof).is_none());
         assert!(secret.check(Prover::Dialing, said(b"hello"), &[]).is_none());

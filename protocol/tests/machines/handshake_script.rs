@@ -9,7 +9,7 @@ use dsm_protocol::handshake::{
 };
 use dsm_protocol::ids::{ClusterId, Epoch, Incarnation, Millis, Seq, SlaveId};
 use dsm_protocol::message::{Control, Hello, HelloRole, MasterState, Message, Welcome};
-use dsm_protocol::secret::{Mac, Nonce, Prover, Said, Secret, Secrets};
+use dsm_protocol::secret::{Exchanged, Mac, Nonce, Prover, Secret, Secrets};
 use std::fmt::Write as _;
 
 #[test]
@@ -54,7 +54,7 @@ fn proofs(words: &str, prover: Prover, cluster: Option<ClusterId>) -> Res<Vec<Ma
     let mut greeting = Vec::new();
     greet(hello(role, cluster)?, &mut greeting);
     let (accepting, dialing) = (nonce(Prover::Accepting), nonce(Prover::Dialing));
-    Ok(secret(letters)?.prove(prover, Said { accepting, dialing, greeting: &greeting }))
+    Ok(secret(letters)?.prove(prover, Exchanged { accepting, dialing, greeting: &greeting }))
 }
 
 fn hello(role: &str, cluster: Option<ClusterId>) -> Res<Hello> {
