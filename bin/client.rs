@@ -12,12 +12,13 @@ use anyhow::Context as _;
 use bytesize::ByteSize;
 use clap::Parser;
 use dsm::client::{Client, ClientConfig, ClientError};
-use dsm::config::{self, TlsFiles};
+use dsm::config::{self, SecretSource, TlsFiles};
 use dsm_protocol::info::Info;
 use dsm_server::cli::{self, Flags};
 use dsm_server::prompt::{self, Host, Store, TypedOperation};
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt as _;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -40,6 +41,10 @@ struct Args {
 
     #[command(flatten)]
     tls: TlsFiles,
+
+    /// File of the secret of native clients, which this side and the masters prove to each other
+    #[arg(long, env = "DSM_CLIENT_SECRET_FILE", value_name = "FILE")]
+    client_secret_file: Option<PathBuf>,
 
     /// How long one operation may take before it is given up, as in 500ms or 2s
     #[arg(long, env = "DSM_REQUEST_TIMEOUT", value_name = "DURATION", default_value = "2s",
@@ -98,6 +103,7 @@ fn run(args: Args) -> anyhow::Result<ExitCode> {
     let config = ClientConfig {
         masters: args.masters,
         tls: args.tls,
+        secret: args.client_secret_file.map(SecretSource::File),
         request_timeout: args.request_timeout,
         connect_timeout: args.connect_timeout,
         value_max: args.max_value.as_u64() as usize,

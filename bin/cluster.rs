@@ -9,7 +9,7 @@
 use anyhow::Context as _;
 use clap::{Parser, ValueEnum as _};
 use dsm::client::{ClientConfig, Serving};
-use dsm::config::{self, Fsync, TlsFiles};
+use dsm::config::{self, Fsync, SecretSource, TlsFiles};
 use dsm::launcher::{describe_exit, LaunchError, Launcher, LauncherConfig, MasterCommand, Role, RoleCommand};
 use dsm_server::cli::{self, Flags};
 use dsm_server::prompt::{self, Host, Store};
@@ -75,6 +75,14 @@ struct Args {
 
     #[command(flatten)]
     tls: TlsFiles,
+
+    /// File of the secret that slaves and masters prove to each other
+    #[arg(long, env = "DSM_SECRET_FILE", value_name = "FILE")]
+    secret_file: Option<PathBuf>,
+
+    /// File of the secret that native clients must prove to the masters, as the prompt here does
+    #[arg(long, env = "DSM_CLIENT_SECRET_FILE", value_name = "FILE")]
+    client_secret_file: Option<PathBuf>,
 
     /// How long one operation at the prompt may take before it is given up, as in 500ms or 2s
     #[arg(long, env = "DSM_REQUEST_TIMEOUT", value_name = "DURATION", default_value = "2s",
@@ -158,6 +166,7 @@ fn run(args: Args, value_max: usize) -> anyhow::Result<ExitCode> {
     let client = ClientConfig {
         masters: launcher.masters(),
         tls: args.tls.clone(),
+        secret: args.client_secret_file.clone().map(SecretSource::File),
         request_timeout: args.request_timeout,
         value_max,
         ..ClientConfig::default()
@@ -201,6 +210,8 @@ fn launcher_config(args: &Args) -> anyhow::Result<LauncherConfig> {
     config.slaves = usize::from(args.slaves);
     config.unix_sockets = true;
     config.tls = args.tls.clone();
+    config.secret_file = args.secret_file.clone();
+    config.client_secret_file = args.client_secret_file.clone();
     config.ready_timeout = args.start_timeout;
     Ok(config)
 }

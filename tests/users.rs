@@ -116,6 +116,50 @@ fn users_are_read_anew_for_connections_that_stand_and_a_wrong_file_changes_nothi
 }
 
 #[test]
+fn what_a_standby_forwards_is_judged_once_more_by_the_users_of_the_active_master() {
+    let dir = TempDir::new().expect("a directory");
+    let active = "user app on >pw ~app:* +@read +set\nuser ops on >pw ~* +@all\n";
+    let standby = "user app on >pw ~* +@all\nuser ops on >pw ~* +@all\nuser gone on >pw ~* +@all\n";
+    let file = |name: &str, users: &str| private(dir.path(), name, format!("{LOOKS}{users}").as_bytes());
+    let (active, standby) = (file("active.acl", active), file("standby.acl", standby));
+    let cluster = Setup::slaves(2)
+        .node_with_variable(Node::Master, "DSM_USERS_FILE", &active)
+        .node_with_variable(Node::Backup, "DSM_USERS_FILE", &standby)
+        .start();
+    let mut client = cluster.connect(Node::Backup);
+    assert_eq!(ask(&mut client, "AUTH app pw"), Answer::ok());
+    assert_eq!(ask(&mut client, "SET app:1 v"), Answer::ok());
+    assert_eq!(ask(&mut client, "GET app:1"), Answer::bulk("v"));
+    let no_key = error("NOPERM this user has no permissions to access one of the keys used as arguments");
+    assert_eq!(ask(&mut client, "SET other v"), no_key);
+    assert_eq!(ask(&mut client, "MGET app:1 other"), no_key);
+    assert_eq!(ask(&mut client, "UNLINK app:1"), denied("del"), "the active one knows it as a DEL");
+    assert_eq!(ask(&mut client, "MSET app:1 v"), denied("mset"));
+    // Each request is its user's, also if they come at once.
+    client
+        .send(b"SET other a\r\nAUTH ops pw\r\nSET other b\r\nAUTH app pw\r\nSET other c\r\nGET app:1\r\n")
+        .expect("sent");
+    let answers = [(); 6].map(|()| client.answer().expect("an answer"));
+    let wanted =
+        [no_key.clone(), Answer::ok(), Answer::ok(), Answer::ok(), no_key.clone(), Answer::bulk("v")];
+    assert_eq!(answers, wanted);
+    // A user that the active master does not know, and one who does not say who he is.
+    assert_eq!(ask(&mut client, "AUTH gone pw"), Answer::ok());
+    assert_eq!(ask(&mut client, "GET app:1"), error("NOAUTH Authentication required."));
+    let info = cluster.info(Node::Master).expect("it answers");
+    assert_eq!(["commands_denied", "keys_denied"].map(|name| info.number(name)), [2, 4]);
+    let mut ops = cluster.connect(Node::Master);
+    assert_eq!(ask(&mut ops, "AUTH ops pw"), Answer::ok());
+    assert_eq!(ask(&mut ops, "GET other"), Answer::bulk("b"));
+    // The active master takes a right away, and it is gone for who is connected to the standby.
+    assert_eq!(ask(&mut client, "AUTH app pw"), Answer::ok());
+    file("active.acl", "user app on >pw ~app:* +get\nuser ops on >pw ~* +@all\n");
+    assert_eq!(ask(&mut ops, "ACL LOAD"), Answer::ok());
+    assert_eq!(ask(&mut client, "SET app:1 w"), denied("set"));
+    assert_eq!(ask(&mut client, "GET app:1"), Answer::bulk("v"));
+}
+
+#[test]
 fn a_password_alone_keeps_strangers_out() {
     let dir = TempDir::new().expect("a directory");
     let path = private(dir.path(), "password", b"open sesame\n");

@@ -156,6 +156,18 @@ pub fn to_connect_by_tcp(text: &str) -> Result<String, AddressError> {
     }
 }
 
+/// Whether bytes to and from an address stay within this machine: it is a Unix socket, or on loopback. A name that is looked up
+/// may be anywhere, but for `localhost`.
+pub fn is_on_this_machine(address: &str) -> bool {
+    if unix_path(address).is_some() {
+        return true;
+    }
+    match address.parse::<SocketAddr>() {
+        Ok(address) => address.ip().to_canonical().is_loopback(),
+        Err(_) => address.rsplit_once(':').is_some_and(|(host, _)| host.eq_ignore_ascii_case("localhost")),
+    }
+}
+
 /// Whether an address stands for all of a machine's.
 pub fn is_wildcard(address: &str) -> bool {
     address.parse::<SocketAddr>().is_ok_and(|address| address.ip().is_unspecified())

@@ -9,6 +9,7 @@ pub use crate::client_error::{ClientError, Failure, MasterFailure, Unreached};
 use crate::config::VALUE_BYTES_MAX;
 use crate::dial::{self, DialError, Greeted};
 use crate::env::{OsStream, Tls, TlsFiles};
+use crate::secrets::{self, Secret, SecretSource};
 use crate::shown::shown_error;
 use bytes::{Bytes, BytesMut};
 pub use dsm_protocol::command::{Command, ErrorWord, Reply, ReplyError, KEY_MAX, VALUE_MAX_DEFAULT};
@@ -57,6 +58,8 @@ pub struct ClientConfig {
     /// Certificates: if they name a file, every connection over TCP is with TLS, unless an address begins with `plain:`. A master
     /// may want that a client has its own. Default: none.
     pub tls: TlsFiles,
+    /// The secret of native clients, which both sides prove: a master without it is not talked to. Default: none.
+    pub secret: Option<SecretSource>,
     /// From a call to its end, whatever happens in between. Default 2 s.
     pub request_timeout: Duration,
     /// From the first packet to the master's Welcome. It is less while a call waits and another master can be tried.
@@ -79,6 +82,7 @@ impl Default for ClientConfig {
         ClientConfig {
             masters: vec!["127.0.0.1:12345".to_owned(), "127.0.0.1:12346".to_owned()],
             tls: TlsFiles::default(),
+            secret: None,
             request_timeout: Duration::from_secs(2),
             connect_timeout: Duration::from_secs(2),
             backoff_min: Duration::from_millis(10),
@@ -167,7 +171,8 @@ impl Client {
     ///
     /// # Errors
     /// [`ClientError::NotExecuted`] with [`Failure::Invalid`]: `config.masters` is empty, `config.value_max` is above 1 GiB,
-    /// or there is no tokio runtime here; with [`Failure::Tls`]: a file of `config.tls` is of no use.
+    /// or there is no tokio runtime here; with [`Failure::Tls`] or [`Failure::Secret`]: a file of `config.tls` or
+    /// `config.secret` is of no use.
     pub fn connect(config: ClientConfig) -> Result<Client, ClientError> {
         let invalid = |why| Err(ClientError::not_executed(Failure::Invalid(why)));
         if config.masters.is_empty() {
@@ -181,9 +186,11 @@ impl Client {
         };
         let tls = config.tls.is_on().then(|| Tls::for_client(&config.tls)).transpose();
         let tls = tls.map_err(|why| ClientError::not_executed(Failure::Tls(why)))?;
+        let secret = secrets::of_client(config.secret.as_ref());
+        let secret = secret.map_err(|why| ClientError::not_executed(Failure::Secret(why)))?;
         let (calls, queue) = mpsc::unbounded_channel();
         let (serving_sender, serving) = watch::channel(None);
-        let driver = Driver::new(&config, tls, serving_sender);
+        let driver = Driver::new(&config, (tls, secret), serving_sender);
         runtime.spawn(driver.run(queue));
         Ok(Client {
             shared: Arc::new(Shared {
@@ -416,6 +423,7 @@ struct Driver {
     answer_bytes_max: usize,
     masters: Vec<String>,
     tls: Option<Tls>,
+    secret: Option<Secret>,
     request_timeout: Duration,
     connect_timeout: Duration,
     origin: Instant,
@@ -456,7 +464,11 @@ enum Wake {
 }
 
 impl Driver {
-    fn new(config: &ClientConfig, tls: Option<Tls>, serving: watch::Sender<Option<usize>>) -> Driver {
+    fn new(
+        config: &ClientConfig,
+        (tls, secret): (Option<Tls>, Option<Secret>),
+        serving: watch::Sender<Option<usize>>,
+    ) -> Driver {
         // A program that uses the library has no `Env`; the seed decides only the jitter.
         #[allow(clippy::disallowed_methods)]
         let settings = machine::Settings {
@@ -473,6 +485,7 @@ impl Driver {
             answer_bytes_max: ANSWER_BYTES_MAX.max(frame::body_max(config.value_max)),
             masters: config.masters.clone(),
             tls,
+            secret,
             request_timeout: config.request_timeout,
             connect_timeout: config.connect_timeout,
             origin: Instant::now(),
@@ -592,7 +605,11 @@ impl Driver {
                 if let MasterFailure::NotTried = self.failures[master] {
                     self.failures[master] = MasterFailure::NoAnswerYet;
                 }
-                let opening = open(self.masters[master].clone(), self.tls.clone(), self.connect_timeout);
+                let opening = open(
+                    self.masters[master].clone(),
+                    (self.tls.clone(), self.secret.clone()),
+                    self.connect_timeout,
+                );
                 self.connecting = Some((link, master, Box::pin(opening)));
             }
             Effect::Close { link } => {
@@ -851,11 +868,16 @@ async fn connected(
 }
 
 /// Connects and shakes hands.
-async fn open(address: String, tls: Option<Tls>, limit: Duration) -> Result<(OsStream, Greeted), DialError> {
+async fn open(
+    address: String,
+    (tls, secret): (Option<Tls>, Option<Secret>),
+    limit: Duration,
+) -> Result<(OsStream, Greeted), DialError> {
     let mut stream = OsStream::connect(&address, tls.as_ref()).await?;
     stream.keep_alive(crate::config::TCP_KEEPALIVE_DEFAULT);
     let hello = Hello { cluster: None, role: HelloRole::Client };
-    let greeted = dial::greet(&mut stream, hello, limit, || None).await?;
+    let credential = secret.map(secrets::fresh_credential);
+    let greeted = dial::greet(&mut stream, (hello, credential), limit, || None).await?;
     Ok((stream, greeted))
 }
 

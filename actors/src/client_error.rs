@@ -4,6 +4,7 @@
 
 use crate::dial::DialError;
 use crate::env::TlsError;
+use crate::secrets::SecretFileError;
 use dsm_protocol::command::{ErrorWord, ReplyError};
 use dsm_protocol::frame::FrameError;
 use dsm_protocol::handshake::HandshakeFailure;
@@ -56,6 +57,9 @@ pub enum Failure {
     /// The client's certificates, or those of the CA, are of no use.
     #[error(transparent)]
     Tls(TlsError),
+    /// The file of the client's secret is of no use.
+    #[error(transparent)]
+    Secret(SecretFileError),
     /// The answer does not fit the request.
     #[error("the master's answer does not fit the request")]
     Protocol,
@@ -86,7 +90,11 @@ impl ClientError {
                 Failure::Unreachable(_) | Failure::LinkLost | Failure::TimedOut(_) | Failure::Overloaded => {
                     true
                 }
-                Failure::Invalid(_) | Failure::Tls(_) | Failure::Protocol | Failure::Stopped => false,
+                Failure::Invalid(_)
+                | Failure::Tls(_)
+                | Failure::Secret(_)
+                | Failure::Protocol
+                | Failure::Stopped => false,
             },
         }
     }
@@ -182,10 +190,15 @@ impl From<DialError> for MasterFailure {
         match error {
             DialError::Io(error) => MasterFailure::system(error),
             DialError::Handshake(HandshakeFailure::Rejected { reason }) => MasterFailure::rejected(&reason),
+            DialError::Handshake(HandshakeFailure::NotProved { flag, said }) => {
+                let said = one_line(&said);
+                MasterFailure::Handshake(HandshakeFailure::NotProved { flag, said })
+            }
             DialError::Handshake(HandshakeFailure::Frame(error)) => MasterFailure::Frame(error),
             DialError::Handshake(HandshakeFailure::Ended) => MasterFailure::Closed,
             DialError::Handshake(
                 failure @ (HandshakeFailure::OtherCluster { .. }
+                | HandshakeFailure::SecretDemanded { .. }
                 | HandshakeFailure::NoWelcome
                 | HandshakeFailure::TimedOut),
             ) => MasterFailure::Handshake(failure),

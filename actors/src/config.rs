@@ -3,13 +3,17 @@
 
 use crate::address::{self, AddressError};
 pub use crate::env::{ClientAuth, TlsError, TlsFiles, TlsReload};
+use crate::secrets;
+pub use crate::secrets::{Secret, SecretFileError, SecretSource};
 pub use bytesize::ByteSize;
+use clap::builder::{PathBufValueParser, TypedValueParser as _};
 use clap::{Args, ValueEnum};
 use dsm_protocol::command::VALUE_MAX_DEFAULT;
 pub use dsm_protocol::ids::{SlaveId, SlaveIdError};
 use dsm_protocol::machine::master::Placement;
 pub use dsm_protocol::machine::master::{CopyCount, CopyCountError};
 use dsm_protocol::record::SyncMode;
+use dsm_protocol::secret::Secrets;
 use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -86,6 +90,20 @@ pub enum ConfigError {
     /// TLS is asked for and cannot be had.
     #[error(transparent)]
     Tls(#[from] TlsError),
+    /// A secret's file is missing or of no use.
+    #[error(transparent)]
+    Secret(#[from] SecretFileError),
+    /// A secret would be proved where somebody may stand on the way.
+    #[error(
+        "{flag} {address} is not on loopback and without TLS, so whoever is on the way could take over connections in which \
+         the secret of --secret-file was proved: have it over TLS (--tls-cert, --tls-key, --tls-ca)"
+    )]
+    OpenWay {
+        /// The flag that names the address.
+        flag: &'static str,
+        /// The address.
+        address: String,
+    },
     /// The node runs in a world without TLS: within one process, or in a simulation.
     #[error("there is no TLS without ports: leave the certificates out")]
     NoTlsHere,
@@ -212,6 +230,16 @@ pub struct MasterConfig {
     /// By which an embedding program asks for the certificates to be read again.
     #[arg(skip)]
     pub tls_reload: TlsReload,
+
+    /// File of the secret that slaves and masters prove to each other; all of a cluster have the same
+    #[arg(long = "secret-file", env = "DSM_SECRET_FILE", value_name = "FILE",
+          value_parser = PathBufValueParser::new().map(SecretSource::File))]
+    pub secret: Option<SecretSource>,
+
+    /// File of the secret that native clients, as dsm-client, must prove; whoever does may do everything
+    #[arg(long = "client-secret-file", env = "DSM_CLIENT_SECRET_FILE", value_name = "FILE",
+          value_parser = PathBufValueParser::new().map(SecretSource::File))]
+    pub client_secret: Option<SecretSource>,
 
     /// Access rights of the Unix sockets of --listen, as in chmod
     #[arg(long, env = "DSM_UNIX_MODE", value_name = "MODE", default_value_t = UnixMode::default())]
@@ -393,6 +421,8 @@ impl Default for MasterConfig {
             tls_client_auth: ClientAuth::default(),
             plain_listen: Vec::new(),
             tls_reload: TlsReload::default(),
+            secret: None,
+            client_secret: None,
             unix_mode: UnixMode::default(),
             advertise: None,
             peers: Vec::new(),
@@ -501,6 +531,14 @@ impl MasterConfig {
         let mut path = self.log.clone().into_os_string();
         path.push(".witness");
         path.into()
+    }
+
+    /// The secrets that must be proved to this master. Waits for disks.
+    ///
+    /// # Errors
+    /// That a file is missing or has none.
+    pub(crate) fn open_secrets(&self) -> Result<Secrets, ConfigError> {
+        Ok(secrets::of_master(self.secret.as_ref(), self.client_secret.as_ref())?)
     }
 
     /// The lock file beside the log.
@@ -612,6 +650,11 @@ pub struct SlaveConfig {
     #[arg(skip)]
     pub tls_reload: TlsReload,
 
+    /// File of the secret that slaves and masters prove to each other; all of a cluster have the same
+    #[arg(long = "secret-file", env = "DSM_SECRET_FILE", value_name = "FILE",
+          value_parser = PathBufValueParser::new().map(SecretSource::File))]
+    pub secret: Option<SecretSource>,
+
     /// Name of this slave, which decides its keys; keep it over restarts [default: random]
     #[arg(long, env = "DSM_ID", value_name = "NAME")]
     pub id: Option<SlaveId>,
@@ -639,6 +682,7 @@ impl Default for SlaveConfig {
             masters: vec![PRIMARY_ADDRESS.to_owned(), BACKUP_ADDRESS.to_owned()],
             tls: TlsFiles::default(),
             tls_reload: TlsReload::default(),
+            secret: None,
             id: None,
             max_memory: None,
             max_value: ByteSize(VALUE_MAX_DEFAULT as u64),

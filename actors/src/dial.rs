@@ -6,12 +6,15 @@
 //! TLS, its handshake comes with the first bytes of the greeting, within the same time.
 
 use crate::env::{Env, OsStream, Stream};
+use crate::secrets::{self, Credential};
 use crate::supervision::{Backoff, Fate, TaskGuard};
 use crate::turns::TurnLengths;
 use bytes::BytesMut;
+use dsm_protocol::frame;
 use dsm_protocol::handshake::{DialEffect, DialEvent, Dialing, HandshakeFailure};
 use dsm_protocol::ids::{ClusterId, Millis};
-use dsm_protocol::message::{Hello, Welcome};
+use dsm_protocol::message::{Hello, Message, Welcome};
+use dsm_protocol::secret::Secret;
 use std::cell::Cell;
 use std::io;
 use std::rc::Rc;
@@ -38,7 +41,10 @@ impl DialError {
     pub(crate) fn is_refusal(&self) -> bool {
         match self {
             DialError::Handshake(
-                HandshakeFailure::Rejected { .. } | HandshakeFailure::OtherCluster { .. },
+                HandshakeFailure::Rejected { .. }
+                | HandshakeFailure::OtherCluster { .. }
+                | HandshakeFailure::SecretDemanded { .. }
+                | HandshakeFailure::NotProved { .. },
             ) => true,
             DialError::Handshake(
                 HandshakeFailure::Frame(_)
@@ -88,13 +94,13 @@ pub(crate) struct Greeted {
 }
 
 /// Greets a master over a connection that stands, which has `limit` to answer. If `cluster` names one when it does, it must be
-/// of that.
+/// of that. With a `credential` both sides prove that secret.
 ///
 /// # Errors
 /// What the socket says, and what became of the handshake.
 pub(crate) async fn greet(
     socket: &mut impl Socket,
-    hello: Hello,
+    (hello, credential): (Hello, Option<Credential>),
     limit: Duration,
     cluster: impl Fn() -> Option<ClusterId>,
 ) -> Result<Greeted, DialError> {
@@ -102,6 +108,9 @@ pub(crate) async fn greet(
     let now = || Millis(to_millis(begun.elapsed()));
     let mut greeting = Vec::new();
     let mut dialing = Dialing::begin(now(), to_millis(limit), hello, &mut greeting);
+    if let Some(Credential { secret, nonce }) = credential {
+        dialing = dialing.with_secret(secret, nonce);
+    }
     match tokio::time::timeout(limit, socket.write_all(&greeting)).await {
         Ok(written) => written?,
         Err(_) => return Err(HandshakeFailure::TimedOut.into()),
@@ -118,10 +127,20 @@ pub(crate) async fn greet(
             Err(_) => DialEvent::Tick,
         };
         dialing.step(now(), event, &mut effects);
-        match effects.pop() {
-            Some(DialEffect::Welcomed(welcome)) => return Ok(Greeted { welcome, unread }),
-            Some(DialEffect::GiveUp(why)) => return Err(why.into()),
-            None => {}
+        for effect in effects.drain(..) {
+            match effect {
+                DialEffect::Welcomed(welcome) => return Ok(Greeted { welcome, unread }),
+                DialEffect::GiveUp(why) => return Err(why.into()),
+                DialEffect::Say(control) => {
+                    let mut said = Vec::new();
+                    frame::encode(&Message::Control(control), &mut said);
+                    let left = Duration::from_millis(dialing.deadline().since(now()));
+                    match tokio::time::timeout(left, socket.write_all(&said)).await {
+                        Ok(written) => written?,
+                        Err(_) => return Err(HandshakeFailure::TimedOut.into()),
+                    }
+                }
+            }
         }
     }
 }
@@ -162,6 +181,11 @@ pub(crate) trait Kept {
     /// # Errors
     /// What the system says when it cannot be told.
     async fn hello(&self) -> io::Result<Hello>;
+
+    /// The secret that both sides must prove, if there is one.
+    fn secret(&self) -> Option<&Secret> {
+        None
+    }
 
     /// The cluster that a master must be of, if it is of one.
     fn cluster(&self) -> Option<ClusterId> {
@@ -243,21 +267,27 @@ async fn link(
     let mut stream = connecting.await.map_err(io::Error::from)??;
     stream.keep_alive(manner.keepalive);
     let hello = kept.hello().await?;
+    let introduction = (hello, secrets::credential(env, kept.secret()));
     let linked = async {
-        let greeted = greet(&mut stream, hello, manner.handshake_timeout, || kept.cluster()).await?;
+        let greeted = greet(&mut stream, introduction, manner.handshake_timeout, || kept.cluster()).await?;
         up();
         kept.serve(&stream, greeted).await
     };
     Rc::clone(turns).watch(&Cell::new("master link"), linked).await
 }
 
-/// Asks the master at `address` what it says to `hello`, and leaves it again. It has `limit` to answer.
+/// Asks the master at `address` what it says to a HELLO, and leaves it again. It has `limit` to answer.
 ///
 /// # Errors
 /// What the socket says, and what became of the handshake.
-pub(crate) async fn ask(env: &Env, address: &str, hello: Hello, limit: Duration) -> Result<(), DialError> {
+pub(crate) async fn ask(
+    env: &Env,
+    address: &str,
+    introduction: (Hello, Option<Credential>),
+    limit: Duration,
+) -> Result<(), DialError> {
     let mut stream = env.connect(address).await?;
-    greet(&mut stream, hello, limit, || None).await.map(|_| ())
+    greet(&mut stream, introduction, limit, || None).await.map(|_| ())
 }
 
 #[cfg(test)]
@@ -265,9 +295,8 @@ mod tests {
     use super::*;
     use crate::env::real::RealEnv;
     use crate::env::Listener;
-    use dsm_protocol::frame;
     use dsm_protocol::ids::{Epoch, Seq};
-    use dsm_protocol::message::{Control, HelloRole, MasterState, Message};
+    use dsm_protocol::message::{Control, HelloRole, MasterState};
     use std::cell::RefCell;
 
     /// How long the world may take over what it does at once.
@@ -315,7 +344,7 @@ mod tests {
             far.read(&mut heard).await.unwrap();
             heard
         };
-        let (greeted, heard) = tokio::join!(greet(&mut near, client(), LIMIT, || None), telling);
+        let (greeted, heard) = tokio::join!(greet(&mut near, (client(), None), LIMIT, || None), telling);
         let Greeted { welcome, mut unread } = greeted.unwrap();
         assert_eq!(welcome.cluster, Some(ClusterId(7)));
         while unread.len() < framed(&[Message::Ping]).len() {
@@ -331,7 +360,7 @@ mod tests {
     async fn a_master_that_says_nothing_or_ends_is_given_up() {
         let env: Env = RealEnv::new();
         let (mut near, far) = pair(&env).await;
-        let silent = greet(&mut near, client(), Duration::from_millis(20), || None).await;
+        let silent = greet(&mut near, (client(), None), Duration::from_millis(20), || None).await;
         assert!(
             matches!(silent, Err(DialError::Handshake(HandshakeFailure::TimedOut))),
             "{:?}",
@@ -339,10 +368,10 @@ mod tests {
         );
         // Its first word comes in time and the rest does not.
         far.write_all(&framed(&[welcome()])[..5]).await.unwrap();
-        let slow = greet(&mut near, client(), Duration::from_millis(20), || None).await;
+        let slow = greet(&mut near, (client(), None), Duration::from_millis(20), || None).await;
         assert!(matches!(slow, Err(DialError::Handshake(HandshakeFailure::TimedOut))), "{:?}", slow.err());
         far.shut_down_write();
-        let ended = greet(&mut near, client(), LIMIT, || None).await;
+        let ended = greet(&mut near, (client(), None), LIMIT, || None).await;
         assert!(matches!(ended, Err(DialError::Handshake(HandshakeFailure::Ended))), "{:?}", ended.err());
     }
 

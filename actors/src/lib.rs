@@ -39,7 +39,7 @@
 //! | [`client_actor`] | `ClientActor`: a client library | embedding program |
 //!
 //! Around them: `door` (the listening socket, its connections' tasks, and the sessions of those who ask), `dial` (how a link to
-//! a master is dialed, greeted and kept), `batch` (how bytes travel between tasks and actors), [`journal::shared_file`] (what a new holder of
+//! a master is dialed, greeted and kept), `secrets` (where secrets come from), `batch` (how bytes travel between tasks and actors), [`journal::shared_file`] (what a new holder of
 //! the lock does to the log), [`supervision`] (how a node ends) and [`node_error`] (why).
 //!
 //! **Invariant:** everything of one node runs on one thread. Threads belong to [`env::real`] alone, and to
@@ -71,6 +71,7 @@ pub mod node;
 pub mod node_error;
 mod reading;
 pub mod salvage;
+mod secrets;
 mod shown;
 pub mod slave;
 pub mod slave_proxy;

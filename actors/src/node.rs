@@ -4,9 +4,11 @@
 //! a process, and then must not fence each other: give masters `fence: Fence::None`. A node that has ended has given
 //! everything back: its port, its locks, its tasks and its actors.
 
-use crate::address;
+use crate::address::{self, Transport};
 use crate::certificates;
-use crate::config::{ClientAuth, ConfigError, MasterConfig, MasterKind, SlaveConfig, TlsReload};
+use crate::config::{
+    ClientAuth, ConfigError, ListenAddresses, MasterConfig, MasterKind, SlaveConfig, TlsReload,
+};
 use crate::door::dialed::{self, Introduction};
 use crate::door::switchboard::Switchboard;
 use crate::door::{self, Context};
@@ -14,12 +16,14 @@ use crate::env::{Env, Listener, Tls};
 use crate::journal::JournalKind;
 use crate::master::{self, MasterActor};
 use crate::node_error::NodeError;
+use crate::secrets;
 use crate::slave::SlaveActor;
 use crate::supervision::{Dismiss, Fate, Stop};
 use actix::prelude::*;
 use dsm_protocol::ids::SlaveId;
 use dsm_protocol::machine::welcome::is_outvoted;
 use dsm_protocol::record::line_bytes_max;
+use dsm_protocol::secret::Secret;
 use futures_util::future::join_all;
 use std::cell::Cell;
 use std::future::Future;
@@ -123,6 +127,8 @@ pub(crate) async fn open_master(
     journal.check_peers(config.peer_addresses(kind).len())?;
     let listen = config.listen_addresses(kind).ok_or(ConfigError::ListenUntold)?;
     let (env, tls) = certificates::secure(env, &config.tls, config.tls_client_auth)?;
+    let secrets = Rc::new(config.open_secrets()?);
+    check_ways(&env, secrets.nodes.as_ref(), ways(&listen, config.peer_dials(kind)))?;
     let mut listeners = Vec::new();
     match listener {
         Some(listener) => listeners.push(listener),
@@ -152,9 +158,9 @@ pub(crate) async fn open_master(
                 return Err(ConfigError::PeerLeadsHere { peer, bound }.into());
             }
         }
-        let (address, journal) = (address.clone(), journal.clone());
+        let (address, journal, secret) = (address.clone(), journal.clone(), secrets.nodes.clone());
         let (config, cluster) = (Rc::clone(&config), Rc::clone(&cluster));
-        introductions.push(Introduction { peer, dial, address, config, journal, cluster });
+        introductions.push(Introduction { peer, dial, address, config, journal, cluster, secret });
     }
     let asked =
         join_all(introductions.iter().map(|introduction| dialed::preflight(introduction, &env))).await;
@@ -176,7 +182,7 @@ pub(crate) async fn open_master(
         accounts,
     });
     let facts = door::server_facts(&config);
-    let context = Context { env, config, facts, journal, switchboard: Rc::clone(&switchboard) };
+    let context = Context { env, config, facts, journal, secrets, switchboard: Rc::clone(&switchboard) };
     let mut linking = JoinSet::new();
     for introduction in introductions {
         linking.spawn_local(dialed::keep(introduction, context.clone(), fate.clone()));
@@ -187,6 +193,34 @@ pub(crate) async fn open_master(
     }
     let certificates = keep_certificates(tls, reload, &fate);
     Ok(OpenMaster { address, master, fate, switchboard, accepting, _certificates: certificates, linking })
+}
+
+/// The ways over which a master proves a secret, with the flags that name them.
+fn ways(listen: &ListenAddresses, dialed: Vec<String>) -> impl Iterator<Item = (&'static str, String)> + '_ {
+    let listened = listen.further.iter().chain([&listen.main]).map(|address| {
+        let is_plain = address::split_transport(address).0 == Some(Transport::Plain);
+        (if is_plain { "--plain-listen" } else { "--listen" }, address.clone())
+    });
+    listened.chain(dialed.into_iter().map(|address| ("--peer", address)))
+}
+
+/// Checks that nobody stands on the way to addresses over which a secret of nodes is proved: whoever does could go on in a
+/// connection after its handshake.
+///
+/// # Errors
+/// [`ConfigError::OpenWay`] with the first address that is reached over a network in plain bytes.
+pub(crate) fn check_ways(
+    env: &Env,
+    secret: Option<&Secret>,
+    addresses: impl IntoIterator<Item = (&'static str, String)>,
+) -> Result<(), ConfigError> {
+    let mut addresses = addresses.into_iter().filter(|_| secret.is_some());
+    match addresses.find(|(_, address)| !env.is_private_way(address)) {
+        Some((flag, address)) => {
+            Err(ConfigError::OpenWay { flag, address: address::name(&address).to_owned() })
+        }
+        None => Ok(()),
+    }
 }
 
 /// Keeps the certificates of a node, if it has any, for as long as what this gives lives.
@@ -249,10 +283,13 @@ pub(crate) struct OpenSlave {
 pub(crate) fn open_slave(config: SlaveConfig, env: &Env) -> Result<OpenSlave, NodeError> {
     config.validate()?;
     let (env, tls) = certificates::secure(Rc::clone(env), &config.tls, ClientAuth::Yes)?;
+    let secret = secrets::of_slave(config.secret.as_ref()).map_err(ConfigError::from)?;
+    let dialed = config.masters.iter().map(|address| ("--masters", address.trim().to_owned()));
+    check_ways(&env, secret.as_ref(), dialed)?;
     let fate = Fate::default();
     let masters = config.masters.join(",");
     let certificates = keep_certificates(tls, config.tls_reload.clone(), &fate);
-    let (slave, id, links) = SlaveActor::begin(&env, &Rc::new(config), &fate);
+    let (slave, id, links) = SlaveActor::begin(&env, &Rc::new(config), secret.as_ref(), &fate);
     log::info!("started as=Slave slave={id} masters={masters} pid={}", std::process::id());
     Ok(OpenSlave { id, slave, fate, _certificates: certificates, links })
 }

@@ -14,7 +14,7 @@ use crate::door::switchboard::{Arrived, Drain, Switchboard};
 use crate::door::{self, Context as DoorContext};
 use crate::env::Env;
 use crate::journal::JournalKind;
-use crate::node::{end_tasks, open_door, Linger};
+use crate::node::{check_ways, end_tasks, open_door, Linger};
 use crate::node_error::NodeError;
 use crate::supervision::Fate;
 use crate::turns::TurnLengths;
@@ -128,6 +128,9 @@ pub async fn recover_from_slaves<S: SalvageStore>(
     machine: &mut Salvage,
     store: &mut S,
 ) -> Result<SalvageOutcome, SalvageError> {
+    let secrets = Rc::new(config.open_secrets().map_err(NodeError::from)?);
+    let listened = config.listen.iter().map(|address| ("--listen", address.clone()));
+    check_ways(&env, secrets.nodes.as_ref(), listened).map_err(NodeError::from)?;
     let mut listeners = Vec::new();
     for address in &config.listen {
         listeners.push(open_door(&env, address, &config).await?);
@@ -144,6 +147,7 @@ pub async fn recover_from_slaves<S: SalvageStore>(
         config: Rc::clone(&config),
         facts,
         journal: JournalKind::default(),
+        secrets,
         switchboard: Rc::clone(&board),
     };
     let mut accepting = JoinSet::new();

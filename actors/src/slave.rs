@@ -19,6 +19,7 @@ use dsm_protocol::machine::reign::may_begin::SLAVE_PAUSE_MAX_MS;
 use dsm_protocol::machine::slave::{Effect, Event, Slave};
 use dsm_protocol::message::{Control, Hello, HelloRole, Message as Wire, Seen};
 use dsm_protocol::planted;
+use dsm_protocol::secret::Secret;
 use std::cell::Cell;
 use std::collections::{BTreeMap, VecDeque};
 use std::future::Future;
@@ -135,6 +136,7 @@ impl SlaveActor {
     pub(crate) fn begin(
         env: &Env,
         config: &Rc<SlaveConfig>,
+        secret: Option<&Secret>,
         fate: &Fate,
     ) -> (Addr<Self>, SlaveId, JoinSet<()>) {
         let (slave, board, facts) = Self::without_links(env, config, fate);
@@ -143,6 +145,7 @@ impl SlaveActor {
             let link = LinkToMaster {
                 config: Rc::clone(config),
                 address: address.trim().to_owned(),
+                secret: secret.cloned(),
                 facts: Rc::clone(&facts),
                 board: Rc::clone(&board),
             };
@@ -417,6 +420,7 @@ impl Handler<Dismiss> for SlaveActor {
 struct LinkToMaster {
     config: Rc<SlaveConfig>,
     address: String,
+    secret: Option<Secret>,
     facts: Rc<Facts>,
     board: Rc<Board>,
 }
@@ -436,6 +440,10 @@ impl Kept for LinkToMaster {
             room_bytes: self.facts.room_bytes.get(),
         };
         Ok(Hello { cluster: self.facts.cluster.get(), role })
+    }
+
+    fn secret(&self) -> Option<&Secret> {
+        self.secret.as_ref()
     }
 
     fn cluster(&self) -> Option<ClusterId> {

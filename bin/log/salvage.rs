@@ -11,7 +11,7 @@ use anyhow::{bail, Context as _};
 use bytesize::ByteSize;
 use clap::ValueEnum;
 use dsm::address;
-use dsm::config::MasterConfig;
+use dsm::config::{MasterConfig, SecretSource};
 use dsm::env::real::RealEnv;
 use dsm::salvage::{recover_from_slaves, SalvageStore};
 use dsm_protocol::ids::{ClusterId, Epoch, Millis, Reign, ReignId, Seq, Stamp};
@@ -54,6 +54,9 @@ pub(crate) struct SalvageArgs {
     #[arg(long, requires = "from_slaves", value_name = "ADDR,ADDR", value_delimiter = ',',
           default_value = "127.0.0.1:12345,127.0.0.1:12346", value_parser = address::to_listen)]
     listen: Vec<String>,
+    /// File of the secret that the slaves prove, if the cluster has one: that of --secret-file of all nodes
+    #[arg(long, requires = "from_slaves", value_name = "FILE")]
+    secret_file: Option<PathBuf>,
     /// How many slaves the cluster has; without it, those that come within --wait are asked
     #[arg(long, requires = "from_slaves", value_name = "N", value_parser = clap::value_parser!(u8).range(1..=64))]
     slaves: Option<u8>,
@@ -165,6 +168,7 @@ fn ask_slaves(
 ) -> anyhow::Result<SalvageOutcome> {
     let config = MasterConfig {
         listen: args.listen.clone(),
+        secret: args.secret_file.clone().map(SecretSource::File),
         max_value,
         max_connections: CONNECTIONS_MAX,
         ..MasterConfig::default()

@@ -4,6 +4,9 @@
 //! ```text
 //! who dials                       who accepts
 //! PREFACE, HELLO ───────────────▶
+//!                ◀─────────────── Challenge ┐
+//! Proof          ───────────────▶           │ where a secret is to be proved
+//!                ◀─────────────── Proved    ┘
 //!                ◀─────────────── Welcome, or Reject with a reason
 //! ```
 //!
@@ -15,6 +18,7 @@
 //! |---|---|---|
 //! | nothing received | anything; the first byte tells frames from text | a time limit from the beginning |
 //! | the preface, HELLO | preface and one HELLO, of at most [`frame::HANDSHAKE_BODY_MAX`] bytes | the limit again, from the first byte |
+//! | a challenge is sent | one Proof, of at most as many bytes | the same |
 //! | text | a request; once more than [`TEXT_BYTES_MAX`] of it have arrived, the client counts as known | the same |
 //! | a stranger | frames as short as a HELLO, each only after the master has handled the previous one | none |
 //! | known | whatever its protocol allows | none |
@@ -24,15 +28,19 @@
 //! byte is [`TLS_FIRST_BYTE`]), is told so in one line, as far as its protocol lets one; and slaves and masters must have shown
 //! a node's certificate where there is TLS.
 //!
-//! Planned extensions belong here. A side that must prove a
-//! secret is challenged between HELLO and Welcome, and is a stranger until it has answered. A user of the text protocol
-//! stays unknown until its AUTH.
+//! **Secrets.** Where masters and slaves, or native clients, must prove one (`secret.rs` says how), nothing of a HELLO is acted on
+//! before that, and the owner does not see it. Whoever dials proves first: a stranger gets nothing by which a weak secret could
+//! be guessed at leisure. A side that has a secret takes nothing from one that does not prove it: no Welcome, and no Reject as the
+//! word of a master. So nobody can have a secret left out by pretending that he knows of none.
+//!
+//! A user of the text protocol stays unknown until its AUTH.
 //!
 //! Source: `docs/FORMATS.md`, "The wire".
 
 use crate::frame::{self, FrameError, HANDSHAKE_BODY_MAX, PREFACE};
 use crate::ids::{ClusterId, Millis};
 use crate::message::{Control, Hello, HelloRole, Message, Welcome};
+use crate::secret::{Exchanged, Nonce, Prover, Secret, Secrets};
 use bytes::{Buf as _, BytesMut};
 use thiserror::Error;
 
@@ -66,6 +74,8 @@ enum AcceptStage {
     Preface { until: Millis },
     /// The preface is right.
     Hello { until: Millis },
+    /// A secret is to be proved.
+    Proof { until: Millis },
     /// The first bytes are those of a text protocol.
     Text { until: Millis },
     /// A slave or another master that this master has not admitted yet.
@@ -96,6 +106,8 @@ pub enum AcceptEvent<'a> {
 pub enum AcceptEffect {
     /// Serve a text client. All its bytes are still unread.
     Text,
+    /// Send this, and go on.
+    Say(Control),
     /// Serve the sender of this HELLO.
     Native(Hello),
     /// Send the reason in a Reject, and close.
@@ -126,6 +138,41 @@ pub enum Rejection {
         "a slave or master must show a node's certificate here: give it --tls-cert, --tls-key and --tls-ca"
     )]
     NoNode,
+    /// It has answered the challenge with something else.
+    #[error("a secret must be proved here: give {flag}")]
+    NoProof {
+        /// The flag that names it.
+        flag: &'static str,
+    },
+    /// It has another secret.
+    #[error("the secret that was proved is another one: {flag} is to name the same secret here and there")]
+    WrongProof {
+        /// The flag that names it.
+        flag: &'static str,
+    },
+}
+
+/// The flag by which whoever says this is given the secret that it must prove.
+pub fn secret_flag(role: &HelloRole) -> &'static str {
+    match role {
+        HelloRole::Client => "--client-secret-file",
+        HelloRole::Slave { .. } | HelloRole::Master { .. } => "--secret-file",
+    }
+}
+
+/// The secret that whoever says this must prove, if there is one.
+fn demanded<'a>(secrets: &'a Secrets, role: &HelloRole) -> Option<&'a Secret> {
+    match role {
+        HelloRole::Client => secrets.clients.as_ref(),
+        HelloRole::Slave { .. } | HelloRole::Master { .. } => secrets.nodes.as_ref(),
+    }
+}
+
+/// A challenge that is not answered yet.
+#[derive(Clone, Debug)]
+struct Challenged {
+    hello: Hello,
+    secret: Secret,
 }
 
 /// The handshake of a connection, seen from the side that accepts it.
@@ -134,6 +181,10 @@ pub struct Accepting {
     stage: AcceptStage,
     security: Security,
     limit_ms: u64,
+    /// What must be proved, and the number for the challenge.
+    demands: Option<(Secrets, Nonce)>,
+    challenged: Option<Challenged>,
+    has_proved: bool,
 }
 
 impl Accepting {
@@ -141,7 +192,26 @@ impl Accepting {
     /// rest.
     pub fn new(now: Millis, limit_ms: u64) -> Self {
         let stage = AcceptStage::Nothing { until: now.plus(limit_ms) };
-        Accepting { stage, security: Security::default(), limit_ms }
+        Accepting {
+            stage,
+            security: Security::default(),
+            limit_ms,
+            demands: None,
+            challenged: None,
+            has_proved: false,
+        }
+    }
+
+    /// The same where the secrets of `secrets` must be proved. `nonce` is for this connection alone.
+    #[must_use]
+    pub fn demanding(mut self, secrets: Secrets, nonce: Nonce) -> Self {
+        self.demands = Some((secrets, nonce));
+        self
+    }
+
+    /// Whether the other side has proved a secret.
+    pub fn has_proved(&self) -> bool {
+        self.has_proved
     }
 
     /// Advances the machine. The caller must perform the effects in the order returned.
@@ -154,6 +224,7 @@ impl Accepting {
                 AcceptStage::Nothing { .. }
                 | AcceptStage::Preface { .. }
                 | AcceptStage::Hello { .. }
+                | AcceptStage::Proof { .. }
                 | AcceptStage::Stranger
                 | AcceptStage::Known
                 | AcceptStage::Over => {}
@@ -163,6 +234,7 @@ impl Accepting {
                 AcceptStage::Nothing { .. }
                 | AcceptStage::Preface { .. }
                 | AcceptStage::Hello { .. }
+                | AcceptStage::Proof { .. }
                 | AcceptStage::Text { .. }
                 | AcceptStage::Known
                 | AcceptStage::Over => {}
@@ -181,6 +253,7 @@ impl Accepting {
             AcceptStage::Nothing { until }
             | AcceptStage::Preface { until }
             | AcceptStage::Hello { until }
+            | AcceptStage::Proof { until }
             | AcceptStage::Text { until } => Some(until),
             AcceptStage::Stranger | AcceptStage::Known | AcceptStage::Over => None,
         }
@@ -192,6 +265,30 @@ impl Accepting {
     }
 
     fn heard(&mut self, now: Millis, unread: &mut BytesMut, effects: &mut Vec<AcceptEffect>) {
+        self.greeted(now, unread, effects);
+        match self.stage {
+            AcceptStage::Hello { until } => match frame::decode(unread, HANDSHAKE_BODY_MAX) {
+                Ok(None) => {}
+                Ok(Some(Message::Control(Control::Hello(hello)))) => self.introduced(until, hello, effects),
+                Ok(Some(_)) => self.end(AcceptEffect::Reject(Rejection::NoHello), effects),
+                Err(error) => self.end(AcceptEffect::Reject(Rejection::Frame(error)), effects),
+            },
+            AcceptStage::Text { .. } if unread.len() > TEXT_BYTES_MAX => self.stage = AcceptStage::Known,
+            AcceptStage::Text { .. }
+            | AcceptStage::Nothing { .. }
+            | AcceptStage::Preface { .. }
+            | AcceptStage::Proof { .. }
+            | AcceptStage::Stranger
+            | AcceptStage::Known
+            | AcceptStage::Over => {}
+        }
+        if let AcceptStage::Proof { .. } = self.stage {
+            self.proving(unread, effects);
+        }
+    }
+
+    /// Takes in the first byte, and the preface.
+    fn greeted(&mut self, now: Millis, unread: &mut BytesMut, effects: &mut Vec<AcceptEffect>) {
         if let (AcceptStage::Nothing { .. }, Some(first)) = (self.stage, unread.first()) {
             let until = now.plus(self.limit_ms);
             let is_native = *first == PREFACE[0];
@@ -213,42 +310,69 @@ impl Accepting {
         }
         if let AcceptStage::Preface { until } = self.stage {
             match frame::check_preface(unread) {
-                Ok(false) => return,
+                Ok(false) => {}
                 Ok(true) => {
                     unread.advance(PREFACE.len());
                     self.stage = AcceptStage::Hello { until };
                 }
-                Err(error) => return self.end(AcceptEffect::Reject(Rejection::Frame(error)), effects),
+                Err(error) => self.end(AcceptEffect::Reject(Rejection::Frame(error)), effects),
             }
         }
-        match self.stage {
-            AcceptStage::Hello { .. } => match frame::decode(unread, HANDSHAKE_BODY_MAX) {
-                Ok(None) => {}
-                Ok(Some(Message::Control(Control::Hello(hello))))
-                    if self.security == (Security::Tls { is_node: false })
-                        && hello.role != HelloRole::Client =>
-                {
-                    self.end(AcceptEffect::Reject(Rejection::NoNode), effects);
-                }
-                Ok(Some(Message::Control(Control::Hello(hello)))) => {
-                    self.stage = match hello.role {
-                        // What a client sends concerns only that client.
-                        HelloRole::Client => AcceptStage::Known,
-                        HelloRole::Slave { .. } | HelloRole::Master { .. } => AcceptStage::Stranger,
-                    };
-                    effects.push(AcceptEffect::Native(hello));
-                }
-                Ok(Some(_)) => self.end(AcceptEffect::Reject(Rejection::NoHello), effects),
-                Err(error) => self.end(AcceptEffect::Reject(Rejection::Frame(error)), effects),
-            },
-            AcceptStage::Text { .. } if unread.len() > TEXT_BYTES_MAX => self.stage = AcceptStage::Known,
-            AcceptStage::Text { .. }
-            | AcceptStage::Nothing { .. }
-            | AcceptStage::Preface { .. }
-            | AcceptStage::Stranger
-            | AcceptStage::Known
-            | AcceptStage::Over => {}
+    }
+
+    /// Its HELLO is there: challenges it, or takes it for what it says.
+    fn introduced(&mut self, until: Millis, hello: Hello, effects: &mut Vec<AcceptEffect>) {
+        if self.security == (Security::Tls { is_node: false }) && hello.role != HelloRole::Client {
+            return self.end(AcceptEffect::Reject(Rejection::NoNode), effects);
         }
+        let demands = self.demands.as_ref();
+        match demands.and_then(|(secrets, nonce)| Some((demanded(secrets, &hello.role)?.clone(), *nonce))) {
+            None => self.met(hello, effects),
+            Some((secret, nonce)) => {
+                self.stage = AcceptStage::Proof { until };
+                self.challenged = Some(Challenged { hello, secret });
+                effects.push(AcceptEffect::Say(Control::Challenge { nonce }));
+            }
+        }
+    }
+
+    /// Takes in the answer to the challenge.
+    fn proving(&mut self, unread: &mut BytesMut, effects: &mut Vec<AcceptEffect>) {
+        let (nonce, proofs) = match frame::decode(unread, HANDSHAKE_BODY_MAX) {
+            Ok(None) => return,
+            Ok(Some(Message::Control(Control::Proof { nonce, proofs }))) => (Some(nonce), proofs),
+            Ok(Some(_)) => (None, Vec::new()),
+            Err(error) => return self.end(AcceptEffect::Reject(Rejection::Frame(error)), effects),
+        };
+        let drawn = self.demands.as_ref().map(|(_, nonce)| *nonce);
+        let (Some(Challenged { hello, secret }), Some(accepting)) = (self.challenged.take(), drawn) else {
+            return;
+        };
+        let flag = secret_flag(&hello.role);
+        let Some(dialing) = nonce else {
+            return self.end(AcceptEffect::Reject(Rejection::NoProof { flag }), effects);
+        };
+        let mut greeting = Vec::new();
+        greet(hello.clone(), &mut greeting);
+        let said = Exchanged { accepting, dialing, greeting: &greeting };
+        match secret.check(Prover::Dialing, said, &proofs) {
+            None => self.end(AcceptEffect::Reject(Rejection::WrongProof { flag }), effects),
+            Some(proof) => {
+                self.has_proved = true;
+                effects.push(AcceptEffect::Say(Control::Proved { proof }));
+                self.met(hello, effects);
+            }
+        }
+    }
+
+    /// Nothing more is asked of it.
+    fn met(&mut self, hello: Hello, effects: &mut Vec<AcceptEffect>) {
+        self.stage = match hello.role {
+            // What a client sends concerns only that client.
+            HelloRole::Client => AcceptStage::Known,
+            HelloRole::Slave { .. } | HelloRole::Master { .. } => AcceptStage::Stranger,
+        };
+        effects.push(AcceptEffect::Native(hello));
     }
 
     fn end(&mut self, last: AcceptEffect, effects: &mut Vec<AcceptEffect>) {
@@ -277,6 +401,8 @@ pub enum DialEvent<'a> {
 /// What the side that dials is to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum DialEffect {
+    /// Send this, and go on.
+    Say(Control),
     /// The link is established. The unread bytes belong to it.
     Welcomed(Welcome),
     /// Close, and report the failure.
@@ -306,6 +432,20 @@ pub enum HandshakeFailure {
     /// It has answered with neither Welcome nor Reject.
     #[error("did not answer the handshake")]
     NoWelcome,
+    /// It asks for the proof of a secret, and this side has none.
+    #[error("it asks for a secret: give {flag}")]
+    SecretDemanded {
+        /// The flag that names it.
+        flag: &'static str,
+    },
+    /// It has not proved the secret of this side, whatever it says: it may be anybody.
+    #[error("it has not proved the secret of {flag}: {said}")]
+    NotProved {
+        /// The flag that names it.
+        flag: &'static str,
+        /// What it has said instead.
+        said: String,
+    },
     /// It has closed the connection.
     #[error("closed by the master")]
     Ended,
@@ -314,21 +454,46 @@ pub enum HandshakeFailure {
     TimedOut,
 }
 
-/// The handshake of a connection, seen from the side that dials. It ends with its only effect.
+/// How far a side that dials has come with its secret.
+#[derive(Clone, Debug)]
+enum Proving {
+    /// It has none to prove, or that is done.
+    Nothing,
+    /// It waits for the challenge.
+    Unasked { secret: Secret, nonce: Nonce },
+    /// It has proved its own, and waits for the other side's.
+    Asked { secret: Secret, nonce: Nonce, accepting: Nonce },
+}
+
+/// The handshake of a connection, seen from the side that dials. It ends with its last effect.
 #[derive(Clone, Debug)]
 pub struct Dialing {
     until: Millis,
+    flag: &'static str,
+    /// Preface and HELLO, while they are needed for a proof.
+    greeting: Vec<u8>,
+    proving: Proving,
 }
 
 impl Dialing {
     /// A new connection, over which `hello` is sent; its bytes are appended to `greeting`. The other side has `limit_ms`
     /// to answer.
     pub fn begin(now: Millis, limit_ms: u64, hello: Hello, greeting: &mut Vec<u8>) -> Self {
-        greet(hello, greeting);
-        Dialing { until: now.plus(limit_ms) }
+        let flag = secret_flag(&hello.role);
+        let mut said = Vec::new();
+        greet(hello, &mut said);
+        greeting.extend_from_slice(&said);
+        Dialing { until: now.plus(limit_ms), flag, greeting: said, proving: Proving::Nothing }
     }
 
-    /// Advances the machine. The caller must perform the effects in the order returned, of which there is one at most.
+    /// The same for a side that has a secret, which both sides must prove. `nonce` is for this connection alone.
+    #[must_use]
+    pub fn with_secret(mut self, secret: Secret, nonce: Nonce) -> Self {
+        self.proving = Proving::Unasked { secret, nonce };
+        self
+    }
+
+    /// Advances the machine. The caller must perform the effects in the order returned.
     pub fn step(&mut self, now: Millis, event: DialEvent<'_>, effects: &mut Vec<DialEffect>) {
         let (unread, cluster) = match event {
             DialEvent::Bytes { unread, cluster } => (unread, cluster),
@@ -340,20 +505,69 @@ impl Dialing {
                 return;
             }
         };
-        effects.push(match frame::decode(unread, HANDSHAKE_BODY_MAX) {
-            Ok(None) => return,
-            Ok(Some(Message::Control(Control::Welcome(welcome)))) => match (cluster, welcome.cluster) {
-                (Some(ours), Some(theirs)) if ours != theirs => {
-                    DialEffect::GiveUp(HandshakeFailure::OtherCluster { ours, theirs })
-                }
-                (Some(_) | None, Some(_) | None) => DialEffect::Welcomed(welcome),
-            },
-            Ok(Some(Message::Control(Control::Reject { reason }))) => {
-                DialEffect::GiveUp(HandshakeFailure::Rejected { reason })
+        loop {
+            let heard = match frame::decode(unread, HANDSHAKE_BODY_MAX) {
+                Ok(None) => return,
+                Ok(Some(message)) => self.heard(message, cluster),
+                Err(error) => Err(HandshakeFailure::Frame(error)),
+            };
+            match heard {
+                Ok(None) => {}
+                Ok(Some(say @ DialEffect::Say(_))) => effects.push(say),
+                Ok(Some(last)) => return effects.push(last),
+                Err(why) => return effects.push(DialEffect::GiveUp(why)),
             }
-            Ok(Some(_)) => DialEffect::GiveUp(HandshakeFailure::NoWelcome),
-            Err(error) => DialEffect::GiveUp(HandshakeFailure::Frame(error)),
-        });
+        }
+    }
+
+    /// Takes in an answer.
+    fn heard(
+        &mut self,
+        message: Message,
+        cluster: Option<ClusterId>,
+    ) -> Result<Option<DialEffect>, HandshakeFailure> {
+        let flag = self.flag;
+        let not_proved = |said: &str| HandshakeFailure::NotProved { flag, said: said.to_owned() };
+        match (std::mem::replace(&mut self.proving, Proving::Nothing), message) {
+            (Proving::Nothing, Message::Control(Control::Welcome(welcome))) => {
+                match (cluster, welcome.cluster) {
+                    (Some(ours), Some(theirs)) if ours != theirs => {
+                        Err(HandshakeFailure::OtherCluster { ours, theirs })
+                    }
+                    (Some(_) | None, Some(_) | None) => Ok(Some(DialEffect::Welcomed(welcome))),
+                }
+            }
+            (Proving::Nothing, Message::Control(Control::Reject { reason })) => {
+                Err(HandshakeFailure::Rejected { reason })
+            }
+            (Proving::Nothing, Message::Control(Control::Challenge { .. })) => {
+                Err(HandshakeFailure::SecretDemanded { flag })
+            }
+            (Proving::Nothing, _) => Err(HandshakeFailure::NoWelcome),
+            (
+                Proving::Unasked { secret, nonce },
+                Message::Control(Control::Challenge { nonce: accepting }),
+            ) => {
+                let said = Exchanged { accepting, dialing: nonce, greeting: &self.greeting };
+                let proofs = secret.prove(Prover::Dialing, said);
+                self.proving = Proving::Asked { secret, nonce, accepting };
+                Ok(Some(DialEffect::Say(Control::Proof { nonce, proofs })))
+            }
+            (Proving::Asked { secret, nonce, accepting }, Message::Control(Control::Proved { proof })) => {
+                let said = Exchanged { accepting, dialing: nonce, greeting: &self.greeting };
+                if secret.check(Prover::Accepting, said, &[proof]).is_none() {
+                    return Err(not_proved("its secret is another one"));
+                }
+                self.greeting = Vec::new();
+                Ok(None)
+            }
+            (
+                Proving::Unasked { .. } | Proving::Asked { .. },
+                Message::Control(Control::Reject { reason }),
+            ) => Err(not_proved(&reason)),
+            (Proving::Unasked { .. }, _) => Err(not_proved("it asks for none")),
+            (Proving::Asked { .. }, _) => Err(not_proved("it sent something else")),
+        }
     }
 
     /// When a [`DialEvent::Tick`] is due, if nothing else happens.

@@ -16,6 +16,7 @@
 //! | [`message`] | all messages between nodes |
 //! | [`frame`] | the bytes of a message; the only module that uses bincode |
 //! | [`handshake`] | the first bytes of a new connection, until each side knows the other |
+//! | [`secret`] | the secrets of nodes and of native clients, and how they are proved |
 //! | [`pieces`] | queues of encoded bytes that wait for a socket |
 //! | [`record`] | a line of the log, a whole log line by line, and how a torn tail differs from corruption |
 //! | [`stored_key`] | a key at rest |
@@ -77,5 +78,6 @@ pub mod mutant;
 pub mod pieces;
 pub mod record;
 pub mod resp;
+pub mod secret;
 pub mod stored_key;
 pub mod witness_file;

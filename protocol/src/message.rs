@@ -4,6 +4,7 @@ use crate::command::{Command, Reply};
 use crate::ids::{
     ClusterId, Epoch, Incarnation, LogId, Reign, ReignId, RequestId, Seq, SlaveId, Stamp, Version,
 };
+use crate::secret::{Mac, Nonce};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
@@ -206,6 +207,43 @@ pub enum Control {
         /// The reign that was announced.
         reign: Reign,
     },
+    /// The answer to a [`Hello`] of one who is to prove a secret first.
+    Challenge {
+        /// Drawn for this connection.
+        nonce: Nonce,
+    },
+    /// The answer to that, by the side that connected.
+    Proof {
+        /// Drawn for this connection.
+        nonce: Nonce,
+        /// One for each secret that it has, of at most two.
+        proofs: Vec<Mac>,
+    },
+    /// The proof of the accepting side, that it has the same secret. Then the [`Hello`] is answered.
+    Proved {
+        /// Of the secret that was proved to it.
+        proof: Mac,
+    },
+    /// Standby to active, over a link between masters: for whom a session asks from here on. Before the first of these, for one
+    /// who has not said who he is.
+    StreamUser {
+        /// The origin's number of the session.
+        stream: u64,
+        /// Who that is.
+        user: StreamUser,
+    },
+}
+
+/// For whom a session of another master asks.
+#[derive(Clone, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub enum StreamUser {
+    /// One who has not said who he is.
+    #[default]
+    Anonymous,
+    /// The user of this name, which was proved there.
+    Named(String),
+    /// The program around that master, which may do everything.
+    Program,
 }
 
 /// Who connects, and what it must be asked about.

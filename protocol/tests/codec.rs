@@ -6,8 +6,11 @@ use bytes::{Bytes, BytesMut};
 use dsm_protocol::command::{Command, ErrorWord, Reply};
 use dsm_protocol::frame::{self, About, FrameError, Incoming, Unframer};
 use dsm_protocol::ids::{Epoch, Incarnation, Reign, ReignId, RequestId, Seq, SlaveId, Stamp, Version};
-use dsm_protocol::message::{Control, Hello, HelloRole, MasterState, Message, Request, Seen, Welcome};
+use dsm_protocol::message::{
+    Control, Hello, HelloRole, MasterState, Message, Request, Seen, StreamUser, Welcome,
+};
 use dsm_protocol::pieces::Pieces;
+use dsm_protocol::secret::{Exchanged, Nonce, Prover, Secret};
 use proptest::prelude::*;
 
 fn bytes() -> impl Strategy<Value = Bytes> {
@@ -99,6 +102,17 @@ fn control() -> impl Strategy<Value = Control> {
             }
         }),
         Just(Control::HandoverOffer),
+        any::<u64>().prop_map(|number| Control::Challenge { nonce: Nonce::draw(|| number) }),
+        any::<u64>().prop_map(|number| {
+            let nonce = Nonce::draw(|| number);
+            let said = Exchanged { accepting: nonce, dialing: nonce, greeting: b"hello" };
+            let secret = Secret::parse(b"a secret of this test\nand another one of it").unwrap();
+            Control::Proof { nonce, proofs: secret.prove(Prover::Dialing, said) }
+        }),
+        (any::<u64>(), "[a-z]{1,8}").prop_map(|(stream, name)| Control::StreamUser {
+            stream,
+            user: if stream % 2 == 0 { StreamUser::Named(name) } else { StreamUser::Program },
+        }),
         any::<u64>().prop_map(|bytes| Control::Took { bytes }),
         any::<u64>().prop_map(|ms| Control::Quarantined { ms, reason: format!("late by {ms}") }),
     ]

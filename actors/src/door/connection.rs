@@ -10,10 +10,12 @@ use super::Context;
 use crate::batch::Outbox;
 use crate::env::Stream;
 use crate::flusher::Flusher;
+use crate::secrets;
 use bytes::BytesMut;
 use dsm_protocol::frame::FrameError;
 use dsm_protocol::handshake::{AcceptEffect, Accepting, Rejection};
 use dsm_protocol::message::{Hello, HelloRole};
+use dsm_protocol::secret::Secrets;
 use std::cell::Cell;
 use std::io;
 use std::rc::Rc;
@@ -35,6 +37,9 @@ pub(super) async fn connection(stream: Stream, address: String, context: Context
     let mut buffer = BytesMut::new();
     let limit_ms = context.config.handshake_timeout.as_millis() as u64;
     let mut handshake = Accepting::new(context.env.now(), limit_ms);
+    if context.secrets.is_any() {
+        handshake = handshake.demanding(Secrets::clone(&context.secrets), secrets::nonce(&context.env));
+    }
     let told = match meet(&stream, &mut buffer, &mut handshake, &context).await {
         Ok(Met::Told(told)) => told,
         // The condition is temporary; a Reject would tell a master or slave that it is not wanted at all.
@@ -120,12 +125,14 @@ async fn serve(
                 HelloRole::Master { .. } => "master link",
             });
             match hello.role {
-                // A native client cannot say who it is.
-                HelloRole::Client if context.switchboard.accounts.is_guarded() => {
+                // It has not said who it is.
+                HelloRole::Client if !handshake.has_proved() && context.switchboard.accounts.is_guarded() => {
                     reject(outbox, NATIVE_UNKNOWN);
                     Ok(())
                 }
-                HelloRole::Client => native_client(stream, buffer, outbox, context).await,
+                HelloRole::Client => {
+                    native_client(stream, buffer, outbox, context, handshake.has_proved()).await
+                }
                 HelloRole::Slave { .. } => slave(stream, buffer, handshake, outbox, context, hello).await,
                 HelloRole::Master { .. } => peer(stream, buffer, handshake, outbox, context, hello).await,
             }
@@ -135,6 +142,10 @@ async fn serve(
             if let Rejection::Frame(error @ FrameError::WireVersion { .. }) = &why {
                 context.switchboard.tell_of_version(context.env.now(), address, error);
             }
+            if let Rejection::NoProof { .. } | Rejection::WrongProof { .. } = &why {
+                count(&context.switchboard.gate.counters.proofs_refused);
+                context.switchboard.tell_of_proof(context.env.now(), address, &why);
+            }
             reject(outbox, &why.to_string());
             Ok(())
         }
@@ -143,7 +154,8 @@ async fn serve(
             outbox.append(|out| out.extend_from_slice(format!("-ERR {why}\r\n").as_bytes()));
             Ok(())
         }
-        AcceptEffect::TimedOut => Ok(()),
+        // What is to be said is said before.
+        AcceptEffect::TimedOut | AcceptEffect::Say(_) => Ok(()),
     }
 }
 

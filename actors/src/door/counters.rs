@@ -17,6 +17,7 @@ pub(crate) struct LimitCounters {
     pub(crate) slow_readers_cut: Cell<u64>,
     pub(crate) handshakes_timed_out: Cell<u64>,
     pub(crate) protocol_errors: Cell<u64>,
+    pub(crate) proofs_refused: Cell<u64>,
     pub(crate) idle_closed: Cell<u64>,
     pub(crate) accept_errors: Cell<u64>,
 }

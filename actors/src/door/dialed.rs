@@ -12,12 +12,14 @@ use crate::config::MasterConfig;
 use crate::dial::{self, DialError, Greeted, Kept, Manner};
 use crate::env::{Env, Stream};
 use crate::journal::JournalKind;
+use crate::secrets;
 use crate::supervision::Fate;
 use dsm_protocol::command::{ErrorWord, Reply};
 use dsm_protocol::frame::About;
 use dsm_protocol::handshake::HandshakeFailure;
 use dsm_protocol::ids::{ClusterId, LinkId};
 use dsm_protocol::message::{Control, Hello, HelloRole, Message};
+use dsm_protocol::secret::Secret;
 use std::cell::Cell;
 use std::io;
 use std::rc::Rc;
@@ -47,6 +49,8 @@ pub(crate) struct Introduction {
     pub(crate) journal: JournalKind,
     /// The cluster of our log, once it has one.
     pub(crate) cluster: Rc<Cell<Option<ClusterId>>>,
+    /// The secret of nodes.
+    pub(crate) secret: Option<Secret>,
 }
 
 impl Introduction {
@@ -62,8 +66,12 @@ impl Introduction {
 pub(crate) async fn preflight(introduction: &Introduction, env: &Env) -> Option<String> {
     let asking = async {
         let hello = introduction.hello(env).await.ok()?;
-        match dial::ask(env, &introduction.dial, hello, PREFLIGHT_TIMEOUT).await {
+        let credential = secrets::credential(env, introduction.secret.as_ref());
+        match dial::ask(env, &introduction.dial, (hello, credential), PREFLIGHT_TIMEOUT).await {
             Err(DialError::Handshake(HandshakeFailure::Rejected { reason })) => Some(reason),
+            Err(DialError::Handshake(demanded @ HandshakeFailure::SecretDemanded { .. })) => {
+                Some(demanded.to_string())
+            }
             Err(DialError::Handshake(_) | DialError::Io(_)) | Ok(()) => None,
         }
     };
@@ -108,6 +116,10 @@ impl Kept for LinkToPeer {
         self.introduction.hello(&self.context.env).await
     }
 
+    fn secret(&self) -> Option<&Secret> {
+        self.introduction.secret.as_ref()
+    }
+
     async fn serve(&self, stream: &Stream, greeted: Greeted) -> Result<(), DialError> {
         let outbox = Outbox::default();
         let pumping = outbox.pump(stream, self.context.config.write_timeout);
@@ -120,6 +132,11 @@ impl Kept for LinkToPeer {
     }
 
     fn refused(&self, why: &DialError) {
+        if let DialError::Handshake(HandshakeFailure::NotProved { .. }) = why {
+            // It may be anybody, so that it moves nothing here.
+            log::error!("no link to the other master address={} cause=\"{why}\"", self.master());
+            return;
+        }
         self.context
             .switchboard
             .push(Arrived::DialRefused { address: self.master().to_owned(), reason: why.to_string() });
@@ -173,8 +190,17 @@ impl LinkToPeer {
         let (link, unheard) = (generation, &unheard);
         // The requests on their way are bounded where they are forwarded.
         let unsent_max = usize::MAX;
-        let reader =
-            LinkReader { stream, buffer, context, stranger: None, link, outbox, unheard, unsent_max };
+        let reader = LinkReader {
+            stream,
+            buffer,
+            context,
+            stranger: None,
+            link,
+            outbox,
+            unheard,
+            streams: None,
+            unsent_max,
+        };
         match reader.frames(request_body_max(context), arrived, refuse).await {
             Ok(()) => Err(io::ErrorKind::UnexpectedEof.into()),
             Err(LinkError::Io(error)) => Err(error),

@@ -3,6 +3,7 @@
 
 use super::counters::count;
 use super::heard::{Said, Unheard};
+use super::streams::Streams;
 use super::switchboard::{Arrived, Switchboard};
 use super::Context;
 use crate::batch::{Outbox, Turns};
@@ -14,7 +15,7 @@ use dsm_protocol::command::{ErrorWord, Reply};
 use dsm_protocol::frame::{self, About, FrameError, Incoming, Unframer, HANDSHAKE_BODY_MAX};
 use dsm_protocol::handshake::{AcceptEvent, Accepting};
 use dsm_protocol::ids::LinkId;
-use dsm_protocol::message::{Control, Hello, Message};
+use dsm_protocol::message::{Control, Hello, HelloRole, Message};
 use std::io;
 use std::rc::Rc;
 
@@ -59,6 +60,8 @@ pub(super) struct LinkReader<'a> {
     pub(super) link: LinkId,
     pub(super) outbox: &'a Outbox,
     pub(super) unheard: &'a Rc<Unheard>,
+    /// What judges requests that another master forwards; `None` on other links.
+    pub(super) streams: Option<Streams<'a>>,
     /// While more bytes wait for its socket, the link is not read: whoever asks must take the answers.
     pub(super) unsent_max: usize,
 }
@@ -103,7 +106,14 @@ impl LinkReader<'_> {
                     Some(Incoming::Message(message)) => {
                         let length = before - self.buffer.len();
                         usual.note(length);
-                        switchboard.push(arrived(message, self.unheard.say(length))?);
+                        // What a stranger says is for the master alone to refuse.
+                        let message = match &mut self.streams {
+                            Some(streams) if self.stranger.is_none() => streams.hear(message).await,
+                            Some(_) | None => Some(message),
+                        };
+                        if let Some(message) = message {
+                            switchboard.push(arrived(message, self.unheard.say(length))?);
+                        }
                     }
                     Some(Incoming::TooLong { about, length }) => refuse(about, length)?,
                     None => break,
@@ -210,8 +220,9 @@ pub(super) async fn slave(
     let stranger = Some(handshake);
     // Its acknowledgements are what values that wait for its socket must not hold up.
     let unsent_max = usize::MAX;
+    let unheard = &unheard;
     let reader =
-        LinkReader { stream, buffer, context, stranger, link, outbox, unheard: &unheard, unsent_max };
+        LinkReader { stream, buffer, context, stranger, link, outbox, unheard, streams: None, unsent_max };
     let result = reader.frames(slave_body_max(context), arrived, refuse).await;
     let reason = match &result {
         Ok(()) => EndReason::Closed("end of stream".to_owned()),
@@ -244,6 +255,11 @@ pub(super) async fn peer(
     let unheard = Rc::<Unheard>::default();
     let said = unheard.say(0);
     // A disk that hangs here delays only the task that asks.
+    let address = match &hello.role {
+        HelloRole::Master { address, .. } => address.clone(),
+        HelloRole::Client | HelloRole::Slave { .. } => String::new(),
+    };
+    let streams = Some(Streams::new(context, outbox, address));
     let identity = context.journal.identity(&context.env, &context.config).await;
     switchboard.push(Arrived::PeerHello { link, hello, outbox: outbox.clone(), identity, said });
     let arrived = |message, said| Ok(Arrived::Peer { link, message, said });
@@ -265,8 +281,8 @@ pub(super) async fn peer(
     };
     let stranger = Some(handshake);
     let unsent_max = context.config.max_pipeline_bytes.as_u64() as usize;
-    let reader =
-        LinkReader { stream, buffer, context, stranger, link, outbox, unheard: &unheard, unsent_max };
+    let unheard = &unheard;
+    let reader = LinkReader { stream, buffer, context, stranger, link, outbox, unheard, streams, unsent_max };
     let result = reader.frames(request_body_max(context), arrived, refuse).await;
     match result {
         Ok(()) | Err(LinkError::Io(_)) => {}

@@ -4,7 +4,9 @@ use super::Context;
 use crate::env::Stream;
 use crate::reading::read_more;
 use bytes::BytesMut;
+use dsm_protocol::frame;
 use dsm_protocol::handshake::{AcceptEffect, AcceptEvent, Accepting};
+use dsm_protocol::message::Message;
 use std::io;
 use std::time::Duration;
 
@@ -43,8 +45,15 @@ pub(super) async fn meet(
             Err(_) => AcceptEvent::Tick,
         };
         handshake.step(env.now(), event, &mut effects);
-        if let Some(effect) = effects.pop() {
-            return Ok(Met::Told(effect));
+        for effect in effects.drain(..) {
+            let AcceptEffect::Say(control) = effect else { return Ok(Met::Told(effect)) };
+            let mut said = Vec::new();
+            frame::encode(&Message::Control(control), &mut said);
+            // Too short to wait for a peer that reads.
+            match tokio::time::timeout(context.config.handshake_timeout, stream.write_all(&said)).await {
+                Ok(written) => written?,
+                Err(_) => return Ok(Met::Told(AcceptEffect::TimedOut)),
+            }
         }
         if !unfinished.hold_all(buffer.len()) {
             return Ok(Met::Cut);

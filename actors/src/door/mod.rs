@@ -17,6 +17,7 @@
 //! | `heard` | the messages of a link that wait for the master |
 //! | `origin` | where a session's requests come from |
 //! | `session`, `session_guard` | the order of a client's answers and the room for them; a connection's hold on its session |
+//! | `streams` | for whom the sessions of another master ask, and whether he may |
 //! | `embedded` | requests of the program that embeds a master, without a socket |
 //! | `switchboard` | what all connections share, and their way to the master |
 
@@ -37,6 +38,7 @@ mod permits_come_back;
 mod resp;
 pub(crate) mod session;
 mod session_guard;
+mod streams;
 pub(crate) mod switchboard;
 #[cfg(test)]
 mod test_kit;
@@ -44,6 +46,7 @@ mod test_kit;
 use crate::config::MasterConfig;
 use crate::env::Env;
 use crate::journal::JournalKind;
+use crate::secrets::SharedSecrets;
 use dsm_protocol::ids::SessionId;
 use dsm_protocol::resp::{Limits, ServerFacts};
 use session::Session;
@@ -59,6 +62,8 @@ pub(crate) struct Context {
     pub(crate) facts: ServerFacts,
     /// What the master's log is made of.
     pub(crate) journal: JournalKind,
+    /// What must be proved to it.
+    pub(crate) secrets: SharedSecrets,
     pub(crate) switchboard: Rc<Switchboard>,
 }
 

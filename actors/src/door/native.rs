@@ -18,18 +18,19 @@ use std::io;
 /// Why a native client is refused where there are users.
 pub(super) const NATIVE_UNKNOWN: &str =
     "this master serves users who say who they are (--users-file, --password-file): use a Redis \
-                              client with AUTH";
+                              client with AUTH, or prove the secret of native clients (--client-secret-file)";
 
-/// Serves a native client until it leaves.
+/// Serves a native client until it leaves. One that has proved the secret may do everything, whatever users there are.
 pub(super) async fn native_client(
     stream: &Stream,
     mut buffer: BytesMut,
     outbox: &Outbox,
     context: &Context,
+    has_proved: bool,
 ) -> io::Result<()> {
     let id = SessionId(context.switchboard.next_id());
     let guard = SessionGuard::open(context, id, Origin::Native, outbox);
-    let mut result = native_requests(stream, &mut buffer, context, &guard).await;
+    let mut result = native_requests(stream, &mut buffer, context, &guard, has_proved).await;
     if let Err(LinkError::Cut) = result {
         guard.session.send(&Message::Control(Control::Reject { reason: format!("BUSY {UPLOADS_CUT}") }));
         result = Ok(());
@@ -54,6 +55,7 @@ async fn native_requests(
     buffer: &mut BytesMut,
     context: &Context,
     guard: &SessionGuard,
+    has_proved: bool,
 ) -> Result<(), LinkError> {
     let body_max = request_body_max(context);
     let unfinished = context.switchboard.gate.unfinished_requests.part();
@@ -62,7 +64,7 @@ async fn native_requests(
     loop {
         while let Some(message) = unframer.next_of_one(buffer, body_max).map_err(LinkError::Frame)? {
             turns.count().await;
-            if context.switchboard.accounts.is_guarded() {
+            if !has_proved && context.switchboard.accounts.is_guarded() {
                 // There were no users when it came.
                 guard.session.send(&Message::Control(Control::Reject { reason: NATIVE_UNKNOWN.to_owned() }));
                 return Ok(());

@@ -124,6 +124,7 @@ pub(super) async fn redis(
             Handling::Answered => guard.say(&own),
             Handling::Ask { command, shape } => {
                 let coding = Coding::Resp(conversation.protocol(), shape);
+                guard.session.set_user(conversation.identity());
                 match check_sizes(&command, context.config.value_max()) {
                     None => guard.ask(context, coding, command),
                     Some(refusal) => guard.refuse(coding, &refusal),

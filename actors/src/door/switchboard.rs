@@ -13,6 +13,7 @@ use actix::prelude::Recipient;
 use dsm_protocol::acl::Accounts;
 use dsm_protocol::command::Command;
 use dsm_protocol::frame::FrameError;
+use dsm_protocol::handshake::Rejection;
 use dsm_protocol::ids::{LinkId, Millis, SessionId};
 use dsm_protocol::machine::master::{Asker, ReadId};
 use dsm_protocol::message::{Hello, Message};
@@ -24,6 +25,10 @@ use tokio::sync::Notify;
 
 /// How often a peer with another version of the wire is logged, in milliseconds.
 const VERSION_TOLD_EVERY_MS: u64 = 10_000;
+
+/// How often the same refused proof of one address is logged, in milliseconds; and of how many that is known.
+const PROOF_TOLD_EVERY_MS: u64 = 60_000;
+const PROOFS_TOLD_MAX: usize = 64;
 
 /// Tells the master that its inbox is no longer empty.
 #[derive(actix::Message, Debug)]
@@ -119,6 +124,8 @@ pub(crate) struct Switchboard {
     pub(super) read_off: Cell<usize>,
     /// When a peer with another version was last logged.
     pub(super) version_told: Cell<Option<Millis>>,
+    /// Whose proofs were refused lately, with which words, and when that was logged.
+    proofs_told: RefCell<BTreeMap<(String, String), Millis>>,
 }
 
 impl Switchboard {
@@ -148,6 +155,7 @@ impl Switchboard {
             peer_calls: PeerCalls::default(),
             read_off: Cell::new(0),
             version_told: Cell::new(None),
+            proofs_told: RefCell::default(),
         }
     }
 
@@ -157,6 +165,21 @@ impl Switchboard {
             self.version_told.set(Some(now));
             log::warn!("connection refused address={address} cause=\"{error}\"");
         }
+    }
+
+    /// Logs that somebody does not prove a secret: the first of each kind and address a minute. `address` has a port, or the
+    /// number of a process.
+    pub(super) fn tell_of_proof(&self, now: Millis, address: &str, why: &Rejection) {
+        let host = address.rsplit_once(':').map_or(address, |(host, _)| host);
+        let mut told = self.proofs_told.borrow_mut();
+        told.retain(|_, at| now.since(*at) < PROOF_TOLD_EVERY_MS);
+        let key = (host.to_owned(), why.to_string());
+        // Of more addresses than that, the count in INFO tells.
+        if told.contains_key(&key) || told.len() >= PROOFS_TOLD_MAX {
+            return;
+        }
+        log::warn!("connection refused address={address} cause=\"{why}\"; more of it within a minute is counted alone");
+        told.insert(key, now);
     }
 
     /// Bytes of answers that wait for a socket, plus one for each connection that is still read off; 0 once the node is over

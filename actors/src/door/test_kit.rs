@@ -39,8 +39,9 @@ pub(super) fn deaf_master(config: MasterConfig) -> (Context, Inbox<Arrived>) {
     let (answers, drain) = (AnswerPool::new(usize::MAX), Drains.start().recipient());
     let board = Switchboard::new(inbox.clone(), drain, Gate::new(&config), answers, turns, Rc::default());
     let facts = server_facts(&config);
+    let secrets = Rc::new(config.open_secrets().unwrap());
     let (config, switchboard) = (Rc::new(config), Rc::new(board));
-    (Context { env, facts, config, journal: JournalKind::default(), switchboard }, inbox)
+    (Context { env, facts, config, journal: JournalKind::default(), secrets, switchboard }, inbox)
 }
 
 /// What a slave says of itself.

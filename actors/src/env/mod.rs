@@ -58,7 +58,7 @@ pub trait Environment {
         Box::pin(tokio::time::sleep(time))
     }
 
-    /// A random number, not for cryptography.
+    /// A random number. In the real world nobody can guess it.
     fn random(&self) -> u64;
 
     /// Listens at `address` (`host:port`).
@@ -87,6 +87,13 @@ pub trait Environment {
     fn secured(&self, tls: &Tls) -> Option<Env> {
         let _ = tls;
         None
+    }
+
+    /// Whether nobody can stand on the way to an address that is listened at or dialed: it is within this machine, or there is
+    /// TLS. Worlds without a network have no such ways.
+    fn is_private_way(&self, address: &str) -> bool {
+        let _ = address;
+        true
     }
 
     /// Until when the certificate of this node is valid, in seconds since 1970; `None` without TLS.

@@ -69,6 +69,10 @@ pub struct LauncherConfig {
     pub unix_sockets: bool,
     /// Certificates, by which all processes speak TLS over TCP, and this one asks the masters. Default: none.
     pub tls: TlsFiles,
+    /// The file of the secret of masters and slaves. Default: none.
+    pub secret_file: Option<PathBuf>,
+    /// The file of the secret of native clients, by which this process asks the masters, too. Default: none.
+    pub client_secret_file: Option<PathBuf>,
     /// How long a process may take until it is ready. Default 30 s: a long log takes time to replay.
     pub ready_timeout: Duration,
     /// How long a process may take to stop when asked to, before it is killed. Default 5 s.
@@ -89,6 +93,8 @@ impl LauncherConfig {
             slaves: 3,
             unix_sockets: false,
             tls: TlsFiles::default(),
+            secret_file: None,
+            client_secret_file: None,
             ready_timeout: Duration::from_secs(30),
             stop_timeout: Duration::from_secs(5),
         }

@@ -2,6 +2,7 @@
 
 use super::role::Role;
 use crate::env::TlsError;
+use crate::secrets::SecretFileError;
 use std::fmt;
 use std::io;
 use std::path::PathBuf;
@@ -31,6 +32,9 @@ pub enum LaunchError {
     /// The certificates are of no use.
     #[error(transparent)]
     Tls(#[from] TlsError),
+    /// The file of the secret of native clients is of no use.
+    #[error(transparent)]
+    Secret(#[from] SecretFileError),
     /// No port is free.
     #[error("cannot find a free port")]
     Port(#[source] io::Error),

@@ -34,11 +34,11 @@ pub use error::{Awaited, LaunchError};
 pub use process::{describe_exit, ProcessState};
 pub use role::{Role, RoleError};
 
-use crate::env::Tls;
 use crate::{address, env};
 use dsm_protocol::info::{MasterInfo, MasterRole};
 use output::{last_line, new_output};
 use process::RoleProcess;
+use status::AskedBy;
 use std::collections::BTreeMap;
 use std::fs;
 use std::io;
@@ -61,7 +61,7 @@ pub struct Launcher {
     masters: Vec<SocketAddr>,
     /// The addresses of their Unix sockets, in the same order; none if they have none.
     sockets: Vec<String>,
-    tls: Option<Tls>,
+    way: AskedBy,
     processes: BTreeMap<Role, RoleProcess>,
     interrupted: Arc<AtomicBool>,
 }
@@ -70,7 +70,7 @@ impl Launcher {
     /// Creates the data directory and picks the ports. Starts nothing.
     ///
     /// # Errors
-    /// [`LaunchError::TooFewMasters`], [`LaunchError::Data`], [`LaunchError::Tls`] and [`LaunchError::Port`].
+    /// [`LaunchError::TooFewMasters`], [`LaunchError::Data`], [`LaunchError::Tls`], [`LaunchError::Secret`] and [`LaunchError::Port`].
     pub fn new(config: LauncherConfig) -> Result<Launcher, LaunchError> {
         let named = config.masters.len();
         if named < 2 {
@@ -84,7 +84,7 @@ impl Launcher {
         Ok(Launcher {
             masters: ports.into_iter().map(local).collect(),
             sockets: if config.unix_sockets { sockets(&config.data, named) } else { Vec::new() },
-            tls: config.tls.is_on().then(|| Tls::for_client(&config.tls)).transpose()?,
+            way: AskedBy::of(&config)?,
             config,
             processes: BTreeMap::new(),
             interrupted: Arc::default(),
@@ -190,6 +190,9 @@ impl Launcher {
                 command.arg(flag).arg(file);
             }
         }
+        if let Some(file) = &self.config.secret_file {
+            command.arg("--secret-file").arg(file);
+        }
         command.arg("--die-with-parent").arg(std::process::id().to_string());
         command.args(&how.extra);
         command.stdin(Stdio::null()).stdout(output).stderr(errors);
@@ -209,6 +212,9 @@ impl Launcher {
         command.arg("--listen").arg(own.collect::<Vec<_>>().join(","));
         command.arg("--peer").arg(others.join(","));
         command.arg("--log").arg(self.log_path());
+        if let Some(file) = &self.config.client_secret_file {
+            command.arg("--client-secret-file").arg(file);
+        }
     }
 
     /// Stops the process if it runs (SIGTERM), starts it, and does not wait.

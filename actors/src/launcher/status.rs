@@ -1,6 +1,9 @@
 //! Asks a master for its STATUS, over a new connection.
 
+use super::config::LauncherConfig;
+use super::error::LaunchError;
 use crate::env::Tls;
+use crate::secrets::{self, Credential, Secret, SecretSource};
 use bytes::BytesMut;
 use dsm_protocol::command::{Command as StoreCommand, Reply};
 use dsm_protocol::frame;
@@ -15,17 +18,36 @@ use std::time::{Duration, Instant};
 /// The longest text of a STATUS, in bytes.
 const STATUS_BYTES_MAX: usize = 1024 * 1024;
 
+/// How masters are asked: with which certificates, and with which secret.
+#[derive(Clone, Debug)]
+pub(super) struct AskedBy {
+    tls: Option<Tls>,
+    secret: Option<Secret>,
+}
+
+impl AskedBy {
+    /// As the settings say. Waits for disks.
+    ///
+    /// # Errors
+    /// [`LaunchError::Tls`] and [`LaunchError::Secret`].
+    pub(super) fn of(config: &LauncherConfig) -> Result<Self, LaunchError> {
+        let tls = config.tls.is_on().then(|| Tls::for_client(&config.tls)).transpose()?;
+        let source = config.client_secret_file.clone().map(SecretSource::File);
+        Ok(AskedBy { tls, secret: secrets::of_client(source.as_ref())? })
+    }
+}
+
 /// Asks a master for its STATUS, over a connection of its own.
 ///
 /// # Errors
 /// The error of the connection or the handshake, `TimedOut`, or that the answer is not from a master of this version.
-pub(super) fn ask_info(address: SocketAddr, tls: Option<&Tls>, limit: Duration) -> io::Result<MasterInfo> {
+pub(super) fn ask_info(address: SocketAddr, by: &AskedBy, limit: Duration) -> io::Result<MasterInfo> {
     let deadline = Instant::now() + limit;
     let socket = TcpStream::connect_timeout(&address, limit)?;
     socket.set_nodelay(true)?;
     socket.set_write_timeout(Some(limit))?;
     socket.set_read_timeout(Some(limit))?;
-    let mut stream = match tls {
+    let mut stream = match &by.tls {
         Some(tls) => Asked::Tls(Box::new(tls.dial_blocking(socket, address.ip())?)),
         None => Asked::Plain(socket),
     };
@@ -34,17 +56,27 @@ pub(super) fn ask_info(address: SocketAddr, tls: Option<&Tls>, limit: Duration) 
     let hello = Hello { cluster: None, role: HelloRole::Client };
     let (mut out, mut input, mut effects) = (Vec::new(), BytesMut::new(), Vec::new());
     let mut dialing = Dialing::begin(now(), limit.as_millis() as u64, hello, &mut out);
+    if let Some(secret) = &by.secret {
+        let Credential { secret, nonce } = secrets::fresh_credential(secret.clone());
+        dialing = dialing.with_secret(secret, nonce);
+    }
     stream.write_all(&out)?;
-    loop {
+    'shaking: loop {
         let event = match read_more(&mut stream, &mut input, deadline)? {
             0 => DialEvent::Ended,
             _ => DialEvent::Bytes { unread: &mut input, cluster: None },
         };
         dialing.step(now(), event, &mut effects);
-        match effects.pop() {
-            Some(DialEffect::Welcomed(_)) => break,
-            Some(DialEffect::GiveUp(why)) => return Err(io::Error::other(why)),
-            None => {}
+        for effect in effects.drain(..) {
+            match effect {
+                DialEffect::Welcomed(_) => break 'shaking,
+                DialEffect::GiveUp(why) => return Err(io::Error::other(why)),
+                DialEffect::Say(control) => {
+                    out.clear();
+                    frame::encode(&Message::Control(control), &mut out);
+                    stream.write_all(&out)?;
+                }
+            }
         }
     }
     out.clear();

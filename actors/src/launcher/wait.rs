@@ -57,9 +57,7 @@ impl Launcher {
             .filter(|role| self.state(*role) == ProcessState::Running)
             .collect::<Vec<_>>()
             .into_iter()
-            .filter_map(|role| {
-                Some((role, ask_info(self.address(role)?, self.tls.as_ref(), STATUS_TIMEOUT).ok()?))
-            })
+            .filter_map(|role| Some((role, ask_info(self.address(role)?, &self.way, STATUS_TIMEOUT).ok()?)))
             .find(|(_, info)| info.is_primary())
     }
 
@@ -70,9 +68,9 @@ impl Launcher {
         met: impl Fn(&MasterInfo) -> bool,
     ) -> Result<(), LaunchError> {
         let Some(address) = self.address(role) else { return Err(LaunchError::NotRunning(role)) };
-        let tls = self.tls.clone();
+        let way = self.way.clone();
         self.wait_until(role, awaited, self.config.ready_timeout, || {
-            ask_info(address, tls.as_ref(), STATUS_TIMEOUT).is_ok_and(|info| met(&info))
+            ask_info(address, &way, STATUS_TIMEOUT).is_ok_and(|info| met(&info))
         })
     }
 

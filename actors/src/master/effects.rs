@@ -11,7 +11,7 @@ use dsm_protocol::machine::front;
 use dsm_protocol::machine::link::WaitingRead;
 use dsm_protocol::machine::master::{Asker, Effect, Event, Leaving, RepairCause, RepairNews};
 use dsm_protocol::machine::reign;
-use dsm_protocol::message::{Message, Request};
+use dsm_protocol::message::{Message, Request, StreamUser};
 
 /// Bytes that are gone through to carry an effect out.
 fn bytes_of(effect: &Effect) -> usize {
@@ -181,7 +181,13 @@ impl MasterActor {
     /// Sends a request to another master.
     fn forward(&mut self, link: LinkId, request: Request) {
         let (board, machine) = (&*self.switchboard, &self.machine);
-        self.peers.forward(link, request, &Foreknowledge { board, machine });
+        // A master without users names none: the other one is to have the same.
+        let user = self.switchboard.accounts.is_guarded().then(|| {
+            let asker = self.front.asker_of(request.id);
+            let session = asker.and_then(|asker| Some((self.clients.get(asker.session)?, asker.tag)));
+            session.map_or(StreamUser::Anonymous, |(session, tag)| session.asks_for(tag))
+        });
+        self.peers.forward(link, (request, user), &Foreknowledge { board, machine });
     }
 
     /// Goes on with what is to be sent to other masters.

@@ -12,8 +12,8 @@ use dsm_protocol::command::Command;
 use dsm_protocol::frame::{self, RequestFrame};
 use dsm_protocol::ids::LinkId;
 use dsm_protocol::machine::master::Master;
-use dsm_protocol::message::{Control, Message, Request};
-use std::collections::VecDeque;
+use dsm_protocol::message::{Control, Message, Request, StreamUser};
+use std::collections::{BTreeMap, VecDeque};
 
 /// A request of more keys, or of more bytes in several, is encoded in parts.
 const KEYS_MAX: usize = 256;
@@ -50,16 +50,19 @@ pub(super) struct Forwards {
     outbox: Outbox,
     /// What is not encoded yet.
     queue: VecDeque<Forward>,
+    /// For whom the other master knows that its streams ask; those of users without a name are not in it.
+    users: BTreeMap<u64, StreamUser>,
 }
 
 impl Forwards {
     /// Nothing is sent over `link` yet.
     pub(super) fn new(link: LinkId, outbox: Outbox) -> Self {
-        Forwards { link, outbox, queue: VecDeque::new() }
+        Forwards { link, outbox, queue: VecDeque::new(), users: BTreeMap::new() }
     }
 
-    /// Sends a request, after whatever is still being encoded.
-    pub(super) fn request(&mut self, request: Request, known: &Foreknowledge<'_>) {
+    /// Sends a request of that user, after whatever is still being encoded.
+    pub(super) fn request(&mut self, request: Request, user: StreamUser, known: &Foreknowledge<'_>) {
+        self.introduce(request.stream, user);
         if !self.queue.is_empty() || is_long(&request.command) {
             self.queue.push_back(Forward::Request(request));
         } else {
@@ -74,6 +77,24 @@ impl Forwards {
         } else {
             self.queue.push_back(Forward::Said(said));
         }
+    }
+
+    /// Says for whom a stream asks, if that is another one than before.
+    fn introduce(&mut self, stream: u64, user: StreamUser) {
+        if self.users.get(&stream).unwrap_or(&StreamUser::Anonymous) == &user {
+            return;
+        }
+        match &user {
+            StreamUser::Anonymous => self.users.remove(&stream),
+            StreamUser::Named(_) | StreamUser::Program => self.users.insert(stream, user.clone()),
+        };
+        self.say(Control::StreamUser { stream, user });
+    }
+
+    /// Says that a stream is closed, after whatever is still being encoded.
+    pub(super) fn close_stream(&mut self, stream: u64) {
+        self.users.remove(&stream);
+        self.say(Control::StreamClosed { stream });
     }
 
     /// Whether something is still to be encoded.
@@ -138,6 +159,29 @@ impl Forwards {
 mod tests {
     use super::*;
     use dsm_protocol::ids::RequestId;
+
+    #[test]
+    fn a_stream_names_its_user_whenever_that_is_another_one() {
+        let mut forwards = Forwards::new(LinkId(1), Outbox::default());
+        // While something is being encoded, the rest stays in the queue.
+        forwards.queue.push_back(Forward::Said(Control::Alive));
+        let (anna, nobody) = (StreamUser::Named("anna".to_owned()), StreamUser::Anonymous);
+        for (stream, user) in [(1, &nobody), (1, &anna), (1, &anna), (2, &anna), (1, &nobody), (1, &nobody)] {
+            forwards.introduce(stream, user.clone());
+        }
+        forwards.close_stream(2);
+        forwards.introduce(2, anna);
+        let said = |forward: &Forward| match forward {
+            Forward::Said(Control::StreamUser { stream, user: StreamUser::Named(name) }) => {
+                format!("{stream} is {name}")
+            }
+            Forward::Said(Control::StreamUser { stream, .. }) => format!("{stream} is nobody"),
+            Forward::Said(Control::StreamClosed { stream }) => format!("{stream} is closed"),
+            Forward::Said(_) | Forward::Request(_) | Forward::Part { .. } => "-".to_owned(),
+        };
+        let said: Vec<String> = forwards.queue.iter().map(said).collect();
+        assert_eq!(said, ["-", "1 is anna", "2 is anna", "1 is nobody", "2 is closed", "2 is anna"]);
+    }
 
     #[test]
     fn the_sign_that_nothing_more_is_forwarded_does_not_overtake_a_request_that_is_still_being_encoded() {

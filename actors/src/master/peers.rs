@@ -9,7 +9,7 @@ use super::send;
 use crate::batch::Outbox;
 use dsm_protocol::ids::{LinkId, Millis, Seq, SessionId};
 use dsm_protocol::machine::health::{Lag, TELL_MS};
-use dsm_protocol::message::{Control, MasterState, Message, Request};
+use dsm_protocol::message::{Control, MasterState, Message, Request, StreamUser};
 use std::collections::BTreeMap;
 
 /// Another master that has connected to this one.
@@ -268,17 +268,22 @@ impl Peers {
         self.seq.0.saturating_sub(own_seq.0)
     }
 
-    /// Sends a request over a link; over one that is gone, nothing: the front hears of its end.
-    pub(super) fn forward(&mut self, link: LinkId, request: Request, known: &Foreknowledge<'_>) {
+    /// Sends a request of that user over a link; over one that is gone, nothing: the front hears of its end.
+    pub(super) fn forward(
+        &mut self,
+        link: LinkId,
+        (request, user): (Request, Option<StreamUser>),
+        known: &Foreknowledge<'_>,
+    ) {
         if let Some(peer) = self.outbound.get_mut(&link) {
-            peer.forwards.request(request, known);
+            peer.forwards.request(request, user.unwrap_or_default(), known);
         }
     }
 
     /// Tells one that a forwarded session is closed.
     pub(super) fn close_stream(&mut self, link: LinkId, stream: u64) {
         if let Some(peer) = self.outbound.get_mut(&link) {
-            peer.forwards.say(Control::StreamClosed { stream });
+            peer.forwards.close_stream(stream);
         }
     }
 

@@ -46,6 +46,8 @@ impl MasterActor {
             log_lines_lost: self.env.log_lines_lost(),
             tls: self.env.certificate_expires().is_some(),
             tls_certificate_expires: OrEmpty(self.env.certificate_expires()),
+            secret: self.config.secret.is_some(),
+            client_secret: self.config.client_secret.is_some(),
             cluster_id: self.log.cluster(),
         }
     }
@@ -264,6 +266,7 @@ impl MasterActor {
             logins_failed: accounts.count(IncidentKind::Auth),
             commands_denied: accounts.count(IncidentKind::Command),
             keys_denied: accounts.count(IncidentKind::Key),
+            proofs_refused: counters.proofs_refused.get(),
             handshakes_timed_out: counters.handshakes_timed_out.get(),
             protocol_errors: counters.protocol_errors.get(),
             idle_closed: counters.idle_closed.get(),

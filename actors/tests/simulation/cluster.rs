@@ -3,7 +3,9 @@
 //! Owns the processes. Never breaks one by itself; that is the nemesis' part.
 
 use bytesize::ByteSize;
-use dsm::config::{CopyCount, Fsync, MasterConfig, MasterKind, PlacementFlag, SlaveConfig};
+use dsm::config::{
+    CopyCount, Fsync, MasterConfig, MasterKind, PlacementFlag, Secret, SecretSource, SlaveConfig,
+};
 use dsm::env::sim::{Machine, Process, World};
 use dsm::node::{run_node, NodeConfig};
 use dsm::node_error::NodeError;
@@ -57,6 +59,8 @@ pub(crate) struct Shape {
     pub(crate) slice_keys: Option<usize>,
     /// So much of the log must be superseded before it is compacted.
     pub(crate) compact_min: ByteSize,
+    /// Whether slaves and masters prove a secret.
+    pub(crate) has_secret: bool,
 }
 
 impl Default for Shape {
@@ -73,6 +77,7 @@ impl Default for Shape {
             slave_window: MasterConfig::default().slave_window,
             slice_keys: None,
             compact_min: MasterConfig::default().compact_min,
+            has_secret: false,
         }
     }
 }
@@ -98,7 +103,14 @@ impl Shape {
             slave_window: MasterConfig::default().slave_window,
             slice_keys: None,
             compact_min: MasterConfig::default().compact_min,
+            has_secret: false,
         }
+    }
+
+    /// The secret of slaves and masters.
+    fn secret(&self) -> Option<SecretSource> {
+        let secret = Secret::parse(b"the secret of a simulated cluster").expect("it is long enough");
+        self.has_secret.then_some(SecretSource::Given(secret))
     }
 }
 
@@ -313,6 +325,7 @@ impl Cluster {
             failover_timeout: shape.failover_timeout,
             slave_window: shape.slave_window,
             compact_min: shape.compact_min,
+            secret: shape.secret(),
             ..MasterConfig::default()
         };
         match node {
@@ -321,6 +334,7 @@ impl Cluster {
             Node::Slave(_) => NodeConfig::Slave(SlaveConfig {
                 masters: Self::masters(),
                 max_memory: self.place(node).memory.get(),
+                secret: shape.secret(),
                 id: Some(SlaveId::new(node.host()).expect("letters and a digit make a valid slave id")),
                 ..SlaveConfig::default()
             }),

@@ -82,6 +82,9 @@ const SLICED_EVERY: u64 = 2;
 /// In every so many of them the log is compacted again and again.
 const COMPACTED_EVERY: u64 = 3;
 
+/// In one seed of so many, slaves and masters prove a secret.
+const SECRET_EVERY: u64 = 16;
+
 /// How long a primary that hangs may stay without a successor, beyond the failover timeout.
 const REPLACE_LIMIT: Duration = Duration::from_secs(5);
 
@@ -323,6 +326,7 @@ fn shape(world: &World, seed: u64) -> Shape {
     if seed % FIXED_COPIES_EVERY == 1 {
         shape.copies = CopyCount::Fixed(1 + (seed / FIXED_COPIES_EVERY % 2) as u8);
     }
+    shape.has_secret = seed % SECRET_EVERY == SECRET_EVERY - 1;
     if removes(seed) {
         shape.slaves = shape.slaves.max(3);
         shape.copies =

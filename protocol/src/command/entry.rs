@@ -19,6 +19,8 @@ pub struct CommandFacts {
     pub answer: AnswerLength,
     /// Its word in the program's log lines.
     pub log_word: &'static str,
+    /// The names of the RESP protocol under which it is asked.
+    pub asked_as: &'static [&'static str],
     /// The prompt's help for it, if the prompt has this command.
     pub prompt: Option<PromptLine>,
 }

@@ -12,6 +12,7 @@ pub(super) static DEL: CommandFacts = CommandFacts {
     changes: Changes::Keys,
     answer: AnswerLength::Short,
     log_word: "DELETE",
+    asked_as: &["del", "unlink"],
     prompt: Some(PromptLine { usage: "DELETE <key>", means: "deletes the key" }),
 };
 
@@ -38,8 +39,13 @@ fn delete(words: &mut Words) -> Result<Command, Unfit> {
 }
 
 /// See [`Command::Exists`].
-pub(super) static EXISTS: CommandFacts =
-    CommandFacts { changes: Changes::Nothing, answer: AnswerLength::Short, log_word: "EXISTS", prompt: None };
+pub(super) static EXISTS: CommandFacts = CommandFacts {
+    changes: Changes::Nothing,
+    answer: AnswerLength::Short,
+    log_word: "EXISTS",
+    asked_as: &["exists"],
+    prompt: None,
+};
 
 const EXISTS_SPEC: Spec = Spec {
     flags: &["readonly", "fast"],

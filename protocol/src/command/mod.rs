@@ -291,6 +291,33 @@ mod tests {
     }
 
     #[test]
+    fn the_names_under_which_a_command_is_asked_are_those_of_the_table() {
+        let mut named: Vec<_> = COMMAND_FACTS.iter().flat_map(|facts| facts.asked_as).copied().collect();
+        let asks = |spec: &&Spec| matches!(spec.does, Does::Ask(_) | Does::Describe);
+        let every = COMMANDS.iter().flat_map(|spec| std::iter::once(spec).chain(spec.subcommands));
+        let mut known: Vec<_> = every.filter(asks).map(|spec| spec.name).collect();
+        named.sort_unstable();
+        known.sort_unstable();
+        assert_eq!(named, known);
+        let words = |name: &'static str| match name {
+            "mset" | "set" | "write" => vec![name, "key", "value"],
+            _ => vec![name, "key"],
+        };
+        for command in samples() {
+            for name in command.facts().asked_as {
+                let Does::Ask(read) = find_command(name.as_bytes()).unwrap().does else { continue };
+                let args = words(name)
+                    .into_iter()
+                    .take(if command.operands().keys() > 0 || *name == "remove-slave" { 3 } else { 1 });
+                let args = args.map(Bytes::from).collect();
+                let made =
+                    read(&mut Words::after_name(args, Lengths { key_max: 10, value_max: 10 })).unwrap();
+                assert_eq!(std::mem::discriminant(&made), std::mem::discriminant(&command), "{name}");
+            }
+        }
+    }
+
+    #[test]
     fn a_list_becomes_the_command_again_that_it_was() {
         let mut lists = Vec::new();
         for command in samples() {

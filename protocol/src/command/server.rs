@@ -41,6 +41,7 @@ pub(super) static DBSIZE: CommandFacts = CommandFacts {
     changes: Changes::Nothing,
     answer: AnswerLength::Short,
     log_word: "KEYCOUNT",
+    asked_as: &["dbsize"],
     prompt: None,
 };
 
@@ -61,6 +62,7 @@ pub(super) static INFO: CommandFacts = CommandFacts {
     changes: Changes::Nothing,
     answer: AnswerLength::Status,
     log_word: "STATUS",
+    asked_as: &["info", "status"],
     prompt: Some(PromptLine { usage: "STATUS", means: "describes the master that serves" }),
 };
 
@@ -78,6 +80,7 @@ pub(super) static FAILOVER: CommandFacts = CommandFacts {
     changes: Changes::Server,
     answer: AnswerLength::Short,
     log_word: "FAILOVER",
+    asked_as: &["failover"],
     prompt: Some(PromptLine {
         usage: "FAILOVER",
         means: "asks the master that serves to hand over to the other one",
@@ -100,6 +103,7 @@ pub(super) static REMOVE_SLAVE: CommandFacts = CommandFacts {
     changes: Changes::Server,
     answer: AnswerLength::Short,
     log_word: "REMOVE-SLAVE",
+    asked_as: &["remove-slave"],
     prompt: Some(PromptLine {
         usage: "REMOVE-SLAVE <slave>",
         means: "moves the copies of that slave to others and lets it go",

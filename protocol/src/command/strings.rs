@@ -16,6 +16,7 @@ pub(super) static GET: CommandFacts = CommandFacts {
     changes: Changes::Nothing,
     answer: AnswerLength::Values,
     log_word: "READ",
+    asked_as: &["get", "read"],
     prompt: Some(PromptLine { usage: "READ <key>", means: "prints the value of the key" }),
 };
 
@@ -33,8 +34,13 @@ fn get(words: &mut Words) -> Result<Command, Unfit> {
 }
 
 /// See [`Command::GetMany`].
-pub(super) static MGET: CommandFacts =
-    CommandFacts { changes: Changes::Nothing, answer: AnswerLength::Values, log_word: "READ", prompt: None };
+pub(super) static MGET: CommandFacts = CommandFacts {
+    changes: Changes::Nothing,
+    answer: AnswerLength::Values,
+    log_word: "READ",
+    asked_as: &["mget"],
+    prompt: None,
+};
 
 const MGET_SPEC: Spec = Spec {
     flags: &["readonly", "fast"],
@@ -56,6 +62,7 @@ pub(super) static SET: CommandFacts = CommandFacts {
     changes: Changes::Values,
     answer: AnswerLength::Short,
     log_word: "WRITE",
+    asked_as: &["set", "write"],
     prompt: Some(PromptLine {
         usage: "WRITE <key> <value>",
         means: "writes the key; the value is the rest of the line",
@@ -88,8 +95,13 @@ fn set(words: &mut Words) -> Result<Command, Unfit> {
 }
 
 /// See [`Command::PutMany`].
-pub(super) static MSET: CommandFacts =
-    CommandFacts { changes: Changes::Values, answer: AnswerLength::Short, log_word: "WRITE", prompt: None };
+pub(super) static MSET: CommandFacts = CommandFacts {
+    changes: Changes::Values,
+    answer: AnswerLength::Short,
+    log_word: "WRITE",
+    asked_as: &["mset"],
+    prompt: None,
+};
 
 const MSET_SPEC: Spec = Spec {
     flags: &["write", "denyoom"],

@@ -120,6 +120,10 @@ sections! {
         tls: bool = "0, 1",
         /// Until when its certificate is valid, in seconds since 1970; empty without TLS.
         tls_certificate_expires: OrEmpty<u64> = "s",
+        /// Whether slaves and masters must prove a secret.
+        secret: bool = "0, 1",
+        /// Whether native clients must.
+        client_secret: bool = "0, 1",
         /// The log's cluster; missing until the log is known.
         cluster_id: Option<ClusterId>,
     }
@@ -359,6 +363,8 @@ sections! {
         commands_denied: u64,
         /// Commands on keys that their users may not use so.
         keys_denied: u64,
+        /// Connections refused because they did not prove a secret.
+        proofs_refused: u64,
         /// Connections closed because they did not say in time who they are.
         handshakes_timed_out: u64,
         /// Connections closed because of bytes that make no sense.

@@ -15,6 +15,8 @@ used_memory_rss:1048576
 log_lines_lost:0
 tls:1
 tls_certificate_expires:1795989165
+secret:1
+client_secret:0
 cluster_id:00000000000000ab
 
 # Replication
@@ -145,6 +147,7 @@ slow_readers_cut:0
 logins_failed:0
 commands_denied:0
 keys_denied:0
+proofs_refused:0
 handshakes_timed_out:0
 protocol_errors:0
 idle_closed:0

@@ -221,6 +221,12 @@ impl Front {
         stream.filter(|stream| !stream.is_idle()).map_or(0, |stream| stream.longest)
     }
 
+    /// Who asked what was forwarded under that id, while it is outstanding.
+    pub fn asker_of(&self, id: RequestId) -> Option<Asker> {
+        let stream = self.streams.get(self.forwarded.get(&id)?)?;
+        stream.outstanding.get(&id).map(|queued| queued.asker)
+    }
+
     /// Names the address to put into STANDBY answers.
     pub fn set_active_address(&mut self, address: Option<String>) {
         self.active_address = address;

@@ -179,6 +179,11 @@ impl Conversation {
         self.user.as_deref().map(User::name)
     }
 
+    /// The name of the user that it has proved to be; `None` if it has not said who it is.
+    pub fn identity(&self) -> Option<&str> {
+        self.identity.as_deref()
+    }
+
     /// The name that the client gave itself; empty before it did.
     pub fn client_name(&self) -> &str {
         &self.client_name

@@ -4,11 +4,12 @@ use crate::scripts::{run_all, Res};
 use bytes::BytesMut;
 use dsm_protocol::frame::{self, PREFACE};
 use dsm_protocol::handshake::{
-    AcceptEffect, AcceptEvent, Accepting, DialEffect, DialEvent, Dialing, Security, TEXT_BYTES_MAX,
+    greet, AcceptEffect, AcceptEvent, Accepting, DialEffect, DialEvent, Dialing, Security, TEXT_BYTES_MAX,
     TLS_FIRST_BYTE,
 };
 use dsm_protocol::ids::{ClusterId, Epoch, Incarnation, Millis, Seq, SlaveId};
 use dsm_protocol::message::{Control, Hello, HelloRole, MasterState, Message, Welcome};
+use dsm_protocol::secret::{Exchanged, Mac, Nonce, Prover, Secret, Secrets};
 use std::fmt::Write as _;
 
 #[test]
@@ -33,6 +34,29 @@ struct Runner {
     ours: Option<ClusterId>,
 }
 
+/// A secret of a script, by its letter; two letters are two secrets.
+fn secret(letters: &str) -> Res<Secret> {
+    let lines: Vec<String> = letters.chars().map(|letter| letter.to_string().repeat(20)).collect();
+    Ok(Secret::parse(lines.join("\n").as_bytes())?)
+}
+
+/// The number that a side draws.
+fn nonce(prover: Prover) -> Nonce {
+    Nonce::draw(|| match prover {
+        Prover::Accepting => 1,
+        Prover::Dialing => 2,
+    })
+}
+
+/// `SECRET.ROLE`: the proofs of that side over the HELLO of that role.
+fn proofs(words: &str, prover: Prover, cluster: Option<ClusterId>) -> Res<Vec<Mac>> {
+    let (letters, role) = words.split_once('.').ok_or("SECRET.ROLE")?;
+    let mut greeting = Vec::new();
+    greet(hello(role, cluster)?, &mut greeting);
+    let (accepting, dialing) = (nonce(Prover::Accepting), nonce(Prover::Dialing));
+    Ok(secret(letters)?.prove(prover, Exchanged { accepting, dialing, greeting: &greeting }))
+}
+
 fn hello(role: &str, cluster: Option<ClusterId>) -> Res<Hello> {
     let role = match role {
         "client" => HelloRole::Client,
@@ -53,6 +77,16 @@ fn role(hello: &Hello) -> &'static str {
         HelloRole::Client => "client",
         HelloRole::Slave { .. } => "slave",
         HelloRole::Master { .. } => "master",
+    }
+}
+
+/// What a side says, by its name.
+fn said(control: &Control) -> String {
+    match control {
+        Control::Challenge { .. } => "a challenge".to_owned(),
+        Control::Proof { proofs, .. } => format!("a proof of {} secrets", proofs.len()),
+        Control::Proved { .. } => "the proof in return".to_owned(),
+        other => format!("{other:?}"),
     }
 }
 
@@ -90,6 +124,27 @@ fn bytes(word: &str, cluster: Option<ClusterId>) -> Res<Vec<u8>> {
             let state = MasterState { active: true, epoch: Epoch(1), seq: Seq(2), active_address: None };
             say(Message::Control(Control::Welcome(Welcome { cluster, value_max: 16 << 20, state })));
         }
+        ("challenge", "") => {
+            say(Message::Control(Control::Challenge { nonce: nonce(Prover::Accepting) }));
+        }
+        ("proof", words) => {
+            let proofs = proofs(words, Prover::Dialing, cluster)?;
+            say(Message::Control(Control::Proof { nonce: nonce(Prover::Dialing), proofs }));
+        }
+        // Proofs of the other side, sent back.
+        ("reflected", words) => {
+            let proofs = proofs(words, Prover::Accepting, cluster)?;
+            say(Message::Control(Control::Proof { nonce: nonce(Prover::Dialing), proofs }));
+        }
+        // Proofs that were right over another connection.
+        ("replayed", words) => {
+            let proofs = proofs(words, Prover::Dialing, cluster)?;
+            say(Message::Control(Control::Proof { nonce: Nonce::draw(|| 3), proofs }));
+        }
+        ("proved", words) => {
+            let proof = proofs(words, Prover::Accepting, cluster)?[0];
+            say(Message::Control(Control::Proved { proof }));
+        }
         ("reject", reason) => {
             say(Message::Control(Control::Reject { reason: reason.replace('_', " ") }));
         }
@@ -115,6 +170,7 @@ impl Runner {
         machine.step(Millis(self.now), event, &mut effects);
         for effect in effects {
             match effect {
+                AcceptEffect::Say(control) => writeln!(out, "say {}", said(&control))?,
                 AcceptEffect::Text => writeln!(out, "serve text")?,
                 AcceptEffect::Native(hello) => writeln!(out, "serve a {}", role(&hello))?,
                 AcceptEffect::Reject(why) => writeln!(out, "reject: {why}")?,
@@ -139,6 +195,7 @@ impl Runner {
         machine.step(Millis(self.now), event, &mut effects);
         for effect in effects {
             match effect {
+                DialEffect::Say(control) => writeln!(out, "say {}", said(&control))?,
                 DialEffect::Welcomed(welcome) => {
                     let cluster = welcome.cluster.map_or("-".to_owned(), |cluster| cluster.to_string());
                     writeln!(out, "welcomed cluster={cluster}")?;
@@ -165,22 +222,32 @@ impl goldenscript::Runner for Runner {
             self.now = at.parse()?;
         }
         match command.name.as_str() {
-            // accept [limit=MS]: a connection has come.
+            // accept [limit=MS] [nodes=SECRET] [clients=SECRET]: a connection has come.
             "accept" => {
                 let limit_ms = args.take_key("limit").map_or(Ok(100), str::parse)?;
-                let machine = Accepting::new(Millis(self.now), limit_ms);
+                let secrets = Secrets {
+                    nodes: args.take_key("nodes").map(secret).transpose()?,
+                    clients: args.take_key("clients").map(secret).transpose()?,
+                };
+                let mut machine = Accepting::new(Millis(self.now), limit_ms);
+                if secrets.is_any() {
+                    machine = machine.demanding(secrets, nonce(Prover::Accepting));
+                }
                 writeln!(out, "until={}", machine.deadline().ok_or("it has a deadline")?)?;
                 self.side = Side::Accepting(machine);
                 self.unread.clear();
             }
-            // dial ROLE [cluster=N] [limit=MS]: a connection stands.
+            // dial ROLE [cluster=N] [limit=MS] [secret=SECRET]: a connection stands.
             "dial" => {
                 let limit_ms = args.take_key("limit").map_or(Ok(100), str::parse)?;
                 let hello = hello(args.next_pos().ok_or("which role")?, cluster)?;
                 // A master judges a slave's cluster itself, and a client belongs to none.
                 self.ours = cluster.filter(|_| role(&hello) == "slave");
                 let mut greeting = Vec::new();
-                let machine = Dialing::begin(Millis(self.now), limit_ms, hello.clone(), &mut greeting);
+                let mut machine = Dialing::begin(Millis(self.now), limit_ms, hello.clone(), &mut greeting);
+                if let Some(letters) = args.take_key("secret") {
+                    machine = machine.with_secret(secret(letters)?, nonce(Prover::Dialing));
+                }
                 let said = greeting.strip_prefix(&PREFACE).ok_or("no preface")?;
                 let mut said = BytesMut::from(said);
                 let Ok(Some(Message::Control(Control::Hello(said)))) = frame::decode(&mut said, 4096) else {

@@ -18,7 +18,7 @@ use crate::batch::Outbox;
 use dsm_protocol::command::Reply;
 use dsm_protocol::frame;
 use dsm_protocol::ids::{Millis, SessionId};
-use dsm_protocol::message::Message;
+use dsm_protocol::message::{Message, StreamUser};
 use dsm_protocol::pieces::Pieces;
 use dsm_protocol::planted;
 use dsm_protocol::resp::{self, Protocol, Shape};
@@ -50,6 +50,8 @@ pub(crate) struct Session {
     outbox: Outbox,
     pool: Rc<AnswerPool>,
     pending: RefCell<PendingAnswers>,
+    /// The user that it has proved to be, where there are users.
+    user: RefCell<Option<Rc<str>>>,
     answered: Notify,
 }
 
@@ -63,6 +65,7 @@ impl Session {
             outbox,
             pool: Rc::clone(pool),
             pending: RefCell::default(),
+            user: RefCell::default(),
             answered: Notify::new(),
         }
     }
@@ -133,7 +136,31 @@ impl Session {
         self.note_asked();
         let mut pending = self.pending.borrow_mut();
         pending.bytes += permit.as_ref().map_or(0, RequestPermit::bytes);
-        pending.open(PendingAnswer { coding, is_quick, permit, expected_bytes: 0, state: AnswerState::Asked })
+        let user = self.user.borrow().clone();
+        let state = AnswerState::Asked;
+        pending.open(PendingAnswer { coding, user, is_quick, permit, expected_bytes: 0, state })
+    }
+
+    /// Notes for which user it asks from here on.
+    pub(crate) fn set_user(&self, name: Option<&str>) {
+        let mut user = self.user.borrow_mut();
+        if user.as_deref() != name {
+            *user = name.map(Rc::from);
+        }
+    }
+
+    /// For whom the request `tag` asks, which is not answered yet.
+    pub(crate) fn asks_for(&self, tag: u64) -> StreamUser {
+        if let Origin::Embedded = self.origin {
+            return StreamUser::Program;
+        }
+        let pending = self.pending.borrow();
+        let entry = match pending.index(tag) {
+            Some(index) => pending.queue.get(index),
+            None => pending.unordered.get(&tag),
+        };
+        let user = entry.and_then(|entry| entry.user.as_deref());
+        user.map_or(StreamUser::Anonymous, |name| StreamUser::Named(name.to_owned()))
     }
 
     /// Answers the request that was asked under `tag`; whether it was not answered before.
@@ -240,6 +267,7 @@ impl Session {
         self.pool.said.set(self.pool.said.get() + answer.len() + ENTRY_BYTES);
         pending.open(PendingAnswer {
             coding: Coding::Resp(Protocol::Resp2, Shape::Plain),
+            user: None,
             is_quick: true,
             permit: None,
             expected_bytes: 0,

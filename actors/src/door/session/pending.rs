@@ -7,6 +7,7 @@ use dsm_protocol::ids::{Millis, RequestId};
 use dsm_protocol::pieces::Pieces;
 use dsm_protocol::resp::{Protocol, Shape};
 use std::collections::{HashMap, VecDeque};
+use std::rc::Rc;
 use tokio::sync::oneshot;
 
 /// How the answer to a request is coded.
@@ -24,6 +25,8 @@ pub(crate) enum Coding {
 #[derive(Debug)]
 pub(super) struct PendingAnswer {
     pub(super) coding: Coding,
+    /// The user for whom it is, where there are users.
+    pub(super) user: Option<Rc<str>>,
     /// Whether it waits for no disk: when those in front of it are answered, it is about to be.
     pub(super) is_quick: bool,
     /// Held until the request is answered; `None` for a request that never reached the master.

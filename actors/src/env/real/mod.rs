@@ -10,6 +10,7 @@ use super::threads::spawn_thread;
 use super::{
     net, Disk, Environment, Fenced, FileIdentity, Listener, LockGuard, LockSeen, Locks, OsStream, Stream, Tls,
 };
+use crate::address::{self, Transport};
 use disk::RealDisk;
 use dsm_protocol::ids::Millis;
 use dsm_protocol::lock_file::LockText;
@@ -126,6 +127,12 @@ impl Environment for RealEnv {
 
     fn secured(&self, tls: &Tls) -> Option<super::Env> {
         Some(Rc::new(RealEnv { tls: Some(tls.clone()), ..self.clone() }))
+    }
+
+    fn is_private_way(&self, address: &str) -> bool {
+        let (transport, name) = address::split_transport(address);
+        let is_tls = self.tls.is_some() && transport != Some(Transport::Plain);
+        is_tls || address::is_on_this_machine(name)
     }
 
     fn certificate_expires(&self) -> Option<u64> {
