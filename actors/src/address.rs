@@ -156,9 +156,9 @@ pub fn to_connect_by_tcp(text: &str) -> Result<String, AddressError> {
     }
 }
 
-/// Whether the other side of a connection that was accepted is, or may be, on another machine: its address is one of a network.
+/// Whether the other side of a connection over TCP may be on another machine: its address is none of the loopback.
 pub(crate) fn is_elsewhere(peer: &str) -> bool {
-    peer.parse::<SocketAddr>().is_ok_and(|peer| !peer.ip().to_canonical().is_loopback())
+    !peer.parse::<SocketAddr>().is_ok_and(|peer| peer.ip().to_canonical().is_loopback())
 }
 
 /// Whether bytes to and from an address stay within this machine: it is a Unix socket, or on loopback. A name that is looked up

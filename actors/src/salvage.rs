@@ -320,6 +320,7 @@ impl<S: SalvageStore> Repair<'_, S> {
                     active_address: None,
                 };
                 let (cluster, value_max) = (Some(self.cluster), self.value_max);
+                self.board.welcome(link);
                 self.control(link, Control::Welcome(Welcome { cluster, value_max, state }));
             }
             Effect::AskLineage { link } => self.control(link, Control::AskLineage),

@@ -37,6 +37,18 @@ impl Authority {
         Authority { directory: directory.to_owned(), issuer: Issuer::new(params, key), ca }
     }
 
+    /// A CA of this name that this one has signed. Its files are called `file`.
+    pub fn sign_authority(&self, name: &str, file: &str) -> Self {
+        let mut params = CertificateParams::new(Vec::new()).unwrap();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.distinguished_name.push(rcgen::DnType::CommonName, name);
+        let key = KeyPair::generate().unwrap();
+        let certificate = params.signed_by(&key, &self.issuer).unwrap();
+        let ca = self.directory.join(format!("{file}.pem"));
+        std::fs::write(&ca, certificate.pem()).unwrap();
+        Authority { directory: self.directory.clone(), issuer: Issuer::new(params, key), ca }
+    }
+
     /// A certificate for the loopback that is valid for ten years.
     pub fn sign(&self, name: &str) -> Signed {
         self.sign_for(name, &["localhost", "127.0.0.1", "::1"], 3650)

@@ -1,7 +1,7 @@
 //! The listening socket: slaves, clients and the other master share one port. A panic in a connection's task ends that
 //! connection only.
 
-use super::connection::connection;
+use super::connection::{connection, is_stranger};
 use super::counters::count;
 use super::Context;
 use crate::env::{Listener, Stream};
@@ -64,8 +64,8 @@ async fn accept_into(connections: &mut JoinSet<()>, listener: &Listener, context
 fn take_in(connections: &mut JoinSet<()>, stream: Stream, address: String, context: &Context) {
     stream.keep_alive(context.config.tcp_keepalive);
     stream.show_progress();
-    let must_log_in = context.switchboard.accounts.must_log_in();
-    let Some(permit) = context.switchboard.gate.connect(must_log_in) else {
+    let is_stranger = is_stranger(&stream, &address, context);
+    let Some(permit) = context.switchboard.gate.connect(is_stranger) else {
         connections.spawn_local(refuse(stream));
         return;
     };

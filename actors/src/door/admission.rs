@@ -30,8 +30,9 @@ pub(crate) struct Gate {
     pub(crate) unfinished_frames: Pool,
     /// The same of handshakes: no more than a part of that, and beside it.
     pub(crate) unfinished_handshakes: Pool,
-    /// Connections that have not said yet who they are, the oldest first.
-    strangers: RefCell<BTreeMap<u64, Rc<Place>>>,
+    /// Connections that have not said yet who they are, the oldest first: those that are to say something, and those that
+    /// have said a password and wait for the answer.
+    strangers: RefCell<[BTreeMap<u64, Rc<Place>>; 2]>,
     last_stranger: Cell<u64>,
     /// Connections whose places are taken back and who have not left yet.
     leaving: Cell<usize>,
@@ -80,16 +81,22 @@ impl Gate {
 
     /// Connections that have not said yet who they are.
     pub(crate) fn strangers(&self) -> usize {
-        self.strangers.borrow().len()
+        self.strangers.borrow().iter().map(BTreeMap::len).sum()
     }
 
-    /// Admits a connection, which `must_log_in` or not; `None` when the limit is reached. Those who have not said who they are
+    /// Those of them who wait for the answer to a password.
+    #[cfg(test)]
+    pub(super) fn waiting(&self) -> usize {
+        self.strangers.borrow()[Stranger::Waiting as usize].len()
+    }
+
+    /// Admits a connection, which is a stranger's or not; `None` when the limit is reached. Those who have not said who they are
     /// make room: for one of theirs when they have their part, and for anybody when all places are taken. The oldest of them
     /// goes, who has had the most time.
-    pub(super) fn connect(self: &Rc<Self>, must_log_in: bool) -> Option<ConnectionPermit> {
+    pub(super) fn connect(self: &Rc<Self>, is_stranger: bool) -> Option<ConnectionPermit> {
         count(&self.counters.connections_total);
         let strangers_max = (self.connections_max / STRANGERS_PART).max(1);
-        if self.is_full() || (must_log_in && self.strangers() >= strangers_max) {
+        if self.is_full() || (is_stranger && self.strangers() >= strangers_max) {
             self.cut_oldest_stranger();
         }
         if self.is_full() {
@@ -97,9 +104,8 @@ impl Gate {
             return None;
         }
         self.connections.set(self.connections.get() + 1);
-        let permit =
-            ConnectionPermit { gate: Rc::clone(self), place: Rc::default(), stranger: Cell::new(None) };
-        permit.set_known(!must_log_in);
+        let permit = ConnectionPermit { gate: Rc::clone(self), place: Rc::default() };
+        permit.set_known(!is_stranger);
         Some(permit)
     }
 
@@ -107,8 +113,29 @@ impl Gate {
         self.connections.get() - self.leaving.get() >= self.connections_max
     }
 
+    /// Notes that whoever has this place has said who he is, or what he must still do for that.
+    pub(super) fn note_stranger(&self, place: &Rc<Place>, stranger: Option<Stranger>) {
+        if place.is_taken_back.get() || stranger == place.stranger.get().map(|(stranger, _)| stranger) {
+            return;
+        }
+        let mut strangers = self.strangers.borrow_mut();
+        if let Some((was, number)) = place.stranger.take() {
+            strangers[was as usize].remove(&number);
+        }
+        if let Some(stranger) = stranger {
+            let number = self.last_stranger.get() + 1;
+            self.last_stranger.set(number);
+            place.stranger.set(Some((stranger, number)));
+            strangers[stranger as usize].insert(number, Rc::clone(place));
+        }
+    }
+
+    /// It is one of the more numerous kind: neither silence nor guesses drive out who does the other.
     fn cut_oldest_stranger(&self) {
-        let oldest = self.strangers.borrow_mut().pop_first();
+        let oldest = {
+            let [silent, waiting] = &mut *self.strangers.borrow_mut();
+            if waiting.len() > silent.len() { waiting } else { silent }.pop_first()
+        };
         if let Some((_, place)) = oldest {
             count(&self.counters.strangers_cut);
             self.leaving.set(self.leaving.get() + 1);
@@ -149,9 +176,20 @@ impl Gate {
     }
 }
 
+/// What somebody must still do who has not said who he is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Stranger {
+    /// Go on with his handshake, or log in.
+    Silent,
+    /// Wait for the answer to a password, be it right or wrong.
+    Waiting,
+}
+
 /// A connection's place, as its connection and the gate know it.
 #[derive(Debug, Default)]
-struct Place {
+pub(super) struct Place {
+    /// Its number among those who have not said who they are, if it has not.
+    stranger: Cell<Option<(Stranger, u64)>>,
     is_taken_back: Cell<bool>,
     taken_back: Notify,
 }
@@ -161,25 +199,23 @@ struct Place {
 pub(super) struct ConnectionPermit {
     gate: Rc<Gate>,
     place: Rc<Place>,
-    /// Its number among those who have not said who they are, if it has not.
-    stranger: Cell<Option<u64>>,
 }
 
 impl ConnectionPermit {
+    /// What it is a permit for.
+    pub(super) fn place(&self) -> &Rc<Place> {
+        &self.place
+    }
+
     /// Notes whether the other side has said who it is, where it must.
     pub(super) fn set_known(&self, is_known: bool) {
-        if is_known != self.stranger.get().is_some() || self.place.is_taken_back.get() {
-            return;
-        }
-        let mut strangers = self.gate.strangers.borrow_mut();
-        match self.stranger.take() {
-            Some(number) => drop(strangers.remove(&number)),
-            None => {
-                let number = self.gate.last_stranger.get() + 1;
-                self.gate.last_stranger.set(number);
-                self.stranger.set(Some(number));
-                strangers.insert(number, Rc::clone(&self.place));
-            }
+        self.gate.note_stranger(&self.place, (!is_known).then_some(Stranger::Silent));
+    }
+
+    /// Notes that the other side waits for the answer to a password, which tells neither it nor others whether that is right.
+    pub(super) fn wait_for_answer(&self) {
+        if self.place.stranger.get().is_some() {
+            self.gate.note_stranger(&self.place, Some(Stranger::Waiting));
         }
     }
 

@@ -8,7 +8,6 @@ use super::native::{native_client, NATIVE_UNKNOWN};
 use super::resp::redis;
 use super::switchboard::Switchboard;
 use super::Context;
-use crate::address;
 use crate::batch::Outbox;
 use crate::config::{ClientAuth, ProtectedMode};
 use crate::env::Stream;
@@ -50,7 +49,7 @@ pub(super) async fn connection(
     if context.secrets.is_any() {
         handshake = handshake.demanding(Secrets::clone(&context.secrets), secrets::nonce(&context.env));
     }
-    let told = match meet(&stream, &mut buffer, &mut handshake, &context).await {
+    let told = match meet(&stream, &mut buffer, &mut handshake, (address.as_str(), permit), &context).await {
         Ok(Met::Told(told)) => told,
         // The condition is temporary; a Reject would tell a master or slave that it is not wanted at all.
         Ok(Met::Cut | Met::Gone) => return,
@@ -153,7 +152,7 @@ async fn serve(
             Ok(())
         }
         AcceptEffect::Native(hello) => {
-            // Others are once the master has admitted them.
+            // Others are once the master has welcomed them.
             if has_shown_itself(&handshake, stream) {
                 permit.set_known(true);
             }
@@ -207,8 +206,32 @@ fn has_shown_itself(handshake: &Accepting, stream: &Stream) -> bool {
     handshake.has_proved() || stream.security() == (Security::Tls { is_node: true })
 }
 
+/// Whether whoever comes so has to show first who he is, though he may be a Redis client: for his connection may have to make
+/// room for others. One that would be served as it is may be silent, as those of a pool are.
+pub(super) fn is_stranger(stream: &Stream, address: &str, context: &Context) -> bool {
+    context.switchboard.accounts.must_log_in()
+        || stream.is_in_handshake()
+        || is_kept_out(Comer::Text, false, stream, address, context)
+}
+
 /// Whether protected mode keeps the other side out. Then it is counted.
-fn is_denied(comer: Comer, handshake: &Accepting, stream: &Stream, address: &str, context: &Context) -> bool {
+pub(super) fn is_denied(
+    comer: Comer,
+    handshake: &Accepting,
+    stream: &Stream,
+    address: &str,
+    context: &Context,
+) -> bool {
+    let is_denied = is_kept_out(comer, handshake.has_proved(), stream, address, context);
+    if is_denied {
+        count(&context.switchboard.gate.counters.denied);
+        log::debug!("connection denied in protected mode address={address} who={comer:?}");
+    }
+    is_denied
+}
+
+/// Whether protected mode keeps out who comes so.
+fn is_kept_out(comer: Comer, has_proved: bool, stream: &Stream, address: &str, context: &Context) -> bool {
     if context.config.protected_mode == ProtectedMode::No {
         return false;
     }
@@ -217,17 +240,12 @@ fn is_denied(comer: Comer, handshake: &Accepting, stream: &Stream, address: &str
         Security::Tls { is_node } => is_node || context.config.tls_client_auth == ClientAuth::Yes,
     };
     let shown = Shown {
-        is_near: !address::is_elsewhere(address),
+        is_near: stream.is_near(address),
         certificate,
-        secret: handshake.has_proved(),
+        secret: has_proved,
         must_log_in: context.switchboard.accounts.must_log_in(),
     };
-    let is_denied = protected::is_denied(comer, shown);
-    if is_denied {
-        count(&context.switchboard.gate.counters.denied);
-        log::debug!("connection denied in protected mode address={address} who={comer:?}");
-    }
-    is_denied
+    protected::is_denied(comer, shown)
 }
 
 /// Reads and discards what arrives, until the other side closes or has sent too much.
@@ -319,7 +337,7 @@ mod tests {
             greet(Hello { cluster: None, role }, &mut out);
             out
         };
-        for address in ["10.1.2.3:4", "[2001:db8::1]:4", "[::ffff:10.1.2.3]:4"] {
+        for address in ["10.1.2.3:4", "[2001:db8::1]:4", "[::ffff:10.1.2.3]:4", "nobody knows"] {
             let (far, ended) = from(address).await;
             far.write_all(b"PING\r\n").await.unwrap();
             let mut heard = BytesMut::new();
@@ -333,14 +351,14 @@ mod tests {
             }
         }
         let counters = &context.switchboard.gate.counters;
-        assert_eq!(counters.denied.get(), 9);
+        assert_eq!(counters.denied.get(), 12);
         let pings = async |far: Stream| {
             far.write_all(b"PING\r\n").await.unwrap();
             let mut heard = BytesMut::new();
             far.read(&mut heard).await.unwrap();
             heard
         };
-        for address in ["127.0.0.1:4", "127.1.2.3:4", "[::1]:4", "[::ffff:127.0.0.1]:4", "unix:/a.sock:17"] {
+        for address in ["127.0.0.1:4", "127.1.2.3:4", "[::1]:4", "[::ffff:127.0.0.1]:4"] {
             assert_eq!(pings(from(address).await.0).await, b"+PONG\r\n"[..], "{address}");
         }
         // Who must say who he is, may do so.
@@ -351,11 +369,35 @@ mod tests {
         let (far, _ended) = from("10.1.2.3:4").await;
         far.write_all(&hello(hello_of_slave())).await.unwrap();
         assert_eq!(last_words(&far).await, DENIED_NODE);
-        assert_eq!(counters.denied.get(), 10);
+        assert_eq!(counters.denied.get(), 13);
         let (open, _inbox) =
             deaf_master(MasterConfig { protected_mode: ProtectedMode::No, ..MasterConfig::default() });
         let (far, _ended) = connected_from(&open, Some("10.1.2.3:4")).await;
         assert_eq!(pings(far).await, b"+PONG\r\n"[..]);
+    }
+
+    #[actix::test]
+    async fn without_users_who_must_log_in_protected_mode_closes_what_it_had_let_in() {
+        let (context, _inbox) = deaf_master(MasterConfig::default());
+        let accounts = &context.switchboard.accounts;
+        drop(accounts.replace(accounts.ticket(), Users::with_password(b"pw")));
+        let (far, ended) = connected_from(&context, Some("10.1.2.3:4")).await;
+        let (near, _ended) = connected_from(&context, Some("127.0.0.1:4")).await;
+        for stream in [&far, &near] {
+            let mut heard = BytesMut::new();
+            stream.write_all(b"AUTH pw\r\n").await.unwrap();
+            stream.read(&mut heard).await.unwrap();
+            assert_eq!(heard, b"+OK\r\n"[..]);
+        }
+        drop(accounts.replace(accounts.ticket(), Users::default()));
+        for (stream, told) in [(&far, DENIED_TEXT.as_bytes()), (&near, b"+PONG\r\n")] {
+            stream.write_all(b"PING\r\n").await.unwrap();
+            let mut heard = BytesMut::new();
+            while heard.len() < told.len() && stream.read(&mut heard).await.unwrap() > 0 {}
+            assert_eq!(heard, told);
+        }
+        drop(far);
+        ended.await.unwrap();
     }
 
     #[actix::test]

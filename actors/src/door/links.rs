@@ -56,8 +56,8 @@ pub(super) struct LinkReader<'a> {
     pub(super) stream: &'a Stream,
     pub(super) buffer: BytesMut,
     pub(super) context: &'a Context,
-    /// Its handshake and its place, until the master has admitted the other side; `None` for one that is known already.
-    pub(super) stranger: Option<(Accepting, &'a ConnectionPermit)>,
+    /// Its handshake, until the master has admitted the other side; `None` for one that is known already.
+    pub(super) stranger: Option<Accepting>,
     pub(super) link: LinkId,
     pub(super) outbox: &'a Outbox,
     pub(super) unheard: &'a Rc<Unheard>,
@@ -152,10 +152,9 @@ impl LinkReader<'_> {
             self.unheard.heard_out().await;
             is_taken_in = board.is_trusted(self.link);
         }
-        if let (true, Some((handshake, permit))) = (is_taken_in, &mut self.stranger) {
+        if let (true, Some(handshake)) = (is_taken_in, &mut self.stranger) {
             handshake.step(self.context.env.now(), AcceptEvent::TakenIn, &mut Vec::new());
             if handshake.is_known() {
-                permit.set_known(true);
                 self.stranger = None;
             }
         }
@@ -199,6 +198,7 @@ pub(super) async fn slave(
     let link = LinkId(switchboard.next_id());
     let reason = EndReason::Closed("the connection's task is gone".to_owned());
     let mut guard = LinkGuard::new(switchboard, link, Arrived::SlaveGone { link, reason });
+    switchboard.link_holds(link, permit.place());
     let unheard = Rc::<Unheard>::default();
     let said = unheard.say(0);
     switchboard.push(Arrived::SlaveHello { link, hello, outbox: outbox.clone(), said });
@@ -219,7 +219,7 @@ pub(super) async fn slave(
             Ok(())
         }
     };
-    let stranger = Some((handshake, permit));
+    let stranger = Some(handshake);
     // Its acknowledgements are what values that wait for its socket must not hold up.
     let unsent_max = usize::MAX;
     let unheard = &unheard;
@@ -254,6 +254,7 @@ pub(super) async fn peer(
     let switchboard = &*context.switchboard;
     let link = LinkId(switchboard.next_id());
     let _guard = LinkGuard::new(switchboard, link, Arrived::PeerGone { link });
+    switchboard.link_holds(link, permit.place());
     let unheard = Rc::<Unheard>::default();
     let said = unheard.say(0);
     // A disk that hangs here delays only the task that asks.
@@ -281,7 +282,7 @@ pub(super) async fn peer(
             Ok(())
         }
     };
-    let stranger = Some((handshake, permit));
+    let stranger = Some(handshake);
     let unsent_max = context.config.max_pipeline_bytes.as_u64() as usize;
     let unheard = &unheard;
     let reader = LinkReader { stream, buffer, context, stranger, link, outbox, unheard, streams, unsent_max };

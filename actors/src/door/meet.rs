@@ -1,5 +1,7 @@
 //! Reads the first bytes of a connection until the handshake tells who has connected.
 
+use super::admission::ConnectionPermit;
+use super::connection::is_stranger;
 use super::Context;
 use crate::env::Stream;
 use crate::reading::read_more;
@@ -7,7 +9,9 @@ use bytes::BytesMut;
 use dsm_protocol::frame;
 use dsm_protocol::handshake::{AcceptEffect, AcceptEvent, Accepting};
 use dsm_protocol::message::Message;
+use std::future::{poll_fn, Future as _};
 use std::io;
+use std::pin::pin;
 use std::time::Duration;
 
 /// What a new connection turns out to be.
@@ -28,6 +32,7 @@ pub(super) async fn meet(
     stream: &Stream,
     buffer: &mut BytesMut,
     handshake: &mut Accepting,
+    comes: (&str, &ConnectionPermit),
     context: &Context,
 ) -> io::Result<Met> {
     let env = &context.env;
@@ -35,7 +40,7 @@ pub(super) async fn meet(
     let mut effects = Vec::new();
     while let Some(until) = handshake.deadline() {
         let left = Duration::from_millis(until.since(env.now()));
-        let event = match tokio::time::timeout(left, read_more(stream, buffer, 0)).await {
+        let event = match tokio::time::timeout(left, hear(stream, buffer, comes, context)).await {
             Ok(Ok(true)) => {
                 handshake.step(env.now(), AcceptEvent::Found(stream.security()), &mut effects);
                 AcceptEvent::Bytes(buffer)
@@ -60,4 +65,22 @@ pub(super) async fn meet(
         }
     }
     Ok(Met::Gone)
+}
+
+/// Reads once. With a certificate it may be known who comes before he says anything.
+async fn hear(
+    stream: &Stream,
+    buffer: &mut BytesMut,
+    (address, permit): (&str, &ConnectionPermit),
+    context: &Context,
+) -> io::Result<bool> {
+    let mut reading = pin!(read_more(stream, buffer, 0));
+    poll_fn(|waker| {
+        let read = reading.as_mut().poll(waker);
+        if read.is_pending() && !is_stranger(stream, address, context) {
+            permit.set_known(true);
+        }
+        read
+    })
+    .await
 }

@@ -7,19 +7,24 @@ use super::switchboard::Arrived;
 use super::test_kit::{deaf_master, hello_of_slave};
 use super::Context;
 use crate::batch::Inbox;
-use crate::config::MasterConfig;
-use crate::env::Stream;
+use crate::config::{ClientAuth, MasterConfig, TlsFiles};
+use crate::env::{Stream, Tls};
 use crate::supervision::Fate;
 use bytes::BytesMut;
+use dsm_protocol::acl::IncidentKind;
 use dsm_protocol::acl::Users;
 use dsm_protocol::command::{ErrorWord, Reply};
 use dsm_protocol::frame::{self, PREFACE};
 use dsm_protocol::handshake::greet;
+use dsm_protocol::ids::LinkId;
 use dsm_protocol::machine::master::Asker;
 use dsm_protocol::message::{Hello, HelloRole, Message};
 use std::rc::Rc;
 use std::time::Duration;
 use tokio::task::JoinHandle;
+
+#[path = "../../../tests/common/certificates.rs"]
+mod certificates;
 
 /// How long anything may take here that happens at once.
 const LIMIT: Duration = Duration::from_secs(10);
@@ -38,7 +43,14 @@ fn impatient() -> MasterConfig {
 }
 
 async fn open(config: MasterConfig) -> Open {
-    let (context, inbox) = deaf_master(config);
+    open_with(config, None).await
+}
+
+async fn open_with(config: MasterConfig, tls: Option<&Tls>) -> Open {
+    let (mut context, inbox) = deaf_master(config);
+    if let Some(tls) = tls {
+        context.env = context.env.secured(tls).unwrap();
+    }
     let listener = context.env.listen("127.0.0.1:0").await.unwrap();
     let address = listener.local_address().unwrap();
     let accepting = actix::spawn(accept(listener, context.clone(), Fate::default()));
@@ -55,6 +67,21 @@ impl Open {
         let stream = self.connect().await;
         stream.write_all(bytes).await.unwrap();
         stream
+    }
+
+    /// Comes as a slave; its link, once the master has heard of it.
+    async fn slave(&self) -> (Stream, LinkId) {
+        let stream = self.say(&hello(hello_of_slave())).await;
+        match self.next().await {
+            Arrived::SlaveHello { link, .. } => (stream, link),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// Waits until strangers have been cut so often.
+    async fn until_cut(&self, count: u64) {
+        let cut = &self.context.switchboard.gate.counters.strangers_cut;
+        self.until(&format!("{count} strangers are cut"), |_| cut.get() == count).await;
     }
 
     async fn until(&self, what: &str, is_so: impl Fn(&Context) -> bool) {
@@ -372,6 +399,88 @@ async fn strangers_have_a_part_of_the_places_and_make_room_for_whoever_comes() {
     door.inbox.take(&mut arrived);
     drop(arrived);
     door.until_empty("strangers").await;
+}
+
+#[actix::test]
+async fn a_slave_that_is_welcome_makes_room_for_nobody_though_it_waits_to_be_taken_in() {
+    let door = open(MasterConfig { max_connections: 8, ..impatient() }).await;
+    guard(&door);
+    let board = &door.context.switchboard;
+    let mut slaves = Vec::new();
+    for _ in 0..4 {
+        let (stream, link) = door.slave().await;
+        assert_eq!(board.gate.strangers(), 1);
+        board.welcome(link);
+        assert_eq!(board.gate.strangers(), 0);
+        slaves.push((stream, link));
+    }
+    let _unwelcome = door.slave().await;
+    let _silent = (door.connect().await, door.connect().await, door.connect().await);
+    door.until_cut(2).await;
+    door.until_connected(6).await;
+    assert!(slaves.iter().all(|(_, link)| !board.is_trusted(*link)));
+    for (stream, _) in &slaves {
+        let mut out = Vec::new();
+        frame::encode(&Message::Ping, &mut out);
+        stream.write_all(&out).await.unwrap();
+        assert!(matches!(door.next().await, Arrived::SlaveGone { .. } | Arrived::Slave { .. }));
+    }
+    door.until_connected(6).await;
+}
+
+#[actix::test]
+async fn who_waits_for_the_answer_to_a_password_makes_no_room_for_the_silent() {
+    let door = open(MasterConfig { max_connections: 8, ..impatient() }).await;
+    guard(&door);
+    let board = &door.context.switchboard;
+    for guesses in 1..=30 {
+        drop(door.say(b"AUTH guess\r\n").await);
+        let is_heard = |_: &Context| board.accounts.count(IncidentKind::Auth) == guesses;
+        door.until("the guess is heard", is_heard).await;
+    }
+    door.until_connected(0).await;
+    let known = door.say(b"AUTH pw\r\n").await;
+    door.until("its answer waits", |_| board.gate.waiting() == 1).await;
+    // Those who have guessed may have made room for each other.
+    let cut = board.gate.counters.strangers_cut.get();
+    let _silent = (door.connect().await, door.connect().await, door.connect().await, door.connect().await);
+    door.until_cut(cut + 3).await;
+    assert_eq!(answer(&known).await, "+OK\r\n");
+}
+
+#[actix::test]
+async fn without_its_certificate_a_connection_makes_room_and_with_it_for_nobody() {
+    let directory = tempfile::tempdir().unwrap();
+    let authority = certificates::Authority::new(directory.path(), "ca");
+    let own = authority.sign("node");
+    let files = TlsFiles { cert: Some(own.cert), key: Some(own.key), ca: Some(authority.ca) };
+    let tls = Tls::for_node(&files, ClientAuth::Yes).unwrap();
+    let door = open_with(MasterConfig { max_connections: 8, ..impatient() }, Some(&tls)).await;
+    let gate = Rc::clone(&door.context.switchboard.gate);
+    let mut known = Vec::new();
+    for count in 1..=3 {
+        let stream = door.connect().await;
+        let is_seen = |_: &Context| (gate.connections(), gate.strangers()) == (count, 0);
+        let mut heard = BytesMut::new();
+        tokio::select! {
+            // It says no more than what TLS does.
+            heard = stream.read(&mut heard) => panic!("{heard:?}"),
+            () = door.until("its certificate is seen", is_seen) => {}
+        }
+        known.push(stream);
+    }
+    let raw = std::net::SocketAddr::from((
+        [127, 0, 0, 1],
+        door.address.rsplit(':').next().unwrap().parse().unwrap(),
+    ));
+    let silent: Vec<_> = (0..9).map(|_| std::net::TcpStream::connect(raw).unwrap()).collect();
+    door.until_cut(7).await;
+    door.until_connected(5).await;
+    for stream in &known {
+        stream.write_all(b"PING\r\n").await.unwrap();
+        assert_eq!(answer(stream).await, "+PONG\r\n");
+    }
+    drop(silent);
 }
 
 #[actix::test]

@@ -2,6 +2,7 @@
 
 use super::accounts::load;
 use super::admission::{check_sizes, ConnectionPermit, Unfinished};
+use super::connection::is_denied;
 use super::counters::count;
 use super::origin::Origin;
 use super::session::Coding;
@@ -12,6 +13,7 @@ use crate::env::Stream;
 use bytes::BytesMut;
 use dsm_protocol::handshake::{AcceptEvent, Accepting};
 use dsm_protocol::ids::{Millis, SessionId};
+use dsm_protocol::machine::protected::{Comer, DENIED_TEXT};
 use dsm_protocol::resp::{Conversation, Handling, Parsed, Parser};
 use std::io;
 use std::rc::Rc;
@@ -35,13 +37,22 @@ struct Standing<'a> {
     until: Option<Millis>,
     /// By when the handshake must be over.
     handshake_until: Option<Millis>,
+    /// Of the users by which protected mode has let it in.
+    generation: u64,
 }
 
 impl<'a> Standing<'a> {
     fn new(context: &'a Context, permit: &'a ConnectionPermit, handshake_until: Option<Millis>) -> Self {
         let gate = &context.switchboard.gate;
         let unfinished = [gate.unfinished_requests.part(), gate.unfinished_of_strangers.part()];
-        Standing { permit, unfinished, is_known: true, until: None, handshake_until }
+        let generation = context.switchboard.accounts.generation();
+        Standing { permit, unfinished, is_known: true, until: None, handshake_until, generation }
+    }
+
+    /// Whether there are other users than when this was asked last.
+    fn has_other_users(&mut self, context: &Context) -> bool {
+        let generation = context.switchboard.accounts.generation();
+        std::mem::replace(&mut self.generation, generation) != generation
     }
 
     /// Looks whether the client has said who it is. One that is known no more has the time of a handshake again.
@@ -101,7 +112,17 @@ pub(super) async fn redis(
         if outbox.is_ended() {
             return Ok(());
         }
+        let was_known = standing.is_known;
         let is_known = standing.look(&mut conversation, context);
+        if is_known && !was_known {
+            // Its login was its first request: it has all the time from now on.
+            handshake.step(env.now(), AcceptEvent::Request, &mut effects);
+        }
+        // Those who had to say who they are may be gone, and with them what let it in.
+        if standing.has_other_users(context) && is_denied(Comer::Text, &handshake, stream, address, context) {
+            guard.say(DENIED_TEXT.as_bytes());
+            break;
+        }
         if standing.is_overdue(context) {
             count(&counters.handshakes_timed_out);
             return Ok(());
@@ -188,6 +209,7 @@ pub(super) async fn redis(
                 }
             }
             Handling::AnsweredLate(pause) => {
+                permit.wait_for_answer();
                 tokio::select! {
                     () = env.pause(pause) => guard.say(&own),
                     () = parted(stream, &guard.session, true) => break,

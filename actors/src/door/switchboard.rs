@@ -1,6 +1,6 @@
 //! What all connection tasks of one master share with it: the master's inbox, and the counters of all connections.
 
-use super::admission::Gate;
+use super::admission::{Gate, Place};
 use super::counters::ErrorCounters;
 use super::heard::Said;
 use super::session::{AnswerPool, Session};
@@ -94,6 +94,15 @@ impl PeerCalls {
     }
 }
 
+/// What is noted of a link that is read.
+#[derive(Default)]
+struct ReadLink {
+    /// Its place, if it was accepted.
+    place: Option<Rc<Place>>,
+    /// If its frames may be longer than one of the handshake: the longest value that was asked for over it, in bytes.
+    longest: Option<usize>,
+}
+
 /// What all connection tasks of one master share.
 pub(crate) struct Switchboard {
     pub(super) inbox: Inbox<Arrived>,
@@ -103,9 +112,8 @@ pub(crate) struct Switchboard {
     pub(crate) turns: Rc<TurnLengths>,
     /// The limits on connections, requests and bytes, shared by the tasks and the master.
     pub(crate) gate: Rc<Gate>,
-    /// The links that are read, each from the begin of its task to its end. For one whose frames may be longer than one of the
-    /// handshake: the longest value that was asked for over it, in bytes.
-    links: RefCell<BTreeMap<LinkId, Option<usize>>>,
+    /// The links that are read, each from the begin of its task to its end.
+    links: RefCell<BTreeMap<LinkId, ReadLink>>,
     /// Bytes of the answers of all connections.
     pub(crate) answers: Rc<AnswerPool>,
     /// Writes the answers of the master's turns.
@@ -200,7 +208,7 @@ impl Switchboard {
 
     /// A link is read from now on.
     pub(super) fn link_began(&self, link: LinkId) {
-        self.links.borrow_mut().insert(link, None);
+        self.links.borrow_mut().insert(link, ReadLink::default());
     }
 
     /// A link is read no more.
@@ -208,17 +216,32 @@ impl Switchboard {
         self.links.borrow_mut().remove(&link);
     }
 
+    /// A link was accepted, and has this place.
+    pub(super) fn link_holds(&self, link: LinkId, place: &Rc<Place>) {
+        if let Some(read) = self.links.borrow_mut().get_mut(&link) {
+            read.place = Some(Rc::clone(place));
+        }
+    }
+
+    /// The master has welcomed a link: it makes room for nobody from now on. It may be long before it is trusted, or never, as at
+    /// a standby, where slaves wait.
+    pub(crate) fn welcome(&self, link: LinkId) {
+        if let Some(ReadLink { place: Some(place), .. }) = self.links.borrow().get(&link) {
+            self.gate.note_stranger(place, None);
+        }
+    }
+
     /// Lets a link send long frames from now on: the master knows who it is and asks for them. Of one that is gone, which the
     /// master may not have heard, nothing is kept.
     pub(crate) fn trust(&self, link: LinkId) {
-        if let Some(longest) = self.links.borrow_mut().get_mut(&link) {
-            longest.get_or_insert(0);
+        if let Some(read) = self.links.borrow_mut().get_mut(&link) {
+            read.longest.get_or_insert(0);
         }
     }
 
     /// Whether a link may send long frames.
     pub(super) fn is_trusted(&self, link: LinkId) -> bool {
-        self.links.borrow().get(&link).is_some_and(Option::is_some)
+        self.links.borrow().get(&link).is_some_and(|read| read.longest.is_some())
     }
 
     /// Notes that an answer of so many bytes was asked for over a trusted link. Short ones need not be noted.
@@ -230,14 +253,14 @@ impl Switchboard {
         if bytes <= READ_BYTES {
             return;
         }
-        if let Some(Some(longest)) = self.links.borrow_mut().get_mut(&link) {
+        if let Some(ReadLink { longest: Some(longest), .. }) = self.links.borrow_mut().get_mut(&link) {
             *longest = bytes.max(*longest);
         }
     }
 
     /// The longest answer that was asked for over a link; 0 when all were short.
     pub(crate) fn asked(&self, link: LinkId) -> usize {
-        self.links.borrow().get(&link).copied().flatten().unwrap_or_default()
+        self.links.borrow().get(&link).and_then(|read| read.longest).unwrap_or_default()
     }
 
     /// A number that no session and no link of this process has had.

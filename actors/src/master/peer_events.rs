@@ -117,6 +117,7 @@ impl MasterActor {
         self.step_reign(now, reign::Event::PeerNamed { cluster: hello.cluster });
         let welcome = self.welcome();
         self.switchboard.trust(link);
+        self.switchboard.welcome(link);
         send(&outbox, &Message::Control(Control::Welcome(welcome)));
         log::debug!("other master connected address={address} link={link}");
         self.switchboard.peer_calls.came(&address, |peer| self.peers.dialed_at(peer).is_some());

@@ -80,6 +80,7 @@ impl MasterActor {
         };
         let proxy = SlaveProxy::new(Rc::clone(&self.env), parts).start();
         let welcome = self.welcome();
+        self.switchboard.welcome(link);
         send(&outbox, &Message::Control(Control::Welcome(welcome)));
         let slave = SlaveLink::new(book, outbox, proxy, (hello.cluster, seen));
         log::debug!("slave connected slave={} link={link}", slave.id());

@@ -475,6 +475,26 @@ impl Stream {
         }
     }
 
+    /// Whether what carries its bytes still finds out who the other side is.
+    pub(crate) fn is_in_handshake(&self) -> bool {
+        match self {
+            Stream::Os(OsStream::Tls(stream)) => stream.is_in_handshake(),
+            Stream::Os(OsStream::Tcp(_) | OsStream::Unix(_)) => false,
+            #[cfg(feature = "sim")]
+            Stream::Sim(_) => false,
+        }
+    }
+
+    /// Whether the other side, which has this address, is on this machine. Simulated ones count as such.
+    pub(crate) fn is_near(&self, peer: &str) -> bool {
+        match self {
+            Stream::Os(OsStream::Unix(_)) => true,
+            Stream::Os(OsStream::Tcp(_) | OsStream::Tls(_)) => !address::is_elsewhere(peer),
+            #[cfg(feature = "sim")]
+            Stream::Sim(_) => true,
+        }
+    }
+
     /// Writes some of `bytes`: as much as the system takes at once. A simulated network takes all of them.
     ///
     /// # Errors

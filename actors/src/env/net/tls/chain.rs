@@ -1,8 +1,11 @@
 //! What is refused of a chain of certificates before it is verified, and what a node's own must be for.
 //!
-//! Whoever connects may send any chain: the search for a path through certificates of one name, each with its checks of
-//! signatures, takes long on the one thread of a node. So it begins only with few of them. All else is rustls'.
+//! Whoever connects may send any chain, and certificates of one name make many paths, each with its checks of signatures, on the
+//! one thread of a node. So the search begins only where there is one path at most: with few certificates, none of which is called
+//! like another one or like its issuer. What leads nowhere is left out: copies, and what is called like the CA, as its own
+//! certificate, which some send along. All else is rustls'.
 
+use super::fields::names;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::{verify_server_cert_signed_by_trust_anchor, WebPkiServerVerifier};
 use rustls::crypto::{CryptoProvider, WebPkiSupportedAlgorithms};
@@ -15,30 +18,69 @@ use std::sync::Arc;
 use thiserror::Error;
 
 /// The most certificates between the CA's and the other side's.
-pub(super) const INTERMEDIATES_MAX: usize = 4;
+pub(super) const INTERMEDIATES_MAX: usize = 2;
 
 /// The longest chain, in bytes.
 const CHAIN_BYTES_MAX: usize = 16 * 1024;
 
 /// A chain that is not verified.
 #[derive(Debug, Error)]
-#[error(
-    "the other side's chain of certificates is too long: it may have {INTERMEDIATES_MAX} between its own and the CA's, \
-     and {CHAIN_BYTES_MAX} bytes"
-)]
-struct LongChain;
+enum ChainError {
+    #[error(
+        "the other side's chain of certificates is too long: it may have {INTERMEDIATES_MAX} between its own and the CA's, \
+         and {CHAIN_BYTES_MAX} bytes"
+    )]
+    Long,
+    #[error("the other side's chain of certificates is no chain: one of them is called like another one, or like its issuer")]
+    Names,
+}
 
-fn bound(end_entity: &CertificateDer<'_>, intermediates: &[CertificateDer<'_>]) -> Result<(), Error> {
-    let bytes = end_entity.len() + intermediates.iter().map(|certificate| certificate.len()).sum::<usize>();
-    if intermediates.len() > INTERMEDIATES_MAX || bytes > CHAIN_BYTES_MAX {
-        return Err(CertificateError::Other(OtherError(Arc::new(LongChain))).into());
+impl From<ChainError> for Error {
+    fn from(error: ChainError) -> Self {
+        CertificateError::Other(OtherError(Arc::new(error))).into()
     }
-    Ok(())
+}
+
+/// The certificates between that of the other side and the CA's, for the search for a path.
+///
+/// # Errors
+/// What makes it no chain that is verified.
+fn between<'a>(
+    end_entity: &CertificateDer<'_>,
+    intermediates: &'a [CertificateDer<'_>],
+    roots: &RootCertStore,
+) -> Result<Vec<CertificateDer<'a>>, Error> {
+    let bytes = end_entity.len() + intermediates.iter().map(|certificate| certificate.len()).sum::<usize>();
+    if bytes > CHAIN_BYTES_MAX {
+        return Err(ChainError::Long.into());
+    }
+    let bad = || Error::from(CertificateError::BadEncoding);
+    let mut subjects = vec![names(end_entity).ok_or_else(bad)?.subject];
+    let mut kept: Vec<CertificateDer<'a>> = Vec::new();
+    for certificate in intermediates {
+        let found = names(certificate).ok_or_else(bad)?;
+        let is_copy = certificate == end_entity || kept.contains(certificate);
+        if is_copy || roots.roots.iter().any(|root| root.subject.as_ref() == found.subject) {
+            continue;
+        }
+        if kept.len() == INTERMEDIATES_MAX {
+            return Err(ChainError::Long.into());
+        }
+        if found.issuer == found.subject || subjects.contains(&found.subject) {
+            return Err(ChainError::Names.into());
+        }
+        subjects.push(found.subject);
+        kept.push(CertificateDer::from(&**certificate));
+    }
+    Ok(kept)
 }
 
 /// Judges the certificates of those who are dialed.
 #[derive(Debug)]
-pub(super) struct DialedVerifier(pub(super) Arc<WebPkiServerVerifier>);
+pub(super) struct DialedVerifier {
+    pub(super) inner: Arc<WebPkiServerVerifier>,
+    pub(super) roots: Arc<RootCertStore>,
+}
 
 impl ServerCertVerifier for DialedVerifier {
     fn verify_server_cert(
@@ -49,8 +91,8 @@ impl ServerCertVerifier for DialedVerifier {
         ocsp_response: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
-        bound(end_entity, intermediates)?;
-        self.0.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now)
+        let intermediates = &between(end_entity, intermediates, &self.roots)?;
+        self.inner.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now)
     }
 
     fn verify_tls12_signature(
@@ -59,7 +101,7 @@ impl ServerCertVerifier for DialedVerifier {
         cert: &CertificateDer<'_>,
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        self.0.verify_tls12_signature(message, cert, dss)
+        self.inner.verify_tls12_signature(message, cert, dss)
     }
 
     fn verify_tls13_signature(
@@ -68,11 +110,11 @@ impl ServerCertVerifier for DialedVerifier {
         cert: &CertificateDer<'_>,
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        self.0.verify_tls13_signature(message, cert, dss)
+        self.inner.verify_tls13_signature(message, cert, dss)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.supported_verify_schemes()
+        self.inner.supported_verify_schemes()
     }
 }
 
@@ -80,14 +122,15 @@ impl ServerCertVerifier for DialedVerifier {
 #[derive(Debug)]
 pub(super) struct ComingVerifier {
     inner: Arc<dyn ClientCertVerifier>,
-    /// For nodes, which are dialed as well as they dial: the CA, by which their certificates must be good for that, too. One that
-    /// was issued for a client is not.
-    nodes_of: Option<(Arc<RootCertStore>, WebPkiSupportedAlgorithms)>,
+    roots: Arc<RootCertStore>,
+    /// For nodes, which are dialed as well as they dial: by what their certificates must be good for that, too. One that was
+    /// issued for a client is not.
+    nodes: Option<WebPkiSupportedAlgorithms>,
 }
 
 impl ComingVerifier {
-    pub(super) fn of_clients(inner: Arc<dyn ClientCertVerifier>) -> Self {
-        ComingVerifier { inner, nodes_of: None }
+    pub(super) fn of_clients(inner: Arc<dyn ClientCertVerifier>, roots: &Arc<RootCertStore>) -> Self {
+        ComingVerifier { inner, roots: Arc::clone(roots), nodes: None }
     }
 
     pub(super) fn of_nodes(
@@ -95,8 +138,8 @@ impl ComingVerifier {
         roots: &Arc<RootCertStore>,
         provider: &CryptoProvider,
     ) -> Self {
-        let nodes_of = Some((Arc::clone(roots), provider.signature_verification_algorithms));
-        ComingVerifier { inner, nodes_of }
+        let nodes = Some(provider.signature_verification_algorithms);
+        ComingVerifier { inner, roots: Arc::clone(roots), nodes }
     }
 }
 
@@ -119,11 +162,12 @@ impl ClientCertVerifier for ComingVerifier {
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<ClientCertVerified, Error> {
-        bound(end_entity, intermediates)?;
+        let intermediates = &between(end_entity, intermediates, &self.roots)?;
         let verified = self.inner.verify_client_cert(end_entity, intermediates, now)?;
-        if let Some((roots, algorithms)) = &self.nodes_of {
+        if let Some(algorithms) = &self.nodes {
             let parsed = ParsedCertificate::try_from(end_entity)?;
-            verify_server_cert_signed_by_trust_anchor(&parsed, roots, intermediates, now, algorithms.all)?;
+            let (roots, all) = (&self.roots, algorithms.all);
+            verify_server_cert_signed_by_trust_anchor(&parsed, roots, intermediates, now, all)?;
         }
         Ok(verified)
     }

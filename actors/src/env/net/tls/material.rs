@@ -6,7 +6,7 @@
 //! printed.
 
 use super::chain::{ComingVerifier, DialedVerifier};
-use super::validity::valid_until;
+use super::fields::valid_until;
 use super::words::sentence;
 use crate::env::small_file;
 use rustls::client::{Resumption, WebPkiServerVerifier};
@@ -142,7 +142,7 @@ pub(super) fn for_node(files: &TlsFiles, client_auth: ClientAuth) -> Result<Mate
         Ok(Arc::new(if is_for_nodes {
             ComingVerifier::of_nodes(built, &roots, &provider)
         } else {
-            ComingVerifier::of_clients(built)
+            ComingVerifier::of_clients(built, &roots)
         }))
     };
     let accepting = |auth, protocols: Vec<Vec<u8>>| {
@@ -197,7 +197,10 @@ fn dialing(
         .map_err(&mismatch)?
         // It verifies what rustls would, of fewer chains.
         .dangerous()
-        .with_custom_certificate_verifier(Arc::new(DialedVerifier(verifier)));
+        .with_custom_certificate_verifier(Arc::new(DialedVerifier {
+            inner: verifier,
+            roots: Arc::clone(roots),
+        }));
     let mut config = match own {
         Some((chain, private)) => builder.with_client_auth_cert(chain, private).map_err(&mismatch)?,
         None => builder.with_no_client_auth(),

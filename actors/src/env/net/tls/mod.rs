@@ -5,17 +5,17 @@
 //! | file | is |
 //! |---|---|
 //! | `chain` | which chains of certificates are verified at all, and which make a node |
+//! | `fields` | what is read of a certificate's bytes |
 //! | `material` | the files, and what is made of them |
 //! | `stream` | one connection |
-//! | `validity` | until when a certificate is valid |
 //! | `words` | errors in plain words |
 
 mod chain;
+mod fields;
 mod material;
 mod stream;
 #[cfg(test)]
 mod tests;
-mod validity;
 mod words;
 
 pub use material::{ClientAuth, TlsError, TlsFiles};

@@ -145,6 +145,11 @@ impl TlsStream {
         }
     }
 
+    /// Whether it is not known yet who the other side is.
+    pub(in crate::env::net) fn is_in_handshake(&self) -> bool {
+        self.state().is_handshaking()
+    }
+
     /// Reads at most `bytes_max` bytes of what is there now into `buffer`; 0 at the end of the stream.
     ///
     /// # Errors

@@ -363,29 +363,69 @@ async fn the_last_word_of_tls_comes_after_all_that_the_system_had_no_room_for() 
     assert!(heard >= taken, "{heard} of {taken}");
 }
 
+/// A node of this certificate that sends these after it.
+fn with_chain(authority: &Authority, own: &Signed, chain: &[&Path]) -> Tls {
+    let mut text = std::fs::read_to_string(&own.cert).unwrap();
+    for certificate in chain {
+        text += &std::fs::read_to_string(certificate).unwrap();
+    }
+    let cert = own.cert.with_extension(format!("{}.chain", chain.len()));
+    std::fs::write(&cert, text).unwrap();
+    let own = Signed { cert, key: own.key.clone() };
+    Tls::for_node(&files(&authority.ca, Some(&own)), ClientAuth::Yes).unwrap()
+}
+
 #[tokio::test]
 async fn a_chain_that_is_too_long_is_refused_before_it_is_verified() {
-    let (directory, authority, tls) = node(ClientAuth::Yes);
-    let own = authority.sign("other");
-    let certificate = std::fs::read_to_string(&own.cert).unwrap();
-    let with_chain = |count: usize| {
-        let cert = directory.path().join(format!("{count}.crt"));
-        std::fs::write(&cert, certificate.repeat(1 + count)).unwrap();
-        let own = Signed { cert, key: own.key.clone() };
-        Tls::for_node(&files(&authority.ca, Some(&own)), ClientAuth::Yes).unwrap()
-    };
-    let long = "the other side's chain of certificates is too long: it may have 4 between its own and the CA's, and \
+    let (_directory, authority, tls) = node(ClientAuth::Yes);
+    let first = authority.sign_authority("first", "first");
+    let second = first.sign_authority("second", "second");
+    let third = second.sign_authority("third", "third");
+    let (of_two, of_three) = (second.sign("of two"), third.sign("of three"));
+    let long = "the other side's chain of certificates is too long: it may have 2 between its own and the CA's, and \
                 16384 bytes";
-    // Whoever dials and whoever is dialed.
-    let (near, far) = pair(&tls, Some(&with_chain(4))).await;
-    assert_eq!(outcome(&near, &far).await, (Ok(Security::Tls { is_node: true }), Ok(())));
-    let (near, far) = pair(&tls, Some(&with_chain(5))).await;
+    // Whoever dials and whoever is dialed. The CA's own and copies do not count.
+    for chain in
+        [&[&*second.ca, &first.ca][..], &[&*second.ca, &first.ca, &authority.ca, &second.ca, &of_two.cert]]
+    {
+        let whole = with_chain(&authority, &of_two, chain);
+        let (near, far) = pair(&tls, Some(&whole)).await;
+        assert_eq!(outcome(&near, &far).await, (Ok(Security::Tls { is_node: true }), Ok(())));
+        let (near, far) = pair(&whole, Some(&tls)).await;
+        assert_eq!(outcome(&near, &far).await, (Ok(Security::Tls { is_node: true }), Ok(())));
+    }
+    let too_long = with_chain(&authority, &of_three, &[&third.ca, &second.ca, &first.ca]);
+    let (near, far) = pair(&tls, Some(&too_long)).await;
     assert_eq!(outcome(&near, &far).await.0, Err(long.to_owned()));
-    let (near, far) = pair(&with_chain(5), Some(&tls)).await;
+    let (near, far) = pair(&too_long, Some(&tls)).await;
     assert_eq!(outcome(&near, &far).await.1, Err(long.to_owned()));
     // Nor is all of it kept.
-    let (near, far) = pair(&tls, Some(&with_chain(60_000 / certificate.len() * 4 / 3))).await;
+    let certificate = std::fs::metadata(&first.ca).unwrap().len() as usize;
+    let endless = with_chain(&authority, &of_two, &vec![&*first.ca; 60_000 / certificate * 4 / 3]);
+    let (near, far) = pair(&tls, Some(&endless)).await;
     assert_eq!(outcome(&near, &far).await.0, Err("its handshake is too long".to_owned()));
+}
+
+#[tokio::test]
+async fn a_chain_of_which_many_paths_could_be_made_is_not_searched() {
+    let (directory, authority, tls) = node(ClientAuth::Yes);
+    let evil = tempfile::tempdir().unwrap();
+    let twin = Authority::new(evil.path(), "ca");
+    // All of them have issued each other, by their names.
+    let twins = ["one", "two", "three", "four"].map(|file| twin.sign_authority("ca", file));
+    let chain: Vec<&Path> = twins.iter().map(|twin| &*twin.ca).collect();
+    let (near, far) = pair(&tls, Some(&with_chain(&authority, &twin.sign("evil"), &chain))).await;
+    let told = outcome(&near, &far).await.0;
+    assert!(told.as_ref().is_err_and(|told| told.contains("is not of the CA")), "{told:?}");
+    let no_chain = "the other side's chain of certificates is no chain: one of them is called like another one, or like its issuer";
+    let alike = ["a", "b"].map(|file| authority.sign_authority("alike", file));
+    let own = alike[0].sign("of alike");
+    let (near, far) = pair(&tls, Some(&with_chain(&authority, &own, &[&alike[0].ca, &alike[1].ca]))).await;
+    assert_eq!(outcome(&near, &far).await.0, Err(no_chain.to_owned()));
+    let itself = Authority::new(directory.path(), "itself");
+    let (near, far) =
+        pair(&tls, Some(&with_chain(&authority, &itself.sign("of itself"), &[&itself.ca]))).await;
+    assert_eq!(outcome(&near, &far).await.0, Err(no_chain.to_owned()));
 }
 
 #[tokio::test]

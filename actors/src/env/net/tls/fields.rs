@@ -1,7 +1,7 @@
-//! Until when a certificate is valid, read of its bytes.
+//! What is read of a certificate's bytes: until when it is valid, and whose names it has.
 //!
-//! Written by hand: rustls checks the time and does not tell it, and a parser of whole certificates would bring a dozen crates
-//! for this one field. Here six fields are skipped and the seventh is read; whatever is not as it must be is `None`.
+//! Written by hand: rustls checks these fields and does not tell them, and a parser of whole certificates would bring a dozen
+//! crates for them. Whatever is not as it must be is `None`.
 //!
 //! Source: RFC 5280, 4.1.
 
@@ -11,18 +11,23 @@ const UTC_TIME: u8 = 0x17;
 const GENERALIZED_TIME: u8 = 0x18;
 const VERSION: u8 = 0xa0;
 
+/// Whose certificate it is, and who has issued it: the contents of both fields.
+pub(super) struct Names<'a> {
+    pub(super) issuer: &'a [u8],
+    pub(super) subject: &'a [u8],
+}
+
+/// The names of a certificate.
+pub(super) fn names(certificate: &[u8]) -> Option<Names<'_>> {
+    let (issuer, rest) = field(from_issuer(certificate)?, SEQUENCE)?;
+    // Between them is the validity.
+    let (subject, _) = field(skip(rest)?, SEQUENCE)?;
+    Some(Names { issuer, subject })
+}
+
 /// Seconds since 1970 of a certificate's `notAfter`.
 pub(super) fn valid_until(certificate: &[u8]) -> Option<u64> {
-    let (body, _) = field(certificate, SEQUENCE)?;
-    let (mut rest, _) = field(body, SEQUENCE)?;
-    if rest.first() == Some(&VERSION) {
-        rest = skip(rest)?;
-    }
-    // Serial number, algorithm, issuer.
-    for _ in 0..3 {
-        rest = skip(rest)?;
-    }
-    let (validity, _) = field(rest, SEQUENCE)?;
+    let (validity, _) = field(skip(from_issuer(certificate)?)?, SEQUENCE)?;
     let until = skip(validity)?;
     match *until.first()? {
         UTC_TIME => {
@@ -36,6 +41,16 @@ pub(super) fn valid_until(certificate: &[u8]) -> Option<u64> {
         }
         _ => None,
     }
+}
+
+/// A certificate's fields from the issuer on: before it are version, serial number and algorithm.
+fn from_issuer(certificate: &[u8]) -> Option<&[u8]> {
+    let (body, _) = field(certificate, SEQUENCE)?;
+    let (mut rest, _) = field(body, SEQUENCE)?;
+    if rest.first() == Some(&VERSION) {
+        rest = skip(rest)?;
+    }
+    skip(skip(rest)?)
 }
 
 /// The content of the first field, which has this tag, and what follows it.
