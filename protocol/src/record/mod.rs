@@ -61,6 +61,12 @@ pub struct Span {
 /// repair is half repaired, and nobody serves it.
 pub const REPAIR_BEGUN: &str = "repair";
 
+/// The name of the field by which a record that such a repair has put back says which version it was.
+pub const RECOVERED: &str = "recovered";
+
+/// The name of the field by which a record says that some before it were damaged and taken out, not only left out by compaction.
+pub const LOST: &str = "lost";
+
 /// Counts the files that a log has been since a process opened it: each compaction makes another one. Wraps around.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct FileNumber(pub u16);

@@ -1,7 +1,7 @@
 //! Reads a log line by line and checks the rules between lines. Keeps a place, never bytes.
 
 use super::parse::{check, parse_checked, parse_legacy, parse_line, Body, Fields, LegacyLine, Record};
-use super::{FileNumber, RecordError, Span, REPAIR_BEGUN};
+use super::{FileNumber, RecordError, Span, RECOVERED, REPAIR_BEGUN};
 use crate::ids::{ClusterId, Epoch, Reign, Seq};
 use crate::planted;
 
@@ -338,6 +338,12 @@ impl Scanner {
             Body::Epoch { address, mark } => {
                 position.reign = Reign { epoch: record.epoch, id: mark.id };
                 position.is_half_repaired = address.is(REPAIR_BEGUN.as_bytes());
+            }
+            // The EPOCH record of that repair is lost.
+            Body::Write(_)
+                if record.epoch > position.reign.epoch && record.fields.get(RECOVERED).is_some() =>
+            {
+                position.is_half_repaired = true;
             }
             Body::Write(_) | Body::Delete(_) | Body::Synced => {}
         }

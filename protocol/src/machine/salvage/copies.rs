@@ -62,11 +62,13 @@ pub(super) struct Copies {
     table: Table<LackingCopy>,
     /// The last seq of the log that was left out of it; 0 for none.
     gap: Seq,
+    /// The last seq of the log that was taken out of it because it was damaged; 0 for none.
+    lost: Seq,
 }
 
 impl Copies {
     pub(super) fn new(seed: u64) -> Self {
-        Copies { table: Table::new(seed), gap: Seq(0) }
+        Copies { table: Table::new(seed), gap: Seq(0), lost: Seq(0) }
     }
 
     /// Somebody has a copy of a key.
@@ -106,9 +108,12 @@ impl Copies {
         }
     }
 
-    /// The log has left out the record of that seq, and maybe others before it.
-    pub(super) fn left_out(&mut self, seq: Seq) {
+    /// The log has left out the record of that seq, and maybe others before it. `is_lost`: it was not superseded but damaged.
+    pub(super) fn left_out(&mut self, seq: Seq, is_lost: bool) {
         self.gap = self.gap.max(seq);
+        if is_lost {
+            self.lost = self.lost.max(seq);
+        }
     }
 
     /// The key with that number: its copy, as slaves are asked for it, and who has it.
@@ -121,7 +126,7 @@ impl Copies {
     pub(super) fn judge(&self, number: usize, lineage: &Lineage) -> Option<CopyVerdict> {
         let (_, copy) = self.table.at(number)?;
         let common = lineage.common(copy.branch);
-        // A compacted log has left out deletions, but of what it still has none came later.
+        // What was lost may have written or deleted any key. A compacted log has left out deletions, but of what it still has none came later.
         let may_be_deleted = !copy.is_live && self.gap > common;
         let is_ordered = lineage.follows_all(copy.branch, copy.beside) && !copy.is_disputed;
         Some(if !is_ordered {
@@ -129,7 +134,7 @@ impl Copies {
         } else if copy.is_in_log {
             // Whoever has put it there has decided what was to be.
             CopyVerdict::Done
-        } else if copy.touched > common || may_be_deleted {
+        } else if copy.touched > common || may_be_deleted || self.lost > common {
             CopyVerdict::Undecided
         } else {
             CopyVerdict::Newer

@@ -7,7 +7,7 @@
 //! `docs/ARCHITECTURE.md`, *Records that only slaves have*.
 
 use super::super::master::ReignRecord;
-use crate::ids::{Reign, ReignId, Seq};
+use crate::ids::{Epoch, Reign, ReignId, Seq};
 use crate::message::ReignStart;
 use std::collections::BTreeMap;
 
@@ -22,12 +22,14 @@ pub(super) type BranchId = u8;
 pub(super) enum CopyOrigin {
     /// The log has, or had, that record.
     Log,
-    /// A reign of an earlier repair, which nobody has served.
+    /// The reign of the repair itself.
     Repair,
     /// A reign whose loss was accepted.
     GivenUp,
     /// The log lacks it.
     Beyond(BranchId),
+    /// The log lacks it and has accepted its loss, but the history of a slave went on with it.
+    Disputed(BranchId),
     /// The log lacks it, and there are too many such reigns.
     TooMany,
 }
@@ -55,10 +57,16 @@ pub(super) struct Lineage {
     /// In the order of the log.
     reigns: Vec<ReignRecord>,
     given_up: Vec<Reign>,
-    /// The reigns of repairs at the end of the log that came to nothing.
-    repairs: Vec<Reign>,
+    /// Of those that were given up: the first seq after all that a slave's history, which was not, has of them.
+    went_on: Option<BTreeMap<Reign, Seq>>,
+    /// The reigns of repairs at the end of the log that nobody is known to have served.
+    unserved: Vec<ReignRecord>,
     /// The last record before them.
     end: Seq,
+    /// The last record of all.
+    log_end: Seq,
+    /// The reign of the repair itself.
+    own: Option<Reign>,
     beginnings: BTreeMap<Reign, Beginning>,
     branches: Vec<Branch>,
     /// Reigns that somebody has seen, and of which the log lacks records.
@@ -74,27 +82,33 @@ impl Lineage {
         given_up: impl Iterator<Item = Reign>,
     ) {
         self.given_up.extend(given_up);
-        if is_repair {
-            self.repairs.push(record.reign);
+        if !is_repair {
+            // Somebody has served what those repairs have left.
+            self.reigns.append(&mut self.unserved);
+            self.reigns.push(record);
         } else {
-            // Somebody has served what that repair has left.
-            self.repairs.clear();
+            self.unserved.push(record);
         }
-        self.reigns.push(record);
     }
 
-    /// The log ends here. What repairs have appended that came to nothing does not count.
+    /// The log ends here. What repairs have appended counts only if a slave's log had it, too: then somebody has served it.
     pub(super) fn close(&mut self, end: Seq) {
-        let whole = self.reigns.len() - self.repairs.len();
-        self.end = self.reigns.get(whole).map_or(end, |first| Seq(first.first.0.saturating_sub(1)));
-        self.reigns.truncate(whole);
-        let starts: Vec<ReignStart> = self.reigns.iter().map(ReignRecord::start).collect();
-        self.tell(&starts);
+        self.log_end = end;
+        self.end = self.unserved.first().map_or(end, |first| Seq(first.first.0.saturating_sub(1)));
+        let starts: Vec<ReignStart> =
+            self.reigns.iter().chain(&self.unserved).map(ReignRecord::start).collect();
+        self.tell_line(&starts);
+    }
+
+    /// The epoch of the last reign so far.
+    pub(super) fn last_epoch(&self) -> Epoch {
+        let last = self.unserved.last().or(self.reigns.last());
+        last.map_or(Epoch(0), |record| record.reign.epoch)
     }
 
     /// Copies of this reign prove nothing: it is that of the repair itself.
     pub(super) fn ignore(&mut self, reign: Reign) {
-        self.repairs.push(reign);
+        self.own = Some(reign);
     }
 
     /// The last record before a repair that came to nothing.
@@ -104,11 +118,22 @@ impl Lineage {
 
     /// Whether a repair of this log has come to nothing.
     pub(super) fn is_unfinished(&self) -> bool {
-        !self.repairs.is_empty()
+        !self.unserved.is_empty()
     }
 
     /// Takes in some reigns of one log, each right after the one before. Must not be called any more once a copy was looked at.
     pub(super) fn tell(&mut self, starts: &[ReignStart]) {
+        let is_named = |record: &ReignRecord| starts.contains(&record.start());
+        if let Some(last) = self.unserved.iter().rposition(is_named) {
+            self.reigns.extend(self.unserved.drain(..=last));
+            self.end =
+                self.unserved.first().map_or(self.log_end, |first| Seq(first.first.0.saturating_sub(1)));
+        }
+        self.went_on = None;
+        self.tell_line(starts);
+    }
+
+    fn tell_line(&mut self, starts: &[ReignStart]) {
         let mut after: Option<ReignStart> = None;
         for start in starts {
             let follows =
@@ -134,8 +159,13 @@ impl Lineage {
 
     /// Where a version is from, if it is not one that the log lacks.
     fn known_origin(&self, reign: Reign, seq: Seq) -> Option<CopyOrigin> {
-        if self.repairs.contains(&reign) {
+        if self.own == Some(reign) {
             return Some(CopyOrigin::Repair);
+        }
+        if let Some(index) = self.unserved.iter().position(|record| record.reign == reign) {
+            let next = self.unserved.get(index + 1);
+            let last = next.map_or(self.log_end, |next| Seq(next.first.0.saturating_sub(1)));
+            return (seq <= last).then_some(CopyOrigin::Log);
         }
         match self.position(reign) {
             Some(index) if seq <= self.last_of(index) => Some(CopyOrigin::Log),
@@ -161,7 +191,9 @@ impl Lineage {
 
     /// Where a version of that reign and seq is from.
     pub(super) fn origin(&mut self, reign: Reign, seq: Seq) -> CopyOrigin {
-        if let Some(known) = self.known_origin(reign, seq) {
+        let known = self.known_origin(reign, seq);
+        let is_disputed = known == Some(CopyOrigin::GivenUp) && self.went_on(reign, seq);
+        if let Some(known) = known.filter(|_| !is_disputed) {
             return known;
         }
         self.note_seen(reign, seq);
@@ -175,7 +207,30 @@ impl Lineage {
             }
             self.branches.push(Branch { reign, from });
         }
-        CopyOrigin::Beyond(index as BranchId)
+        let branch = index as BranchId;
+        if is_disputed {
+            CopyOrigin::Disputed(branch)
+        } else {
+            CopyOrigin::Beyond(branch)
+        }
+    }
+
+    /// Whether a version of a reign that was given up is in the history of one that was not, and that the log lacks.
+    fn went_on(&mut self, reign: Reign, seq: Seq) -> bool {
+        if self.went_on.is_none() {
+            let mut ends = BTreeMap::new();
+            let is_beyond =
+                |other: &&Reign| !self.given_up.contains(other) && self.position(**other).is_none();
+            for other in self.beginnings.keys().filter(is_beyond) {
+                for before in self.before(*other).filter(|before| self.given_up.contains(&before.reign)) {
+                    let end = ends.entry(before.reign).or_insert(before.first);
+                    *end = before.first.max(*end);
+                }
+            }
+            self.went_on = Some(ends);
+        }
+        let end = self.went_on.as_ref().and_then(|ends| ends.get(&reign));
+        end.is_some_and(|end| seq < *end)
     }
 
     /// The reigns before one, from the last one down, each with the seq at which the history of that one leaves it. The last one
@@ -281,7 +336,11 @@ mod tests {
     fn branch(lineage: &mut Lineage, version: (u64, u64, u64)) -> BranchId {
         match origin(lineage, version) {
             CopyOrigin::Beyond(branch) => branch,
-            CopyOrigin::Log | CopyOrigin::Repair | CopyOrigin::GivenUp | CopyOrigin::TooMany => {
+            CopyOrigin::Log
+            | CopyOrigin::Repair
+            | CopyOrigin::GivenUp
+            | CopyOrigin::Disputed(_)
+            | CopyOrigin::TooMany => {
                 panic!("{version:?} is not beyond the log")
             }
         }
@@ -422,7 +481,7 @@ mod tests {
         lineage.close(Seq(25));
         assert_eq!((lineage.end(), lineage.is_unfinished()), (Seq(11), true));
         let origins = [(7, 70, 24), (2, 22, 9), (5, 50, 11)].map(|version| origin(&mut lineage, version));
-        assert_eq!(origins, [CopyOrigin::Repair, CopyOrigin::GivenUp, CopyOrigin::Log]);
+        assert_eq!(origins, [CopyOrigin::Log, CopyOrigin::GivenUp, CopyOrigin::Log]);
         assert_eq!(lineage.lacking().count(), 0);
         lineage.tell(&[start(5, 50, 8), start(6, 66, 15)]);
         assert_eq!(common(&mut lineage, (6, 66, 20)), Seq(11), "the repairs do not count");
@@ -434,6 +493,49 @@ mod tests {
         served.close(Seq(25));
         assert_eq!((served.end(), served.is_unfinished()), (Seq(25), false));
         assert_eq!(origin(&mut served, (6, 60, 15)), CopyOrigin::Log);
+    }
+
+    #[test]
+    fn a_repair_that_a_slaves_log_had_was_served_and_one_that_a_copy_names_goes_on() {
+        let record = |epoch: u64, first| ReignRecord {
+            reign: Reign::new(epoch, epoch * 10),
+            first: Seq(first),
+            durable: true,
+        };
+        let mut lineage = Lineage::default();
+        lineage.begin(record(1, 2), false, std::iter::empty());
+        lineage.begin(record(2, 8), true, std::iter::empty());
+        lineage.begin(record(5, 20), true, std::iter::empty());
+        lineage.close(Seq(25));
+        let mut unproven = lineage.clone();
+        assert_eq!(origin(&mut unproven, (2, 20, 19)), CopyOrigin::Log);
+        assert_eq!(common(&mut unproven, (2, 20, 30)), Seq(7), "only the copy says that it was served");
+        lineage.tell(&[start(1, 10, 2), start(2, 20, 9)]);
+        assert_eq!(lineage.end(), Seq(7), "that is another one");
+        lineage.tell(&[start(1, 10, 2), start(2, 20, 8), start(3, 30, 40)]);
+        assert_eq!(lineage.end(), Seq(19));
+        assert_eq!(common(&mut lineage, (2, 20, 30)), Seq(19));
+        assert_eq!(common(&mut lineage, (3, 30, 45)), Seq(19));
+    }
+
+    #[test]
+    fn what_was_given_up_is_disputed_where_a_slaves_history_went_on_with_it() {
+        let mut lineage = Lineage::default();
+        let record =
+            |epoch, first| ReignRecord { reign: start(epoch, epoch * 10, 0).reign, first, durable: true };
+        lineage.begin(record(1, Seq(2)), false, std::iter::empty());
+        lineage.begin(record(5, Seq(8)), false, [Reign::new(1, 10), Reign::new(2, 20)].into_iter());
+        lineage.close(Seq(11));
+        lineage.tell(&[start(1, 10, 2), start(2, 20, 15)]);
+        assert_eq!(origin(&mut lineage, (1, 10, 9)), CopyOrigin::GivenUp, "all of it was");
+        lineage.tell(&[start(1, 10, 2), start(6, 60, 12)]);
+        assert!(matches!(origin(&mut lineage, (1, 10, 11)), CopyOrigin::Disputed(_)));
+        assert_eq!(
+            origin(&mut lineage, (1, 10, 12)),
+            CopyOrigin::GivenUp,
+            "the other one does not have that"
+        );
+        assert_eq!(origin(&mut lineage, (2, 20, 16)), CopyOrigin::GivenUp);
     }
 
     #[test]

@@ -17,8 +17,9 @@ use super::welcome::{judge_slave, SlaveReception, Unwelcome, Welcomed};
 use crate::ids::{ClusterId, Epoch, Incarnation, LinkId, Millis, Reign, Seq, SlaveId, Stamp, Version};
 use crate::lock_file::LockText;
 use crate::message::{ReignStart, Seen};
+pub use crate::record::RECOVERED;
 pub use crate::record::REPAIR_BEGUN as BEGUN_AT;
-use crate::record::{Body, Position, Record, SyncMode};
+use crate::record::{Body, Position, Record, SyncMode, LOST};
 use crate::witness_file::WitnessText;
 use bytes::Bytes;
 use copies::{Copies, CopyVerdict, Holder};
@@ -27,9 +28,6 @@ use std::collections::{BTreeMap, VecDeque};
 
 /// The same of the record that ends it.
 pub const ENDED_AT: &str = "repaired";
-
-/// The name of the field by which a recovered record says which version it was.
-pub const RECOVERED: &str = "recovered";
 
 /// Who is noted as a witness for what only the lock file knows.
 pub const LOCK_FILE: &str = "the-lock-file";
@@ -420,11 +418,20 @@ impl Salvage {
 
     /// Takes in a record of the log, before [`Salvage::open`].
     pub fn read(&mut self, record: &Record<'_>) {
-        if let Body::Epoch { address, mark } = record.body {
-            let reign = Reign { epoch: record.epoch, id: mark.id };
-            let durable = mark.fsync == Some(SyncMode::Always);
-            let epoch = ReignRecord { reign, first: record.seq, durable };
-            self.lineage.begin(epoch, address.is(BEGUN_AT.as_bytes()), mark.given_up);
+        match record.body {
+            Body::Epoch { address, mark } => {
+                let reign = Reign { epoch: record.epoch, id: mark.id };
+                let durable = mark.fsync == Some(SyncMode::Always);
+                let epoch = ReignRecord { reign, first: record.seq, durable };
+                self.lineage.begin(epoch, address.is(BEGUN_AT.as_bytes()), mark.given_up);
+            }
+            Body::Write(_) | Body::Delete(_) if record.epoch > self.lineage.last_epoch() => {
+                // Its EPOCH record is lost, and with it the name of the reign.
+                let reign = Reign { epoch: record.epoch, ..Reign::default() };
+                let unnamed = ReignRecord { reign, first: record.seq, durable: false };
+                self.lineage.begin(unnamed, record.fields.get(RECOVERED).is_some(), std::iter::empty());
+            }
+            Body::Write(_) | Body::Delete(_) | Body::Cluster(_) | Body::Synced => {}
         }
     }
 
@@ -696,6 +703,9 @@ impl Salvage {
                     let holder = if is_astray { Holder::Astray(place) } else { Holder::Slave(place) };
                     self.copies.add(key, stamp.version, branch, holder);
                 }
+                CopyOrigin::Disputed(branch) => {
+                    self.copies.add(key, stamp.version, branch, Holder::Astray(place));
+                }
                 CopyOrigin::TooMany => self.too_many = true,
                 CopyOrigin::Log | CopyOrigin::Repair | CopyOrigin::GivenUp => {}
             }
@@ -715,7 +725,7 @@ impl Salvage {
             let is_mark = matches!(record.body, Body::Synced);
             let last = if is_mark { record.seq } else { Seq(record.seq.0.saturating_sub(1)) };
             if last > after {
-                self.copies.left_out(last);
+                self.copies.left_out(last, record.fields.get(LOST).is_some());
             }
         }
         let is_repairs = record.seq > self.lineage.end();
@@ -726,7 +736,8 @@ impl Salvage {
                     return;
                 };
                 let reign = Reign { epoch: stamp.version.epoch, id: stamp.reign };
-                if let CopyOrigin::Beyond(branch) = self.lineage.origin(reign, stamp.version.seq) {
+                let origin = self.lineage.origin(reign, stamp.version.seq);
+                if let CopyOrigin::Beyond(branch) | CopyOrigin::Disputed(branch) = origin {
                     pairs.for_each(|(key, _)| {
                         self.copies.add(&key.decode(), stamp.version, branch, Holder::Log);
                     });

@@ -66,6 +66,16 @@ impl Log {
         encode_with(&Operation::Write(pairs), trailer, &mut self.bytes);
     }
 
+    /// A record behind one that was damaged and taken out.
+    fn write_behind_a_loss(&mut self, key: &str) {
+        let after = Some(Seq(self.seq));
+        self.seq += 2;
+        let fields: &[(&str, &[u8])] = &[(LOST, b"1")];
+        let trailer = Trailer { after, fields, ..Trailer::new(Seq(self.seq), Epoch(self.epoch), Seq(0)) };
+        let pairs = vec![(key.to_owned().into(), "old".into())];
+        encode_with(&Operation::Write(pairs), trailer, &mut self.bytes);
+    }
+
     /// A mark at the end of a copy that has left out the records before it.
     fn mark_after(&mut self, left_out: u64) {
         let after = Some(Seq(self.seq));
@@ -418,6 +428,73 @@ fn a_key_that_may_be_left_out_is_not_decided(leave_out: fn(&mut Log)) {
     // What is still there was not deleted.
     assert_eq!(asked.len(), 1);
     assert_eq!((asked[0].1.as_str(), &bench.machine.findings().undecided[..]), ("a", &[b"e".to_vec()][..]));
+}
+
+#[test]
+fn after_a_record_that_was_damaged_and_taken_out_no_key_is_decided() {
+    let mut log = Log::new();
+    log.reign(2, "h:1", &[]);
+    log.write_behind_a_loss("x");
+    let mut bench = Bench::of(Wishes { undecided: Undecided::Log, ..WISHES }, log.clone());
+    bench.comes(1, "one", seen(2, 22, 30));
+    bench.begin(&[(1, seen(2, 22, 30))]);
+    let theirs = stamp(2, 22, 30);
+    bench.reports(1, &[("a", theirs), ("e", theirs)]);
+    assert_eq!(Bench::asked(&bench.surveyed()), []);
+    assert_eq!(bench.machine.findings().undecided_keys, 2);
+    // A loss before the fork says nothing.
+    let mut bench = Bench::of(WISHES, log);
+    bench.comes_of(1, "one", seen(3, 30, 30), &[(1, 10, 2), (2, 20, 7), (3, 30, 10)]);
+    bench.begin(&[(1, seen(3, 30, 30))]);
+    bench.reports(1, &[("a", stamp(3, 30, 30))]);
+    assert_eq!(Bench::asked(&bench.surveyed()).len(), 1);
+}
+
+#[test]
+fn what_an_earlier_repair_put_back_and_somebody_served_comes_back_where_the_log_lost_it_again() {
+    let mut log = Log::new();
+    log.reign(5, BEGUN_AT, &[]);
+    log.recovered("a", stamp(3, 30, 20));
+    let copies = [("a", stamp(5, 50, 8)), ("b", stamp(5, 50, 9)), ("c", stamp(7, 70, 14))];
+    let reigns = [(1, 10, 2), (5, 50, 7), (6, 60, 12), (7, 70, 13)];
+    // Its list says so, or it is too short and only its copies do.
+    for reigns in [&reigns[..], &reigns[3..]] {
+        let mut bench = Bench::of(Wishes { undecided: Undecided::Log, ..WISHES }, log.clone());
+        bench.comes_of(1, "one", seen(7, 70, 14), reigns);
+        bench.begin(&[(1, seen(7, 70, 14))]);
+        bench.reports(1, &copies);
+        let asked = Bench::asked(&bench.surveyed());
+        assert!(asked.contains(&(1, "b".into(), stamp(5, 50, 9))), "{asked:?}");
+        let undecided = &bench.machine.findings().undecided;
+        assert!(reigns.len() == 1 || (undecided.is_empty() && asked.len() == 2), "{undecided:?}");
+    }
+}
+
+#[test]
+fn a_reign_whose_epoch_record_is_lost_ends_the_one_before_it() {
+    let mut log = Log::new();
+    log.epoch = 5;
+    log.recovered("a", stamp(3, 30, 20));
+    let end = log.walk(|_| {});
+    assert!(end.is_half_repaired, "no master may serve it");
+    let mut bench = Bench::of(WISHES, log);
+    bench.comes_of(1, "one", seen(3, 30, 25), &[(1, 10, 2), (3, 30, 9)]);
+    bench.begin(&[(1, seen(3, 30, 25))]);
+    bench.reports(1, &[("a", stamp(3, 30, 20)), ("b", stamp(3, 30, 21))]);
+    let asked = Bench::asked(&bench.surveyed());
+    assert_eq!(asked, [(1, "b".into(), stamp(3, 30, 21))]);
+    assert_eq!(bench.machine.findings().done_before, 1);
+    // One that was served: what it has written came after the end of reign 1.
+    let mut log = Log::new();
+    log.epoch = 2;
+    log.write("a");
+    assert!(!log.walk(|_| {}).is_half_repaired);
+    let mut bench = Bench::of(Wishes { undecided: Undecided::Log, ..WISHES }, log);
+    bench.comes_of(1, "one", seen(1, 10, 9), &[(1, 10, 2)]);
+    bench.begin(&[(1, seen(1, 10, 9))]);
+    bench.reports(1, &[("a", stamp(1, 10, 9)), ("b", stamp(1, 10, 8))]);
+    assert_eq!(Bench::asked(&bench.surveyed()), [(1, "b".into(), stamp(1, 10, 8))]);
+    assert_eq!(bench.machine.findings().undecided, [b"a".to_vec()]);
 }
 
 #[test]
