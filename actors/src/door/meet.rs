@@ -7,6 +7,7 @@ use bytes::BytesMut;
 use dsm_protocol::frame;
 use dsm_protocol::handshake::{AcceptEffect, AcceptEvent, Accepting};
 use dsm_protocol::message::Message;
+use dsm_protocol::secret::Prover;
 use std::io;
 use std::time::Duration;
 
@@ -38,6 +39,12 @@ pub(super) async fn meet(
         let event = match tokio::time::timeout(left, read_more(stream, buffer, 0)).await {
             Ok(Ok(true)) => {
                 handshake.step(env.now(), AcceptEvent::Found(stream.security()), &mut effects);
+                if context.secrets.is_any() {
+                    // Where it is not known, nothing is proved.
+                    if let Ok(channel) = stream.channel(Prover::Accepting) {
+                        handshake.step(env.now(), AcceptEvent::Through(channel), &mut effects);
+                    }
+                }
                 AcceptEvent::Bytes(buffer)
             }
             Ok(Ok(false)) => return Ok(Met::Gone),
