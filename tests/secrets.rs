@@ -19,13 +19,13 @@ use dsm_protocol::ids::{ClusterId, Epoch, Reign, ReignId, RequestId, Seq, Versio
 use dsm_protocol::message::{
     Control, Hello, HelloRole, MasterState, Message, Request, Seen, StreamUser, Welcome,
 };
-use dsm_protocol::secret::{Exchanged, Nonce, Prover, Secret};
+use dsm_protocol::secret::{Channel, Nonce, Prover, Said, Secret};
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{ClientConnection, RootCertStore, StreamOwned};
 use std::fs;
 use std::io::{self, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
@@ -70,9 +70,23 @@ impl Files {
     }
 }
 
-trait Both: Read + Write {}
+trait Both: Read + Write {
+    /// What a connection is known by, once something was read.
+    fn channel(&self) -> Channel;
+}
 
-impl<T: Read + Write> Both for T {}
+impl Both for TcpStream {
+    fn channel(&self) -> Channel {
+        Channel::tcp(self.peer_addr().expect("it is connected"))
+    }
+}
+
+impl Both for StreamOwned<ClientConnection, TcpStream> {
+    fn channel(&self) -> Channel {
+        let exported = self.conn.export_keying_material([0; 32], b"EXPORTER-dsm-secret", None);
+        Channel::exported(exported.expect("the handshake is over"))
+    }
+}
 
 /// Somebody who speaks frames by hand.
 struct Stranger {
@@ -126,13 +140,13 @@ impl Stranger {
         }
     }
 
-    /// Says preface and HELLO; gives them, and the challenge.
+    /// Says preface and HELLO; gives them, the challenge, and what the connection is known by.
     fn is_challenged(&mut self, role: HelloRole) -> Challenged {
         let mut greeting = Vec::new();
         greet(Hello { cluster: None, role }, &mut greeting);
         self.say(&greeting);
         match self.hears() {
-            Some(Message::Control(Control::Challenge { nonce })) => (greeting, nonce),
+            Some(Message::Control(Control::Challenge { nonce })) => (greeting, nonce, self.stream.channel()),
             other => panic!("{other:?} is no challenge"),
         }
     }
@@ -165,13 +179,14 @@ fn secret(text: &str) -> Secret {
     Secret::parse(text.as_bytes()).expect("it is long enough")
 }
 
-/// Preface and HELLO, as they were said, and the challenge.
-type Challenged = (Vec<u8>, Nonce);
+/// Preface and HELLO, as they were said, the challenge, and what the connection is known by.
+type Challenged = (Vec<u8>, Nonce, Channel);
 
 /// A proof of the secret in `text`, as a frame.
-fn proof(text: &str, prover: Prover, (greeting, accepting): &Challenged) -> Vec<u8> {
+fn proof(text: &str, prover: Prover, (greeting, accepting, channel): &Challenged) -> Vec<u8> {
     let dialing = Nonce::draw(|| 7);
-    let proofs = secret(text).prove(prover, Exchanged { accepting: *accepting, dialing, greeting });
+    let proofs =
+        secret(text).prove(prover, Said { channel: *channel, accepting: *accepting, dialing, greeting });
     encoded(&Message::Control(Control::Proof { nonce: dialing, proofs }))
 }
 
@@ -360,7 +375,12 @@ fn a_proof_of_another_connection_role_side_or_secret_is_refused() {
     let recorded = proof(NODES, Prover::Dialing, &challenge);
     slave.say(&recorded);
     let Some(Message::Control(Control::Proved { proof: answer })) = slave.hears() else { panic!("no proof") };
-    let said = Exchanged { accepting: challenge.1, dialing: Nonce::draw(|| 7), greeting: &challenge.0 };
+    let said = Said {
+        channel: challenge.2,
+        accepting: challenge.1,
+        dialing: Nonce::draw(|| 7),
+        greeting: &challenge.0,
+    };
     assert!(secret(NODES).check(Prover::Accepting, said, &[answer]).is_some(), "the master proves it, too");
     assert!(secret(CLIENTS).check(Prover::Accepting, said, &[answer]).is_none());
     assert!(matches!(slave.hears(), Some(Message::Control(Control::Welcome(_)))));
@@ -374,13 +394,68 @@ fn a_proof_of_another_connection_role_side_or_secret_is_refused() {
     wrong(hello_of_slave("one"), &|_| recorded.clone());
     // The proof of that slave, over a HELLO of something else.
     for role in [hello_of_slave("two"), master_hello()] {
-        wrong(role, &|(_, nonce)| proof(NODES, Prover::Dialing, &(challenge.0.clone(), *nonce)));
+        wrong(role, &|(_, nonce, channel)| {
+            proof(NODES, Prover::Dialing, &(challenge.0.clone(), *nonce, *channel))
+        });
     }
     wrong(hello_of_slave("one"), &|challenge| proof(NODES, Prover::Accepting, challenge));
     // That of native clients is none of nodes, and the other way round.
     wrong(hello_of_slave("one"), &|challenge| proof(CLIENTS, Prover::Dialing, challenge));
     wrong(HelloRole::Client, &|challenge| proof(NODES, Prover::Dialing, challenge));
     assert_eq!(cluster.info(Node::Master).expect("it answers").number("proofs_refused"), 6);
+}
+
+/// Somebody who listens at an address of his own, and passes on to that master what he hears, and back.
+fn relay(master: SocketAddr) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = listener.local_addr().expect("it is bound");
+    std::thread::spawn(move || {
+        for victim in listener.incoming().flatten() {
+            let there = dial(master);
+            for (mut from, mut to) in [(&victim, &there), (&there, &victim)]
+                .map(|(from, to)| (from.try_clone().expect("a handle"), to.try_clone().expect("a handle")))
+            {
+                std::thread::spawn(move || {
+                    let _ = io::copy(&mut from, &mut to);
+                    let _ = to.shutdown(std::net::Shutdown::Write);
+                });
+            }
+        }
+    });
+    address
+}
+
+#[test]
+fn a_handshake_that_somebody_passes_on_to_another_master_proves_nothing() {
+    let files = Files::new();
+    let cluster = files.setup(1).start();
+    let before = cluster.info(Node::Master).expect("it answers");
+    let address = relay(cluster.address(Node::Master));
+    for (role, text) in
+        [(hello_of_slave("one"), NODES), (master_hello(), NODES), (HelloRole::Client, CLIENTS)]
+    {
+        let mut victim = Stranger::open(address);
+        let challenge = victim.is_challenged(role.clone());
+        victim.say(&proof(text, Prover::Dialing, &challenge));
+        let why = victim.is_refused();
+        assert!(why.contains("or to another address"), "{role:?}: {why}");
+    }
+    // The same with those whom he would speak for.
+    let mut slave = command(Node::Slave(9));
+    slave.args(["--id", "newcomer", "--masters", &address.to_string(), "--secret-file", &files.nodes]);
+    let (_slave, output) = cluster.start_stranger(slave, "newcomer");
+    told(&output, "or to another address");
+    let mut client = Command::new("timeout");
+    client.args(["--signal=KILL", "60", env!("CARGO_BIN_EXE_dsm-client"), "--masters", &address.to_string()]);
+    client.args(["--client-secret-file", &files.clients, "READ", "k"]).stdin(Stdio::null());
+    let read = client.output().expect("it runs");
+    let said = String::from_utf8_lossy(&read.stderr);
+    assert!(read.status.code() == Some(2) && said.contains("or to another address"), "{said}");
+    let after = cluster.info(Node::Master).expect("it answers");
+    assert_eq!(moved(&before), moved(&after));
+    // Nobody is between them and the master itself.
+    let direct = run_client(&cluster, &["--client-secret-file", &*files.clients], &["WRITE", "k", "v"]);
+    assert!(direct.status.success(), "{direct:?}");
 }
 
 fn run_client(cluster: &TestCluster, flags: &[&str], words: &[&str]) -> Output {

@@ -14,7 +14,7 @@ use dsm_protocol::frame;
 use dsm_protocol::handshake::{DialEffect, DialEvent, Dialing, HandshakeFailure};
 use dsm_protocol::ids::{ClusterId, Millis};
 use dsm_protocol::message::{Hello, Message, Welcome};
-use dsm_protocol::secret::Secret;
+use dsm_protocol::secret::{Channel, Prover, Secret};
 use std::cell::Cell;
 use std::io;
 use std::rc::Rc;
@@ -55,6 +55,14 @@ impl DialError {
             | DialError::Io(_) => false,
         }
     }
+
+    /// What counts as the same refusal as before. Whoever has not proved the secret has no new one for each of his words.
+    fn complaint(&self) -> String {
+        match self {
+            DialError::Handshake(HandshakeFailure::NotProved { flag, .. }) => (*flag).to_owned(),
+            DialError::Handshake(_) | DialError::Io(_) => self.to_string(),
+        }
+    }
 }
 
 /// A socket over which a master can be greeted: a node's, or a client's, which may be anywhere.
@@ -64,6 +72,9 @@ pub(crate) trait Socket {
 
     /// Reads what is there; 0 at the end of the stream.
     async fn read(&mut self, buffer: &mut BytesMut) -> io::Result<usize>;
+
+    /// What this connection is known by at both its ends.
+    fn channel(&self) -> io::Result<Channel>;
 }
 
 impl Socket for Stream {
@@ -74,6 +85,10 @@ impl Socket for Stream {
     async fn read(&mut self, buffer: &mut BytesMut) -> io::Result<usize> {
         Stream::read(self, buffer).await
     }
+
+    fn channel(&self) -> io::Result<Channel> {
+        Stream::channel(self, Prover::Dialing)
+    }
 }
 
 impl Socket for OsStream {
@@ -83,6 +98,10 @@ impl Socket for OsStream {
 
     async fn read(&mut self, buffer: &mut BytesMut) -> io::Result<usize> {
         OsStream::read_at_most(self, buffer, usize::MAX).await
+    }
+
+    fn channel(&self) -> io::Result<Channel> {
+        OsStream::channel(self, Prover::Dialing)
     }
 }
 
@@ -108,6 +127,7 @@ pub(crate) async fn greet(
     let now = || Millis(to_millis(begun.elapsed()));
     let mut greeting = Vec::new();
     let mut dialing = Dialing::begin(now(), to_millis(limit), hello, &mut greeting);
+    let proves = credential.is_some();
     if let Some(Credential { secret, nonce }) = credential {
         dialing = dialing.with_secret(secret, nonce);
     }
@@ -122,7 +142,12 @@ pub(crate) async fn greet(
         let left = Duration::from_millis(dialing.deadline().since(now()));
         let event = match tokio::time::timeout(left, socket.read(&mut unread)).await {
             Ok(Ok(0)) => DialEvent::Ended,
-            Ok(Ok(_)) => DialEvent::Bytes { unread: &mut unread, cluster: cluster() },
+            Ok(Ok(_)) => {
+                if proves {
+                    dialing.step(now(), DialEvent::Through(socket.channel()?), &mut effects);
+                }
+                DialEvent::Bytes { unread: &mut unread, cluster: cluster() }
+            }
             Ok(Err(error)) => return Err(error.into()),
             Err(_) => DialEvent::Tick,
         };
@@ -198,7 +223,8 @@ pub(crate) trait Kept {
     /// How it ended.
     async fn serve(&self, stream: &Stream, greeted: Greeted) -> Result<(), DialError>;
 
-    /// Hears that one of both sides does not want the other: once for each reason, until there was a link that ended otherwise.
+    /// Hears that one of both sides does not want the other: once for each reason, of which not to have proved the secret is
+    /// one, whatever is said instead; until there was a link that ended otherwise.
     fn refused(&self, why: &DialError);
 
     /// Hears that there is no link; `is_first`: for the first time, and there was none before. A wrong address, perhaps.
@@ -231,7 +257,7 @@ pub(crate) async fn keep<K: Kept>(kept: K, env: Env, manner: Manner, turns: Rc<T
             Ok(()) => complaint = None,
             Err(why) if why.is_refusal() => {
                 is_refused = true;
-                let said = why.to_string();
+                let said = why.complaint();
                 if complaint.as_ref() != Some(&said) {
                     kept.refused(&why);
                     complaint = Some(said);

@@ -62,9 +62,10 @@ fn read(path: &Path) -> Result<Secret, String> {
         return Err("it is not a file".to_owned());
     }
     let mode = found.mode() & 0o777;
-    if mode & 0o044 != 0 {
+    if mode & 0o066 != 0 {
+        let done = if mode & 0o044 != 0 { "read" } else { "written" };
         log::warn!(
-            "secrets can be read by others path={} mode={mode:o}: `chmod 600` keeps them to their owner",
+            "secrets can be {done} by others path={} mode={mode:o}: `chmod 600` keeps them to their owner",
             path.display()
         );
     }

@@ -30,7 +30,8 @@
 //!
 //! **Secrets.** Where masters and slaves, or native clients, must prove one (`secret.rs` says how), nothing of a HELLO is acted on
 //! before that, and the owner does not see it. Whoever dials proves first: a stranger gets nothing by which a weak secret could
-//! be guessed at leisure. A side that has a secret takes nothing from one that does not prove it: no Welcome, and no Reject as the
+//! be guessed at leisure. What is proved holds over this connection alone: its owner tells what it is known by with
+//! [`AcceptEvent::Through`] and [`DialEvent::Through`], and without that nothing is proved. A side that has a secret takes nothing from one that does not prove it: no Welcome, and no Reject as the
 //! word of a master. So nobody can have a secret left out by pretending that he knows of none.
 //!
 //! A user of the text protocol stays unknown until its AUTH.
@@ -40,12 +41,15 @@
 use crate::frame::{self, FrameError, HANDSHAKE_BODY_MAX, PREFACE};
 use crate::ids::{ClusterId, Millis};
 use crate::message::{Control, Hello, HelloRole, Message, Welcome};
-use crate::secret::{Exchanged, Nonce, Prover, Secret, Secrets};
+use crate::secret::{Channel, Nonce, Prover, Said, Secret, Secrets};
 use bytes::{Buf as _, BytesMut};
 use thiserror::Error;
 
 /// How many bytes of a text client's first request must arrive within the time limit. After that it may take its time.
 pub const TEXT_BYTES_MAX: usize = 16 * 1024;
+
+/// So many letters are told of what somebody says who has not proved the secret.
+const SAID_CHARS_MAX: usize = 200;
 
 /// The first byte of whoever begins with TLS: a record of its handshake.
 pub const TLS_FIRST_BYTE: u8 = 0x16;
@@ -91,6 +95,8 @@ enum AcceptStage {
 pub enum AcceptEvent<'a> {
     /// What carries the bytes has told this, before the first of them. Without it they are plain.
     Found(Security),
+    /// What this connection is known by at both its ends. Needed before a proof.
+    Through(Channel),
     /// Bytes have arrived: all unread bytes. What the machine understands, it takes off the front.
     Bytes(&'a mut BytesMut),
     /// The first request of a text client is whole.
@@ -144,8 +150,11 @@ pub enum Rejection {
         /// The flag that names it.
         flag: &'static str,
     },
-    /// It has another secret.
-    #[error("the secret that was proved is another one: {flag} is to name the same secret here and there")]
+    /// It has another secret, or has not dialed this side: somebody passes on what it says.
+    #[error(
+        "the secret that was proved is another one, or to another address: {flag} is to name the same secret here and \
+         there, and nothing may pass this connection on"
+    )]
     WrongProof {
         /// The flag that names it.
         flag: &'static str,
@@ -157,14 +166,6 @@ pub fn secret_flag(role: &HelloRole) -> &'static str {
     match role {
         HelloRole::Client => "--client-secret-file",
         HelloRole::Slave { .. } | HelloRole::Master { .. } => "--secret-file",
-    }
-}
-
-/// The secret that whoever says this must prove, if there is one.
-fn demanded<'a>(secrets: &'a Secrets, role: &HelloRole) -> Option<&'a Secret> {
-    match role {
-        HelloRole::Client => secrets.clients.as_ref(),
-        HelloRole::Slave { .. } | HelloRole::Master { .. } => secrets.nodes.as_ref(),
     }
 }
 
@@ -180,6 +181,7 @@ struct Challenged {
 pub struct Accepting {
     stage: AcceptStage,
     security: Security,
+    channel: Option<Channel>,
     limit_ms: u64,
     /// What must be proved, and the number for the challenge.
     demands: Option<(Secrets, Nonce)>,
@@ -195,6 +197,7 @@ impl Accepting {
         Accepting {
             stage,
             security: Security::default(),
+            channel: None,
             limit_ms,
             demands: None,
             challenged: None,
@@ -218,6 +221,7 @@ impl Accepting {
     pub fn step(&mut self, now: Millis, event: AcceptEvent<'_>, effects: &mut Vec<AcceptEffect>) {
         match event {
             AcceptEvent::Found(security) => self.security = security,
+            AcceptEvent::Through(channel) => self.channel = Some(channel),
             AcceptEvent::Bytes(unread) => self.heard(now, unread, effects),
             AcceptEvent::Request => match self.stage {
                 AcceptStage::Text { .. } => self.stage = AcceptStage::Known,
@@ -325,8 +329,8 @@ impl Accepting {
         if self.security == (Security::Tls { is_node: false }) && hello.role != HelloRole::Client {
             return self.end(AcceptEffect::Reject(Rejection::NoNode), effects);
         }
-        let demands = self.demands.as_ref();
-        match demands.and_then(|(secrets, nonce)| Some((demanded(secrets, &hello.role)?.clone(), *nonce))) {
+        let demanded = self.demands.as_ref();
+        match demanded.and_then(|(secrets, nonce)| Some((secrets.of(&hello)?.clone(), *nonce))) {
             None => self.met(hello, effects),
             Some((secret, nonce)) => {
                 self.stage = AcceptStage::Proof { until };
@@ -354,8 +358,8 @@ impl Accepting {
         };
         let mut greeting = Vec::new();
         greet(hello.clone(), &mut greeting);
-        let said = Exchanged { accepting, dialing, greeting: &greeting };
-        match secret.check(Prover::Dialing, said, &proofs) {
+        let said = self.channel.map(|channel| Said { channel, accepting, dialing, greeting: &greeting });
+        match said.and_then(|said| secret.check(Prover::Dialing, said, &proofs)) {
             None => self.end(AcceptEffect::Reject(Rejection::WrongProof { flag }), effects),
             Some(proof) => {
                 self.has_proved = true;
@@ -384,6 +388,8 @@ impl Accepting {
 /// What happens to the side that dials.
 #[derive(Debug)]
 pub enum DialEvent<'a> {
+    /// What this connection is known by at both its ends. Needed before a challenge.
+    Through(Channel),
     /// Bytes have arrived, or more of them can be parsed.
     Bytes {
         /// All unread bytes. What the machine understands, it takes off the front.
@@ -443,7 +449,7 @@ pub enum HandshakeFailure {
     NotProved {
         /// The flag that names it.
         flag: &'static str,
-        /// What it has said instead.
+        /// What it has said instead, or its beginning: never a line of a log.
         said: String,
     },
     /// It has closed the connection.
@@ -462,7 +468,7 @@ enum Proving {
     /// It waits for the challenge.
     Unasked { secret: Secret, nonce: Nonce },
     /// It has proved its own, and waits for the other side's.
-    Asked { secret: Secret, nonce: Nonce, accepting: Nonce },
+    Asked { secret: Secret, nonce: Nonce, accepting: Nonce, channel: Channel },
 }
 
 /// The handshake of a connection, seen from the side that dials. It ends with its last effect.
@@ -472,6 +478,7 @@ pub struct Dialing {
     flag: &'static str,
     /// Preface and HELLO, while they are needed for a proof.
     greeting: Vec<u8>,
+    channel: Option<Channel>,
     proving: Proving,
 }
 
@@ -483,7 +490,8 @@ impl Dialing {
         let mut said = Vec::new();
         greet(hello, &mut said);
         greeting.extend_from_slice(&said);
-        Dialing { until: now.plus(limit_ms), flag, greeting: said, proving: Proving::Nothing }
+        let until = now.plus(limit_ms);
+        Dialing { until, flag, greeting: said, channel: None, proving: Proving::Nothing }
     }
 
     /// The same for a side that has a secret, which both sides must prove. `nonce` is for this connection alone.
@@ -497,6 +505,10 @@ impl Dialing {
     pub fn step(&mut self, now: Millis, event: DialEvent<'_>, effects: &mut Vec<DialEffect>) {
         let (unread, cluster) = match event {
             DialEvent::Bytes { unread, cluster } => (unread, cluster),
+            DialEvent::Through(channel) => {
+                self.channel = Some(channel);
+                return;
+            }
             DialEvent::Ended => return effects.push(DialEffect::GiveUp(HandshakeFailure::Ended)),
             DialEvent::Tick => {
                 if self.until <= now {
@@ -527,7 +539,7 @@ impl Dialing {
         cluster: Option<ClusterId>,
     ) -> Result<Option<DialEffect>, HandshakeFailure> {
         let flag = self.flag;
-        let not_proved = |said: &str| HandshakeFailure::NotProved { flag, said: said.to_owned() };
+        let not_proved = |said: &str| HandshakeFailure::NotProved { flag, said: shown(said) };
         match (std::mem::replace(&mut self.proving, Proving::Nothing), message) {
             (Proving::Nothing, Message::Control(Control::Welcome(welcome))) => {
                 match (cluster, welcome.cluster) {
@@ -548,13 +560,17 @@ impl Dialing {
                 Proving::Unasked { secret, nonce },
                 Message::Control(Control::Challenge { nonce: accepting }),
             ) => {
-                let said = Exchanged { accepting, dialing: nonce, greeting: &self.greeting };
+                let channel = self.channel.ok_or_else(|| not_proved("nobody knows to whom"))?;
+                let said = Said { channel, accepting, dialing: nonce, greeting: &self.greeting };
                 let proofs = secret.prove(Prover::Dialing, said);
-                self.proving = Proving::Asked { secret, nonce, accepting };
+                self.proving = Proving::Asked { secret, nonce, accepting, channel };
                 Ok(Some(DialEffect::Say(Control::Proof { nonce, proofs })))
             }
-            (Proving::Asked { secret, nonce, accepting }, Message::Control(Control::Proved { proof })) => {
-                let said = Exchanged { accepting, dialing: nonce, greeting: &self.greeting };
+            (
+                Proving::Asked { secret, nonce, accepting, channel },
+                Message::Control(Control::Proved { proof }),
+            ) => {
+                let said = Said { channel, accepting, dialing: nonce, greeting: &self.greeting };
                 if secret.check(Prover::Accepting, said, &[proof]).is_none() {
                     return Err(not_proved("its secret is another one"));
                 }
@@ -574,6 +590,11 @@ impl Dialing {
     pub fn deadline(&self) -> Millis {
         self.until
     }
+}
+
+/// What is told of the words of somebody who may be anybody: their beginning, and in one line.
+fn shown(said: &str) -> String {
+    said.chars().take(SAID_CHARS_MAX).map(|letter| if letter.is_control() { ' ' } else { letter }).collect()
 }
 
 /// Appends what the dialing side sends first: the preface and its HELLO.

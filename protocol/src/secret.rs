@@ -3,19 +3,22 @@
 //! Each end draws a number that is used once. A proof is HMAC-SHA256, under the secret, over what both ends have said so far:
 //!
 //! ```text
-//! "dsm secret 1"  side: 1 dials, 2 accepts  nonce of who accepts  nonce of who dials  preface and HELLO
-//!  12 bytes       1                         32                    32                  the rest
+//! "dsm secret 1"  side: 1 dials, 2 accepts  channel  nonce of who accepts  nonce of who dials  preface and HELLO
+//!  12 bytes       1                         32       32                    32                  the rest
 //! ```
 //!
 //! The side is in it, so that no end is answered with its own proof. The HELLO is in it, so that a proof holds for that role,
-//! name, life and cluster alone; and both nonces are, so that it holds for one connection. A secret is compared in constant
-//! time and is in no `Debug`. Which links are to prove which secret, and when, is `handshake.rs`'s.
+//! name, life and cluster alone; and both nonces are, so that it holds for one connection. The channel is in it, so that nobody
+//! who is dialed by mistake passes a handshake on to another master, and then speaks for whom he has heard. A secret is compared
+//! in constant time and is in no `Debug`. Which links are to prove which secret, and when, is `handshake.rs`'s.
 //!
 //! A proof takes some microseconds to compute: what a stranger can cause costs less than its connection.
 
-use ring::hmac;
+use crate::message::{Hello, HelloRole};
+use ring::{digest, hmac};
 use serde::{Deserialize, Serialize};
 use std::fmt;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use subtle::{Choice, ConstantTimeEq as _};
 use thiserror::Error;
@@ -42,6 +45,32 @@ impl Nonce {
         let mut bytes = [0; 32];
         bytes.chunks_exact_mut(8).for_each(|part| part.copy_from_slice(&random().to_le_bytes()));
         Nonce(bytes)
+    }
+}
+
+/// What both ends of one connection know it by. Whoever stands between two of them and passes on what he hears finds that the
+/// ends know them by different ones (RFC 5056 calls it channel binding).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Channel([u8; 32]);
+
+impl Channel {
+    /// Over TCP: of the address that was dialed, which the other end finds to be its own.
+    pub fn tcp(address: SocketAddr) -> Self {
+        // The same address, whether it is accepted by a socket of IPv6 or not.
+        let address = SocketAddr::new(address.ip().to_canonical(), address.port());
+        Channel::named(&format!("tcp:{address}"))
+    }
+
+    /// Where no network is: of the name that was dialed, which the other end listens at.
+    pub fn named(name: &str) -> Self {
+        let mut bytes = [0; 32];
+        bytes.copy_from_slice(digest::digest(&digest::SHA256, name.as_bytes()).as_ref());
+        Channel(bytes)
+    }
+
+    /// Over TLS: of what its session exports, which nobody else can know (RFC 5705, RFC 9266).
+    pub fn exported(material: [u8; 32]) -> Self {
+        Channel(material)
     }
 }
 
@@ -75,7 +104,9 @@ pub enum Prover {
 
 /// What both ends of one link have said.
 #[derive(Clone, Copy, Debug)]
-pub struct Exchanged<'a> {
+pub struct Said<'a> {
+    /// Over which they say it.
+    pub channel: Channel,
     /// Drawn by the end that accepts.
     pub accepting: Nonce,
     /// Drawn by the end that dials.
@@ -129,13 +160,13 @@ impl Secret {
     }
 
     /// The proofs of that side, one for each secret.
-    pub fn prove(&self, prover: Prover, said: Exchanged<'_>) -> Vec<Mac> {
+    pub fn prove(&self, prover: Prover, said: Said<'_>) -> Vec<Mac> {
         self.0.iter().map(|secret| mac(secret, prover, said)).collect()
     }
 
     /// Whether one of these proofs of that side is right; with the answer, which proves the same secret. All secrets are
     /// compared with all proofs, whichever is right.
-    pub fn check(&self, prover: Prover, said: Exchanged<'_>, proofs: &[Mac]) -> Option<Mac> {
+    pub fn check(&self, prover: Prover, said: Said<'_>, proofs: &[Mac]) -> Option<Mac> {
         let mut answer = None;
         for secret in self.0.iter() {
             let wanted = mac(secret, prover, said);
@@ -166,7 +197,7 @@ impl PartialEq for Secret {
 
 impl Eq for Secret {}
 
-fn mac(secret: &[u8], prover: Prover, said: Exchanged<'_>) -> Mac {
+fn mac(secret: &[u8], prover: Prover, said: Said<'_>) -> Mac {
     let side = match prover {
         Prover::Dialing => 1,
         Prover::Accepting => 2,
@@ -174,6 +205,7 @@ fn mac(secret: &[u8], prover: Prover, said: Exchanged<'_>) -> Mac {
     let mut context = hmac::Context::with_key(&hmac::Key::new(hmac::HMAC_SHA256, secret));
     context.update(LABEL);
     context.update(&[side]);
+    context.update(&said.channel.0);
     context.update(&said.accepting.0);
     context.update(&said.dialing.0);
     context.update(said.greeting);
@@ -192,6 +224,14 @@ pub struct Secrets {
 }
 
 impl Secrets {
+    /// The one that whoever says this must prove.
+    pub fn of(&self, hello: &Hello) -> Option<&Secret> {
+        match hello.role {
+            HelloRole::Client => self.clients.as_ref(),
+            HelloRole::Slave { .. } | HelloRole::Master { .. } => self.nodes.as_ref(),
+        }
+    }
+
     /// Whether there is any.
     pub fn is_any(&self) -> bool {
         self.nodes.is_some() || self.clients.is_some()
@@ -213,8 +253,8 @@ mod tests {
         Nonce::draw(|| number)
     }
 
-    fn said(greeting: &[u8]) -> Exchanged<'_> {
-        Exchanged { accepting: nonce(1), dialing: nonce(2), greeting }
+    fn said(greeting: &[u8]) -> Said<'_> {
+        Said { channel: Channel::named("a"), accepting: nonce(1), dialing: nonce(2), greeting }
     }
 
     fn proves(theirs: &Secret, ours: &Secret) -> bool {
@@ -226,26 +266,39 @@ mod tests {
 
     #[test]
     fn the_proof_is_hmac_sha256_over_the_documented_bytes() {
-        // The same with `openssl dgst -sha256 -mac HMAC`, over label, side, nonces and greeting.
+        // The same with `openssl dgst -sha256 -mac HMAC`, over label, side, channel, nonces and greeting.
         let proof = secret(OLD).prove(Prover::Dialing, said(b"hello"))[0];
         let hex: String = proof.0.iter().map(|byte| format!("{byte:02x}")).collect();
-        assert_eq!(hex, "7c5c49d84e8b090fedb2963d5bf176b2b408ebb7f17e58befb91ea9e27675280");
+        assert_eq!(hex, "2626c1668bd95c5d638ac1243f747386141a47eaa62bfb3a0a6c2b9459a2942b");
     }
 
     #[test]
-    fn a_proof_holds_for_one_secret_side_connection_and_hello() {
+    fn a_proof_holds_for_one_secret_side_channel_connection_and_hello() {
         let secret = secret(OLD);
         let proof = secret.prove(Prover::Dialing, said(b"hello"));
-        let holds = |prover, said: Exchanged<'_>| secret.check(prover, said, &proof).is_some();
+        let holds = |prover, said: Said<'_>| secret.check(prover, said, &proof).is_some();
         assert!(holds(Prover::Dialing, said(b"hello")));
         assert!(!holds(Prover::Accepting, said(b"hello")), "it was sent back");
         assert!(!holds(Prover::Dialing, said(b"hello!")));
-        assert!(!holds(Prover::Dialing, Exchanged { accepting: nonce(3), ..said(b"hello") }));
-        assert!(!holds(Prover::Dialing, Exchanged { dialing: nonce(3), ..said(b"hello") }));
-        let crossed = Exchanged { accepting: nonce(2), dialing: nonce(1), ..said(b"hello") };
+        assert!(!holds(Prover::Dialing, Said { accepting: nonce(3), ..said(b"hello") }));
+        assert!(!holds(Prover::Dialing, Said { dialing: nonce(3), ..said(b"hello") }));
+        let passed_on = Said { channel: Channel::named("b"), ..said(b"hello") };
+        assert!(!holds(Prover::Dialing, passed_on));
+        let crossed = Said { accepting: nonce(2), dialing: nonce(1), ..said(b"hello") };
         assert!(!holds(Prover::Dialing, crossed));
         assert!(self::secret(NEW).check(Prover::Dialing, said(b"hello"), &proof).is_none());
         assert!(secret.check(Prover::Dialing, said(b"hello"), &[]).is_none());
+    }
+
+    #[test]
+    fn both_ends_of_a_connection_know_it_by_the_same_address_however_that_is_written() {
+        let tcp = |address: &str| Channel::tcp(address.parse().unwrap());
+        assert_eq!(tcp("127.0.0.1:7"), tcp("[::ffff:127.0.0.1]:7"));
+        assert_eq!(tcp("[fe80::1%2]:7"), tcp("[fe80::1]:7"));
+        let all = [tcp("127.0.0.1:7"), tcp("127.0.0.1:8"), tcp("127.0.0.2:7"), tcp("[::1]:7")];
+        for (index, channel) in all.iter().enumerate() {
+            assert!(!all[index + 1..].contains(channel), "{index}");
+        }
     }
 
     #[test]

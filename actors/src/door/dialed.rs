@@ -134,7 +134,7 @@ impl Kept for LinkToPeer {
     fn refused(&self, why: &DialError) {
         if let DialError::Handshake(HandshakeFailure::NotProved { .. }) = why {
             // It may be anybody, so that it moves nothing here.
-            log::error!("no link to the other master address={} cause=\"{why}\"", self.master());
+            log::error!("no link to the other master address={} cause={:?}", self.master(), why.to_string());
             return;
         }
         self.context

@@ -9,6 +9,7 @@ use bytes::BytesMut;
 use dsm_protocol::frame;
 use dsm_protocol::handshake::{AcceptEffect, AcceptEvent, Accepting};
 use dsm_protocol::message::Message;
+use dsm_protocol::secret::Prover;
 use std::future::{poll_fn, Future as _};
 use std::io;
 use std::pin::pin;
@@ -43,6 +44,12 @@ pub(super) async fn meet(
         let event = match tokio::time::timeout(left, hear(stream, buffer, comes, context)).await {
             Ok(Ok(true)) => {
                 handshake.step(env.now(), AcceptEvent::Found(stream.security()), &mut effects);
+                if context.secrets.is_any() {
+                    // Where it is not known, nothing is proved.
+                    if let Ok(channel) = stream.channel(Prover::Accepting) {
+                        handshake.step(env.now(), AcceptEvent::Through(channel), &mut effects);
+                    }
+                }
                 AcceptEvent::Bytes(buffer)
             }
             Ok(Ok(false)) => return Ok(Met::Gone),

@@ -29,7 +29,7 @@ pub(super) async fn native_client(
     has_proved: bool,
 ) -> io::Result<()> {
     let id = SessionId(context.switchboard.next_id());
-    let guard = SessionGuard::open(context, id, Origin::Native, outbox);
+    let guard = SessionGuard::open(context, id, Origin::Native { has_proved }, outbox);
     let mut result = native_requests(stream, &mut buffer, context, &guard, has_proved).await;
     if let Err(LinkError::Cut) = result {
         guard.session.send(&Message::Control(Control::Reject { reason: format!("BUSY {UPLOADS_CUT}") }));

@@ -9,7 +9,10 @@ pub(crate) enum Origin {
     /// A Redis client's connection.
     Resp,
     /// A native client's connection.
-    Native,
+    Native {
+        /// Whether it has proved the secret of native clients, and may do everything.
+        has_proved: bool,
+    },
     /// A session of the other master, over the link that all of them share.
     Forwarded {
         /// The generation of the session's stream that came with the last request.
@@ -30,7 +33,7 @@ impl Origin {
         match self {
             // Neither of them knows several masters, so a standby forwards their requests.
             Origin::Resp | Origin::Embedded => Kind::Forwardable,
-            Origin::Native => Kind::Native,
+            Origin::Native { .. } => Kind::Native,
             Origin::Forwarded { generation } => Kind::Forwarded { generation: generation.get() },
         }
     }
@@ -39,14 +42,14 @@ impl Origin {
     pub(super) fn shares_its_link(&self) -> bool {
         match self {
             Origin::Forwarded { .. } => true,
-            Origin::Resp | Origin::Native | Origin::Embedded => false,
+            Origin::Resp | Origin::Native { .. } | Origin::Embedded => false,
         }
     }
 
     /// Whether it is told of a stop by a message, and then leaves by itself.
     pub(super) fn is_told_of_a_stop(&self) -> bool {
         match self {
-            Origin::Native | Origin::Forwarded { .. } => true,
+            Origin::Native { .. } | Origin::Forwarded { .. } => true,
             Origin::Resp | Origin::Embedded => false,
         }
     }
@@ -54,7 +57,7 @@ impl Origin {
     /// Whether a stop waits until the session has ended.
     pub(crate) fn leaves_at_a_stop(&self) -> bool {
         match self {
-            Origin::Resp | Origin::Native => true,
+            Origin::Resp | Origin::Native { .. } => true,
             Origin::Forwarded { .. } | Origin::Embedded => false,
         }
     }

@@ -31,10 +31,8 @@ impl<'a> Streams<'a> {
     pub(super) async fn hear(&mut self, message: Message) -> Option<Message> {
         match message {
             Message::Control(Control::StreamUser { stream, user }) => {
-                // Further ones have no sessions here either, and are known to be nobody.
-                if self.users.len() < self.context.switchboard.gate.forwarded_sessions_max() {
-                    self.users.insert(stream, user);
-                }
+                let max = self.context.switchboard.gate.forwarded_sessions_max();
+                note(&mut self.users, max, stream, user);
                 None
             }
             Message::Control(Control::StreamClosed { stream }) => {
@@ -77,5 +75,36 @@ impl<'a> Streams<'a> {
             accounts.note(kind, object, name, client);
         }
         judged
+    }
+}
+
+/// Notes for whom a stream asks from here on, be it that there is room for no more of them: it never keeps its former user.
+/// Further streams have no sessions here either, and are known to be nobody.
+fn note(users: &mut BTreeMap<u64, StreamUser>, max: usize, stream: u64, user: StreamUser) {
+    users.remove(&stream);
+    if user != StreamUser::Anonymous && users.len() < max {
+        users.insert(stream, user);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stream_has_no_former_user_however_many_there_are() {
+        let named = |name: &str| StreamUser::Named(name.to_owned());
+        let mut users = BTreeMap::new();
+        for (stream, name) in [(1, "ops"), (2, "ops"), (3, "ops")] {
+            note(&mut users, 2, stream, named(name));
+        }
+        assert_eq!(users, BTreeMap::from([(1, named("ops")), (2, named("ops"))]));
+        note(&mut users, 2, 1, named("app"));
+        note(&mut users, 2, 2, StreamUser::Anonymous);
+        assert_eq!(users, BTreeMap::from([(1, named("app"))]));
+        // Nobody takes no room.
+        note(&mut users, 2, 4, StreamUser::Anonymous);
+        note(&mut users, 2, 3, StreamUser::Program);
+        assert_eq!(users, BTreeMap::from([(1, named("app")), (3, StreamUser::Program)]));
     }
 }

@@ -37,7 +37,7 @@ impl LocalNet {
     fn connect(&self, address: &str) -> io::Result<Stream> {
         let listening = self.0.borrow();
         let listener = listening.get(address).ok_or(io::ErrorKind::ConnectionRefused)?;
-        let (near, far) = UnixConnection::pair()?;
+        let (near, far) = UnixConnection::pair(address)?;
         listener.try_send(far).map_err(|_| io::ErrorKind::ConnectionRefused)?;
         Ok(Stream::Os(OsStream::Unix(near)))
     }

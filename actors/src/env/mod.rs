@@ -12,7 +12,7 @@ pub mod sim;
 pub(crate) mod small_file;
 mod threads;
 
-pub(crate) use net::try_sockets_in;
+pub(crate) use net::{tls_channel, try_sockets_in};
 pub use net::{
     ClientAuth, Listener, LocalListener, OsStream, PathListener, Stream, Tls, TlsError, TlsFiles, TlsStream,
     UnixConnection,

@@ -2,7 +2,7 @@
 
 use super::config::LauncherConfig;
 use super::error::LaunchError;
-use crate::env::Tls;
+use crate::env::{tls_channel, Tls};
 use crate::secrets::{self, Credential, Secret, SecretSource};
 use bytes::BytesMut;
 use dsm_protocol::command::{Command as StoreCommand, Reply};
@@ -11,6 +11,7 @@ use dsm_protocol::handshake::{DialEffect, DialEvent, Dialing};
 use dsm_protocol::ids::{Millis, RequestId};
 use dsm_protocol::info::MasterInfo;
 use dsm_protocol::message::{Hello, HelloRole, Message, Request};
+use dsm_protocol::secret::Channel;
 use std::io::{self, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
@@ -64,7 +65,12 @@ pub(super) fn ask_info(address: SocketAddr, by: &AskedBy, limit: Duration) -> io
     'shaking: loop {
         let event = match read_more(&mut stream, &mut input, deadline)? {
             0 => DialEvent::Ended,
-            _ => DialEvent::Bytes { unread: &mut input, cluster: None },
+            _ => {
+                if by.secret.is_some() {
+                    dialing.step(now(), DialEvent::Through(stream.channel()?), &mut effects);
+                }
+                DialEvent::Bytes { unread: &mut input, cluster: None }
+            }
         };
         dialing.step(now(), event, &mut effects);
         for effect in effects.drain(..) {
@@ -103,6 +109,16 @@ impl Asked {
         match self {
             Asked::Plain(socket) => socket,
             Asked::Tls(stream) => &stream.sock,
+        }
+    }
+
+    /// What this connection is known by at both its ends.
+    fn channel(&self) -> io::Result<Channel> {
+        match self {
+            Asked::Plain(socket) => Ok(Channel::tcp(socket.peer_addr()?)),
+            Asked::Tls(stream) => tls_channel(stream.conn.protocol_version(), |label| {
+                stream.conn.export_keying_material([0; 32], label, None)
+            }),
         }
     }
 

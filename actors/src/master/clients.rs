@@ -99,7 +99,8 @@ impl Clients {
 
     /// Tells the native clients something.
     pub(super) fn tell_native(&self, message: &Message) {
-        let native = self.sessions.values().filter(|session| matches!(session.origin(), Origin::Native));
+        let native =
+            self.sessions.values().filter(|session| matches!(session.origin(), Origin::Native { .. }));
         native.for_each(|session| session.send(message));
     }
 

@@ -10,7 +10,7 @@ use dsm_protocol::handshake::{
 };
 use dsm_protocol::ids::{ClusterId, Epoch, Incarnation, Millis, Seq, SlaveId};
 use dsm_protocol::message::{Control, Hello, HelloRole, MasterState, Message, Welcome};
-use dsm_protocol::secret::{Exchanged, Nonce, Prover, Secret, Secrets};
+use dsm_protocol::secret::{Channel, Nonce, Prover, Said, Secret, Secrets};
 
 const LIMIT_MS: u64 = 1000;
 
@@ -37,6 +37,11 @@ fn nonces() -> [Nonce; 2] {
     [Nonce::draw(|| 1), Nonce::draw(|| 2)]
 }
 
+/// What the connection is known by.
+fn channel() -> Channel {
+    Channel::named("this connection")
+}
+
 fn secret() -> Secret {
     Secret::parse(b"a secret of the cluster\nand the one before it").expect("it is long enough")
 }
@@ -48,6 +53,7 @@ fn accept(said: &[u8], chunk: usize, has_secret: bool) -> (Option<AcceptEffect>,
     if has_secret {
         let secrets = Secrets { nodes: Some(secret()), clients: Some(secret()) };
         machine = machine.demanding(secrets, nonces()[0]);
+        machine.step(begun, AcceptEvent::Through(channel()), &mut Vec::new());
     }
     let (mut unread, mut end, mut now) = (BytesMut::new(), None, begun);
     let mut told = Vec::new();
@@ -133,6 +139,7 @@ fn dial(hello: &Hello, said: &[u8], chunk: usize, has_secret: bool) -> (Option<D
         (Dialing::begin(Millis(5), LIMIT_MS, hello.clone(), &mut greeting), hello.cluster);
     if has_secret {
         machine = machine.with_secret(secret(), nonces()[1]);
+        machine.step(Millis(5), DialEvent::Through(channel()), &mut Vec::new());
     }
     let (end, unread) = accept(&greeting, greeting.len(), false);
     assert_eq!((end, unread.len()), (Some(AcceptEffect::Native(hello.clone())), 0), "both sides agree");
@@ -208,7 +215,7 @@ pub(crate) fn seeds() -> Vec<Vec<u8>> {
 /// What both sides say where a secret is proved.
 fn proved(greeting: &[u8], welcome: &[u8], framed: impl Fn(Message) -> Vec<u8>) -> [Vec<u8>; 2] {
     let [accepting, dialing] = nonces();
-    let said = Exchanged { accepting, dialing, greeting };
+    let said = Said { channel: channel(), accepting, dialing, greeting };
     let proof = Control::Proof { nonce: dialing, proofs: secret().prove(Prover::Dialing, said) };
     let answer = Control::Proved { proof: secret().prove(Prover::Accepting, said)[0] };
     let challenge = framed(Message::Control(Control::Challenge { nonce: accepting }));

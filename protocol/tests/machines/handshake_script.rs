@@ -9,7 +9,7 @@ use dsm_protocol::handshake::{
 };
 use dsm_protocol::ids::{ClusterId, Epoch, Incarnation, Millis, Seq, SlaveId};
 use dsm_protocol::message::{Control, Hello, HelloRole, MasterState, Message, Welcome};
-use dsm_protocol::secret::{Exchanged, Mac, Nonce, Prover, Secret, Secrets};
+use dsm_protocol::secret::{Channel, Mac, Nonce, Prover, Said, Secret, Secrets};
 use std::fmt::Write as _;
 
 #[test]
@@ -48,13 +48,28 @@ fn nonce(prover: Prover) -> Nonce {
     })
 }
 
+/// What the connection of a script is known by.
+fn channel() -> Channel {
+    Channel::named("this connection")
+}
+
 /// `SECRET.ROLE`: the proofs of that side over the HELLO of that role.
 fn proofs(words: &str, prover: Prover, cluster: Option<ClusterId>) -> Res<Vec<Mac>> {
+    proofs_through(channel(), words, prover, cluster)
+}
+
+/// The same over a connection that is known by that.
+fn proofs_through(
+    channel: Channel,
+    words: &str,
+    prover: Prover,
+    cluster: Option<ClusterId>,
+) -> Res<Vec<Mac>> {
     let (letters, role) = words.split_once('.').ok_or("SECRET.ROLE")?;
     let mut greeting = Vec::new();
     greet(hello(role, cluster)?, &mut greeting);
     let (accepting, dialing) = (nonce(Prover::Accepting), nonce(Prover::Dialing));
-    Ok(secret(letters)?.prove(prover, Exchanged { accepting, dialing, greeting: &greeting }))
+    Ok(secret(letters)?.prove(prover, Said { channel, accepting, dialing, greeting: &greeting }))
 }
 
 fn hello(role: &str, cluster: Option<ClusterId>) -> Res<Hello> {
@@ -140,6 +155,15 @@ fn bytes(word: &str, cluster: Option<ClusterId>) -> Res<Vec<u8>> {
         ("replayed", words) => {
             let proofs = proofs(words, Prover::Dialing, cluster)?;
             say(Message::Control(Control::Proof { nonce: Nonce::draw(|| 3), proofs }));
+        }
+        // Proofs to somebody else, who passes them on.
+        ("passed_on", words) => {
+            let proofs = proofs_through(Channel::named("another one"), words, Prover::Dialing, cluster)?;
+            say(Message::Control(Control::Proof { nonce: nonce(Prover::Dialing), proofs }));
+        }
+        ("proved_elsewhere", words) => {
+            let proofs = proofs_through(Channel::named("another one"), words, Prover::Accepting, cluster)?;
+            say(Message::Control(Control::Proved { proof: proofs[0] }));
         }
         ("proved", words) => {
             let proof = proofs(words, Prover::Accepting, cluster)?[0];
@@ -232,6 +256,7 @@ impl goldenscript::Runner for Runner {
                 let mut machine = Accepting::new(Millis(self.now), limit_ms);
                 if secrets.is_any() {
                     machine = machine.demanding(secrets, nonce(Prover::Accepting));
+                    machine.step(Millis(self.now), AcceptEvent::Through(channel()), &mut Vec::new());
                 }
                 writeln!(out, "until={}", machine.deadline().ok_or("it has a deadline")?)?;
                 self.side = Side::Accepting(machine);
@@ -247,6 +272,7 @@ impl goldenscript::Runner for Runner {
                 let mut machine = Dialing::begin(Millis(self.now), limit_ms, hello.clone(), &mut greeting);
                 if let Some(letters) = args.take_key("secret") {
                     machine = machine.with_secret(secret(letters)?, nonce(Prover::Dialing));
+                    machine.step(Millis(self.now), DialEvent::Through(channel()), &mut Vec::new());
                 }
                 let said = greeting.strip_prefix(&PREFACE).ok_or("no preface")?;
                 let mut said = BytesMut::from(said);

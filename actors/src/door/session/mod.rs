@@ -151,7 +151,9 @@ impl Session {
 
     /// For whom the request `tag` asks, which is not answered yet.
     pub(crate) fn asks_for(&self, tag: u64) -> StreamUser {
-        if let Origin::Embedded = self.origin {
+        // Neither names a user: the program around this master, and a native client, who is served where there are users only
+        // after it has proved its secret.
+        if let Origin::Embedded | Origin::Native { has_proved: true } = self.origin {
             return StreamUser::Program;
         }
         let pending = self.pending.borrow();

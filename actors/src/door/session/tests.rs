@@ -191,7 +191,12 @@ fn a_session_that_waits_too_long_for_room_is_refused_request_by_request() {
 
 #[test]
 fn an_answered_request_takes_no_place_where_no_order_is_held() {
-    let session = Session::new(SessionId(1), Origin::Native, Outbox::default(), &pool(usize::MAX));
+    let session = Session::new(
+        SessionId(1),
+        Origin::Native { has_proved: false },
+        Outbox::default(),
+        &pool(usize::MAX),
+    );
     let slow = session.ask(Coding::Native(RequestId(0)), permit(1));
     for id in 1..1000 {
         let tag = session.ask(Coding::Native(RequestId(id)), permit(1));
@@ -201,6 +206,16 @@ fn an_answered_request_takes_no_place_where_no_order_is_held() {
     }
     assert!(session.answer(slow, &Reply::Done));
     assert_eq!(session.in_flight(), (0, 0));
+}
+
+#[test]
+fn who_has_proved_the_secret_of_native_clients_asks_as_a_program() {
+    for (has_proved, wanted) in [(true, StreamUser::Program), (false, StreamUser::Anonymous)] {
+        let origin = Origin::Native { has_proved };
+        let session = Session::new(SessionId(1), origin, Outbox::default(), &pool(usize::MAX));
+        let tag = session.ask(Coding::Native(RequestId(0)), permit(1));
+        assert_eq!(session.asks_for(tag), wanted);
+    }
 }
 
 #[tokio::test]
@@ -222,7 +237,12 @@ async fn an_embedded_caller_gets_its_answer_at_once_or_is_told_that_the_session_
 
 #[test]
 fn native_answers_leave_as_they_come() {
-    let session = Session::new(SessionId(1), Origin::Native, Outbox::default(), &pool(usize::MAX));
+    let session = Session::new(
+        SessionId(1),
+        Origin::Native { has_proved: false },
+        Outbox::default(),
+        &pool(usize::MAX),
+    );
     let first = session.ask(Coding::Native(RequestId(7)), permit(1));
     let second = session.ask(Coding::Native(RequestId(8)), permit(1));
     session.answer(second, &Reply::Done);

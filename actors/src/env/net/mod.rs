@@ -21,6 +21,7 @@ mod unix_connection;
 pub use local_listener::LocalListener;
 pub(crate) use path_listener::try_sockets_in;
 pub use path_listener::PathListener;
+pub(crate) use tls::channel_of as tls_channel;
 pub use tls::{ClientAuth, Tls, TlsError, TlsFiles, TlsStream};
 pub use unix_connection::UnixConnection;
 
@@ -28,6 +29,7 @@ use super::FileIdentity;
 use crate::address::{self, Transport};
 use bytes::BytesMut;
 use dsm_protocol::handshake::Security;
+use dsm_protocol::secret::{Channel, Prover};
 use std::io::{self, IoSlice};
 use std::net::{IpAddr, UdpSocket};
 use std::os::fd::OwnedFd;
@@ -210,6 +212,19 @@ impl OsStream {
         match self {
             OsStream::Tcp(_) | OsStream::Unix(_) => Security::Plain,
             OsStream::Tls(stream) => stream.security(),
+        }
+    }
+
+    /// See [`Stream::channel`].
+    ///
+    /// # Errors
+    /// As [`Stream::channel`].
+    pub(crate) fn channel(&self, end: Prover) -> io::Result<Channel> {
+        match (self, end) {
+            (OsStream::Tcp(stream), Prover::Dialing) => Ok(Channel::tcp(stream.peer_addr()?)),
+            (OsStream::Tcp(stream), Prover::Accepting) => Ok(Channel::tcp(stream.local_addr()?)),
+            (OsStream::Tls(stream), Prover::Dialing | Prover::Accepting) => stream.channel(),
+            (OsStream::Unix(stream), Prover::Dialing | Prover::Accepting) => Ok(stream.channel()),
         }
     }
 
@@ -495,6 +510,20 @@ impl Stream {
         }
     }
 
+    /// What this connection is known by at both its ends, once its first bytes are read: over TCP the address that was dialed,
+    /// which is the peer's of the end that dials and its own of the one that accepts; over TLS what its session exports; else
+    /// the path or the name.
+    ///
+    /// # Errors
+    /// What the system says; of TLS, that its handshake is not over or of a version whose sessions can be passed on.
+    pub(crate) fn channel(&self, end: Prover) -> io::Result<Channel> {
+        match self {
+            Stream::Os(stream) => stream.channel(end),
+            #[cfg(feature = "sim")]
+            Stream::Sim(stream) => Ok(stream.channel()),
+        }
+    }
+
     /// Writes some of `bytes`: as much as the system takes at once. A simulated network takes all of them.
     ///
     /// # Errors
@@ -635,7 +664,8 @@ mod tests {
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn bytes_that_arrive_during_a_read_of_a_unix_socket_are_read_too() {
         let (near, far) = std::os::unix::net::UnixStream::pair().unwrap();
-        nothing_is_left(OsStream::Unix(UnixConnection::new(near).unwrap()), far).await;
+        nothing_is_left(OsStream::Unix(UnixConnection::new(near, Channel::named("a pair")).unwrap()), far)
+            .await;
     }
 
     #[expect(clippy::disallowed_methods, reason = "the other side of a socket is elsewhere")]

@@ -12,6 +12,7 @@
 use super::unix_connection::UnixConnection;
 use crate::address::of_unix_path;
 use crate::env::FileIdentity;
+use dsm_protocol::secret::Channel;
 use rustix::fs::{FileType, FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
@@ -35,6 +36,7 @@ pub struct PathListener {
     path: PathBuf,
     /// The file that was made.
     made: FileIdentity,
+    channel: Channel,
     listener: UnixListener,
 }
 
@@ -47,14 +49,15 @@ impl PathListener {
         let address = of_unix_path(&path).map_err(invalid)?;
         // From here on the drop removes the file.
         let listener = UnixListener::from_std(socket.into())?;
-        Ok(PathListener { address, path, made, listener })
+        let channel = channel(&path);
+        Ok(PathListener { address, path, made, channel, listener })
     }
 
     /// Waits for the next connection. Its address ends in the process on the other side, as that of TCP does in its port.
     pub(super) async fn accept(&self) -> io::Result<(UnixConnection, String)> {
         let (socket, _) = self.listener.accept().await?;
         let pid = socket.peer_cred().ok().and_then(|peer| peer.pid()).unwrap_or_default();
-        let connection = UnixConnection::new(socket.into_std()?)?;
+        let connection = UnixConnection::new(socket.into_std()?, self.channel)?;
         Ok((connection, format!("{}:{pid}", self.address)))
     }
 
@@ -81,7 +84,16 @@ impl Drop for PathListener {
 pub(super) fn connect(path: &Path) -> io::Result<UnixConnection> {
     let socket = new_socket()?;
     rustix::net::connect(&socket, &SocketAddrUnix::new(path)?)?;
-    UnixConnection::new(socket)
+    UnixConnection::new(socket, channel(path))
+}
+
+/// What both ends know a connection to the socket at `path` by: its directory, over whatever links that is named, and its
+/// name there. A link in place of the socket counts as another one: whoever may write in the directory could change it
+/// after the connect.
+fn channel(path: &Path) -> Channel {
+    let directory = path.parent().and_then(|parent| parent.canonicalize().ok());
+    let resolved = directory.zip(path.file_name()).map(|(directory, name)| directory.join(name));
+    Channel::named(&format!("unix:{}", resolved.as_deref().unwrap_or(path).display()))
 }
 
 /// Makes a socket at `path` with the access rights `mode`, and listens. Waits for disks.

@@ -6,6 +6,7 @@
 //! than TCP's work saved. So here the system is asked about room only while a write waits for it.
 
 use bytes::BufMut;
+use dsm_protocol::secret::Channel;
 use rustix::net::{SendAncillaryBuffer, SendFlags};
 use std::io::{self, IoSlice};
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
@@ -22,26 +23,34 @@ pub struct UnixConnection {
     /// The socket. Of tokio's types, the ends of pipes are those that ask for one direction alone, and a stream socket is read
     /// like a pipe.
     socket: pipe::Receiver,
+    channel: Channel,
 }
 
 impl UnixConnection {
-    /// Takes a stream socket that is connected.
+    /// Takes a stream socket that is connected, and what both its ends know it by.
     ///
     /// # Errors
     /// What the system says.
-    pub(in crate::env) fn new(socket: impl Into<UnixStream>) -> io::Result<Self> {
+    pub(in crate::env) fn new(socket: impl Into<UnixStream>, channel: Channel) -> io::Result<Self> {
         let socket = socket.into();
         socket.set_nonblocking(true)?;
-        Ok(UnixConnection { socket: pipe::Receiver::from_owned_fd_unchecked(OwnedFd::from(socket))? })
+        let socket = pipe::Receiver::from_owned_fd_unchecked(OwnedFd::from(socket))?;
+        Ok(UnixConnection { socket, channel })
     }
 
-    /// The ends of a new connection.
+    /// The ends of a new connection to that name.
     ///
     /// # Errors
     /// What the system says.
-    pub(in crate::env) fn pair() -> io::Result<(Self, Self)> {
+    pub(in crate::env) fn pair(name: &str) -> io::Result<(Self, Self)> {
         let (near, far) = UnixStream::pair()?;
-        Ok((UnixConnection::new(near)?, UnixConnection::new(far)?))
+        let channel = Channel::named(&format!("local:{name}"));
+        Ok((UnixConnection::new(near, channel)?, UnixConnection::new(far, channel)?))
+    }
+
+    /// What both its ends know it by.
+    pub(super) fn channel(&self) -> Channel {
+        self.channel
     }
 
     /// Runs `read` unless it is known that there is nothing; if it says `WouldBlock`, that is known from then on.

@@ -6,6 +6,7 @@
 
 use super::{sleep, Moment, Process, World};
 use bytes::{Bytes, BytesMut};
+use dsm_protocol::secret::Channel;
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
@@ -237,6 +238,8 @@ struct Connection {
     world: World,
     near: End,
     far: End,
+    /// The address that was dialed.
+    dialed: String,
     /// From near to far.
     there: Pipe,
     back: Pipe,
@@ -466,6 +469,11 @@ impl SimStream {
         Ok(())
     }
 
+    /// What both ends know the connection by.
+    pub(crate) fn channel(&self) -> Channel {
+        Channel::named(&format!("sim:{}", self.connection.dialed))
+    }
+
     /// Says that nothing more will be written.
     pub fn shut_down_write(&self) {
         let finished = self.connection.pipe_from(self.side).state.borrow().finished;
@@ -591,6 +599,7 @@ pub(super) async fn connect(world: &World, process: &Process, address: &str) -> 
         world: world.clone(),
         near: End { process: process.clone(), is_closed: Cell::new(false) },
         far: End { process: listening.process.clone(), is_closed: Cell::new(false) },
+        dialed: listening.address.clone(),
         there: Pipe::default(),
         back: Pipe::default(),
     });

@@ -19,6 +19,7 @@ mod tests;
 mod words;
 
 pub use material::{ClientAuth, TlsError, TlsFiles};
+pub(crate) use stream::channel_of;
 pub use stream::TlsStream;
 
 use super::super::threads::spawn_thread;

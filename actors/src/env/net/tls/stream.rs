@@ -14,8 +14,9 @@ use super::material::AcceptConfigs;
 use super::words::sentence;
 use bytes::{BufMut as _, BytesMut};
 use dsm_protocol::handshake::{Security, TLS_FIRST_BYTE};
+use dsm_protocol::secret::Channel;
 use rustls::server::Acceptor;
-use rustls::Connection;
+use rustls::{Connection, ProtocolVersion};
 use smallvec::SmallVec;
 use std::cell::RefCell;
 use std::io::{self, BufRead as _, IoSlice, Write as _};
@@ -50,6 +51,9 @@ const PARTS_MAX: usize = 8;
 /// So often one read asks the system again, while what comes is TLS' own.
 const READS_MAX: usize = 8;
 
+/// What a session is asked for by which both its ends know it.
+const CHANNEL_LABEL: &[u8] = b"EXPORTER-dsm-secret";
+
 thread_local! {
     /// What was read and is decrypted at once.
     static CIPHER: RefCell<Vec<u8>> = RefCell::new(vec![0; CIPHER_BYTES]);
@@ -62,6 +66,20 @@ pub struct TlsStream {
     /// Locked for no longer than a call takes. Only the client library needs that it is a lock: its program may move its task
     /// from one thread to another.
     state: Mutex<State>,
+}
+
+/// What both ends of a session of TLS know it by. One before TLS 1.3 may be known to whoever has it in common with others.
+///
+/// # Errors
+/// That its handshake is not over, or of another version.
+pub(crate) fn channel_of(
+    version: Option<ProtocolVersion>,
+    export: impl FnOnce(&[u8]) -> Result<[u8; 32], rustls::Error>,
+) -> io::Result<Channel> {
+    if version != Some(ProtocolVersion::TLSv1_3) {
+        return Err(io::Error::new(io::ErrorKind::Unsupported, "a secret is proved over TLS 1.3 alone"));
+    }
+    export(CHANNEL_LABEL).map(Channel::exported).map_err(io::Error::other)
 }
 
 /// How far a connection is.
@@ -134,6 +152,21 @@ impl TlsStream {
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// See [`Stream::channel`](super::super::Stream::channel).
+    ///
+    /// # Errors
+    /// As there.
+    pub(in crate::env::net) fn channel(&self) -> io::Result<Channel> {
+        match &self.state().phase {
+            Phase::Tls { connection, .. } => channel_of(connection.protocol_version(), |label| {
+                connection.export_keying_material([0; 32], label, None)
+            }),
+            Phase::Accepting { .. } | Phase::Bare | Phase::Failed(_) => {
+                Err(io::Error::new(io::ErrorKind::Unsupported, "there is no TLS yet"))
+            }
+        }
     }
 
     /// What is known of the other side.
