@@ -19,7 +19,7 @@ use dsm_protocol::ids::{ClusterId, Epoch, Reign, ReignId, RequestId, Seq, Versio
 use dsm_protocol::message::{
     Control, Hello, HelloRole, MasterState, Message, Request, Seen, StreamUser, Welcome,
 };
-use dsm_protocol::secret::{Channel, Nonce, Prover, Said, Secret};
+use dsm_protocol::secret::{Channel, Exchanged, Nonce, Prover, Secret};
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{ClientConnection, RootCertStore, StreamOwned};
@@ -186,7 +186,7 @@ type Challenged = (Vec<u8>, Nonce, Channel);
 fn proof(text: &str, prover: Prover, (greeting, accepting, channel): &Challenged) -> Vec<u8> {
     let dialing = Nonce::draw(|| 7);
     let proofs =
-        secret(text).prove(prover, Said { channel: *channel, accepting: *accepting, dialing, greeting });
+        secret(text).prove(prover, Exchanged { channel: *channel, accepting: *accepting, dialing, greeting });
     encoded(&Message::Control(Control::Proof { nonce: dialing, proofs }))
 }
 
@@ -375,7 +375,7 @@ fn a_proof_of_another_connection_role_side_or_secret_is_refused() {
     let recorded = proof(NODES, Prover::Dialing, &challenge);
     slave.say(&recorded);
     let Some(Message::Control(Control::Proved { proof: answer })) = slave.hears() else { panic!("no proof") };
-    let said = Said {
+    let said = Exchanged {
         channel: challenge.2,
         accepting: challenge.1,
         dialing: Nonce::draw(|| 7),

@@ -79,6 +79,9 @@ pub mod slave_proxy;
 pub mod supervision;
 mod turns;
 
+#[cfg(test)]
+#[path = "../../tests/common/certificates.rs"]
+mod test_certificates;
 #[cfg(feature = "testing")]
 mod test_hooks;
 #[cfg(feature = "testing")]

@@ -41,7 +41,7 @@
 use crate::frame::{self, FrameError, HANDSHAKE_BODY_MAX, PREFACE};
 use crate::ids::{ClusterId, Millis};
 use crate::message::{Control, Hello, HelloRole, Message, Welcome};
-use crate::secret::{Channel, Nonce, Prover, Said, Secret, Secrets};
+use crate::secret::{Channel, Exchanged, Nonce, Prover, Secret, Secrets};
 use bytes::{Buf as _, BytesMut};
 use thiserror::Error;
 
@@ -358,7 +358,7 @@ impl Accepting {
         };
         let mut greeting = Vec::new();
         greet(hello.clone(), &mut greeting);
-        let said = self.channel.map(|channel| Said { channel, accepting, dialing, greeting: &greeting });
+        let said = self.channel.map(|channel| Exchanged { channel, accepting, dialing, greeting: &greeting });
         match said.and_then(|said| secret.check(Prover::Dialing, said, &proofs)) {
             None => self.end(AcceptEffect::Reject(Rejection::WrongProof { flag }), effects),
             Some(proof) => {
@@ -561,7 +561,7 @@ impl Dialing {
                 Message::Control(Control::Challenge { nonce: accepting }),
             ) => {
                 let channel = self.channel.ok_or_else(|| not_proved("nobody knows to whom"))?;
-                let said = Said { channel, accepting, dialing: nonce, greeting: &self.greeting };
+                let said = Exchanged { channel, accepting, dialing: nonce, greeting: &self.greeting };
                 let proofs = secret.prove(Prover::Dialing, said);
                 self.proving = Proving::Asked { secret, nonce, accepting, channel };
                 Ok(Some(DialEffect::Say(Control::Proof { nonce, proofs })))
@@ -570,7 +570,7 @@ impl Dialing {
                 Proving::Asked { secret, nonce, accepting, channel },
                 Message::Control(Control::Proved { proof }),
             ) => {
-                let said = Said { channel, accepting, dialing: nonce, greeting: &self.greeting };
+                let said = Exchanged { channel, accepting, dialing: nonce, greeting: &self.greeting };
                 if secret.check(Prover::Accepting, said, &[proof]).is_none() {
                     return Err(not_proved("its secret is another one"));
                 }

@@ -104,7 +104,7 @@ pub enum Prover {
 
 /// What both ends of one link have said.
 #[derive(Clone, Copy, Debug)]
-pub struct Said<'a> {
+pub struct Exchanged<'a> {
     /// Over which they say it.
     pub channel: Channel,
     /// Drawn by the end that accepts.
@@ -160,13 +160,13 @@ impl Secret {
     }
 
     /// The proofs of that side, one for each secret.
-    pub fn prove(&self, prover: Prover, said: Said<'_>) -> Vec<Mac> {
+    pub fn prove(&self, prover: Prover, said: Exchanged<'_>) -> Vec<Mac> {
         self.0.iter().map(|secret| mac(secret, prover, said)).collect()
     }
 
     /// Whether one of these proofs of that side is right; with the answer, which proves the same secret. All secrets are
     /// compared with all proofs, whichever is right.
-    pub fn check(&self, prover: Prover, said: Said<'_>, proofs: &[Mac]) -> Option<Mac> {
+    pub fn check(&self, prover: Prover, said: Exchanged<'_>, proofs: &[Mac]) -> Option<Mac> {
         let mut answer = None;
         for secret in self.0.iter() {
             let wanted = mac(secret, prover, said);
@@ -197,7 +197,7 @@ impl PartialEq for Secret {
 
 impl Eq for Secret {}
 
-fn mac(secret: &[u8], prover: Prover, said: Said<'_>) -> Mac {
+fn mac(secret: &[u8], prover: Prover, said: Exchanged<'_>) -> Mac {
     let side = match prover {
         Prover::Dialing => 1,
         Prover::Accepting => 2,
@@ -253,8 +253,8 @@ mod tests {
         Nonce::draw(|| number)
     }
 
-    fn said(greeting: &[u8]) -> Said<'_> {
-        Said { channel: Channel::named("a"), accepting: nonce(1), dialing: nonce(2), greeting }
+    fn said(greeting: &[u8]) -> Exchanged<'_> {
+        Exchanged { channel: Channel::named("a"), accepting: nonce(1), dialing: nonce(2), greeting }
     }
 
     fn proves(theirs: &Secret, ours: &Secret) -> bool {
@@ -276,15 +276,15 @@ mod tests {
     fn a_proof_holds_for_one_secret_side_channel_connection_and_hello() {
         let secret = secret(OLD);
         let proof = secret.prove(Prover::Dialing, said(b"hello"));
-        let holds = |prover, said: Said<'_>| secret.check(prover, said, &proof).is_some();
+        let holds = |prover, said: Exchanged<'_>| secret.check(prover, said, &proof).is_some();
         assert!(holds(Prover::Dialing, said(b"hello")));
         assert!(!holds(Prover::Accepting, said(b"hello")), "it was sent back");
         assert!(!holds(Prover::Dialing, said(b"hello!")));
-        assert!(!holds(Prover::Dialing, Said { accepting: nonce(3), ..said(b"hello") }));
-        assert!(!holds(Prover::Dialing, Said { dialing: nonce(3), ..said(b"hello") }));
-        let passed_on = Said { channel: Channel::named("b"), ..said(b"hello") };
+        assert!(!holds(Prover::Dialing, Exchanged { accepting: nonce(3), ..said(b"hello") }));
+        assert!(!holds(Prover::Dialing, Exchanged { dialing: nonce(3), ..said(b"hello") }));
+        let passed_on = Exchanged { channel: Channel::named("b"), ..said(b"hello") };
         assert!(!holds(Prover::Dialing, passed_on));
-        let crossed = Said { accepting: nonce(2), dialing: nonce(1), ..said(b"hello") };
+        let crossed = Exchanged { accepting: nonce(2), dialing: nonce(1), ..said(b"hello") };
         assert!(!holds(Prover::Dialing, crossed));
         assert!(self::secret(NEW).check(Prover::Dialing, said(b"hello"), &proof).is_none());
         assert!(secret.check(Prover::Dialing, said(b"hello"), &[]).is_none());

@@ -10,7 +10,7 @@ use dsm_protocol::message::{
     Control, Hello, HelloRole, MasterState, Message, Request, Seen, StreamUser, Welcome,
 };
 use dsm_protocol::pieces::Pieces;
-use dsm_protocol::secret::{Channel, Nonce, Prover, Said, Secret};
+use dsm_protocol::secret::{Channel, Exchanged, Nonce, Prover, Secret};
 use proptest::prelude::*;
 
 fn bytes() -> impl Strategy<Value = Bytes> {
@@ -105,8 +105,12 @@ fn control() -> impl Strategy<Value = Control> {
         any::<u64>().prop_map(|number| Control::Challenge { nonce: Nonce::draw(|| number) }),
         any::<u64>().prop_map(|number| {
             let nonce = Nonce::draw(|| number);
-            let said =
-                Said { channel: Channel::named("a"), accepting: nonce, dialing: nonce, greeting: b"hello" };
+            let said = Exchanged {
+                channel: Channel::named("a"),
+                accepting: nonce,
+                dialing: nonce,
+                greeting: b"hello",
+            };
             let secret = Secret::parse(b"a secret of this test\nand another one of it").unwrap();
             Control::Proof { nonce, proofs: secret.prove(Prover::Dialing, said) }
         }),

@@ -10,6 +10,7 @@ use crate::batch::Inbox;
 use crate::config::{ClientAuth, MasterConfig, TlsFiles};
 use crate::env::{Stream, Tls};
 use crate::supervision::Fate;
+use crate::test_certificates;
 use bytes::BytesMut;
 use dsm_protocol::acl::IncidentKind;
 use dsm_protocol::acl::Users;
@@ -22,9 +23,6 @@ use dsm_protocol::message::{Hello, HelloRole, Message};
 use std::rc::Rc;
 use std::time::Duration;
 use tokio::task::JoinHandle;
-
-#[path = "../../../tests/common/certificates.rs"]
-mod certificates;
 
 /// How long anything may take here that happens at once.
 const LIMIT: Duration = Duration::from_secs(10);
@@ -451,7 +449,7 @@ async fn who_waits_for_the_answer_to_a_password_makes_no_room_for_the_silent() {
 #[actix::test]
 async fn without_its_certificate_a_connection_makes_room_and_with_it_for_nobody() {
     let directory = tempfile::tempdir().unwrap();
-    let authority = certificates::Authority::new(directory.path(), "ca");
+    let authority = test_certificates::Authority::new(directory.path(), "ca");
     let own = authority.sign("node");
     let files = TlsFiles { cert: Some(own.cert), key: Some(own.key), ca: Some(authority.ca) };
     let tls = Tls::for_node(&files, ClientAuth::Yes).unwrap();

@@ -10,7 +10,7 @@ use dsm_protocol::handshake::{
 };
 use dsm_protocol::ids::{ClusterId, Epoch, Incarnation, Millis, Seq, SlaveId};
 use dsm_protocol::message::{Control, Hello, HelloRole, MasterState, Message, Welcome};
-use dsm_protocol::secret::{Channel, Nonce, Prover, Said, Secret, Secrets};
+use dsm_protocol::secret::{Channel, Exchanged, Nonce, Prover, Secret, Secrets};
 
 const LIMIT_MS: u64 = 1000;
 
@@ -215,7 +215,7 @@ pub(crate) fn seeds() -> Vec<Vec<u8>> {
 /// What both sides say where a secret is proved.
 fn proved(greeting: &[u8], welcome: &[u8], framed: impl Fn(Message) -> Vec<u8>) -> [Vec<u8>; 2] {
     let [accepting, dialing] = nonces();
-    let said = Said { channel: channel(), accepting, dialing, greeting };
+    let said = Exchanged { channel: channel(), accepting, dialing, greeting };
     let proof = Control::Proof { nonce: dialing, proofs: secret().prove(Prover::Dialing, said) };
     let answer = Control::Proved { proof: secret().prove(Prover::Accepting, said)[0] };
     let challenge = framed(Message::Control(Control::Challenge { nonce: accepting }));

@@ -9,7 +9,7 @@ use dsm_protocol::handshake::{
 };
 use dsm_protocol::ids::{ClusterId, Epoch, Incarnation, Millis, Seq, SlaveId};
 use dsm_protocol::message::{Control, Hello, HelloRole, MasterState, Message, Welcome};
-use dsm_protocol::secret::{Channel, Mac, Nonce, Prover, Said, Secret, Secrets};
+use dsm_protocol::secret::{Channel, Exchanged, Mac, Nonce, Prover, Secret, Secrets};
 use std::fmt::Write as _;
 
 #[test]
@@ -69,7 +69,7 @@ fn proofs_through(
     let mut greeting = Vec::new();
     greet(hello(role, cluster)?, &mut greeting);
     let (accepting, dialing) = (nonce(Prover::Accepting), nonce(Prover::Dialing));
-    Ok(secret(letters)?.prove(prover, Said { channel, accepting, dialing, greeting: &greeting }))
+    Ok(secret(letters)?.prove(prover, Exchanged { channel, accepting, dialing, greeting: &greeting }))
 }
 
 fn hello(role: &str, cluster: Option<ClusterId>) -> Res<Hello> {

@@ -1,12 +1,9 @@
 //! Both ends of connections over TLS, over the loopback.
 
-#[path = "../../../../../tests/common/certificates.rs"]
-mod certificates;
-
 use super::super::{Listener, OsStream, Stream};
 use super::*;
+use crate::test_certificates::{Authority, Signed};
 use bytes::BytesMut;
-use certificates::{Authority, Signed};
 use dsm_protocol::handshake::Security;
 use std::future::Future as _;
 use std::io::IoSlice;
