@@ -255,6 +255,10 @@ fn a_deletion_after_a_fork_inside_one_reign_does_not_come_undone() {
     let mut command = common::cluster::command(Node::Slave(7));
     command.args(["--id", "slave-7", "--masters", &cluster.address(Node::Master).to_string()]);
     let (new, _) = cluster.start_stranger(command, "slave-7");
+    // A deletion waits for no slave.
+    wait_for("the new slave has its place", SOON, || {
+        cluster.stderr(Node::Master).contains("slave active slave=slave-7").then_some(())
+    });
     wait_for("the key is deleted", SOON, || {
         (cluster.connect(Node::Master).call(&[b"DEL", b"key 5"]).ok()? == Answer::Integer(1)).then_some(())
     });

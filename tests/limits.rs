@@ -528,12 +528,10 @@ fn unfinished_frames_over_the_limit_in_all_are_cut() {
             let _ = second.send(&unfinished(16 << 20, 1 << 20));
             assert!(second.end().is_none_or(|told| told.contains("too many bytes of unfinished frames")));
             wait_for_count(cluster, master, "links_cut", 1);
-            // There is no room for strangers, either.
             first.send(&vec![17; 1 << 20]).expect("it may still send what it likes");
             wait_for_count(cluster, master, "unfinished_link_bytes", 5 << 19);
-            let mut stranger = Native::open(cluster.address(master), seconds(5));
-            stranger.send(&PREFACE[..3]).expect("sent");
-            assert!(stranger.end().is_none_or(|told| told.contains("too many bytes of unfinished frames")));
+            // The first bytes of a connection have room of their own.
+            drop(linked());
             // Clients are unaffected, and so are slaves and masters that send short frames or values that were asked
             // for.
             load.wait_for_writes(100, seconds(5));
