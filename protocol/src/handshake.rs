@@ -169,6 +169,14 @@ pub fn secret_flag(role: &HelloRole) -> &'static str {
     }
 }
 
+/// The secret that whoever says this must prove, if there is one.
+fn demanded<'a>(secrets: &'a Secrets, role: &HelloRole) -> Option<&'a Secret> {
+    match role {
+        HelloRole::Client => secrets.clients.as_ref(),
+        HelloRole::Slave { .. } | HelloRole::Master { .. } => secrets.nodes.as_ref(),
+    }
+}
+
 /// A challenge that is not answered yet.
 #[derive(Clone, Debug)]
 struct Challenged {
@@ -329,8 +337,8 @@ impl Accepting {
         if self.security == (Security::Tls { is_node: false }) && hello.role != HelloRole::Client {
             return self.end(AcceptEffect::Reject(Rejection::NoNode), effects);
         }
-        let demanded = self.demands.as_ref();
-        match demanded.and_then(|(secrets, nonce)| Some((secrets.of(&hello)?.clone(), *nonce))) {
+        let demands = self.demands.as_ref();
+        match demands.and_then(|(secrets, nonce)| Some((demanded(secrets, &hello.role)?.clone(), *nonce))) {
             None => self.met(hello, effects),
             Some((secret, nonce)) => {
                 self.stage = AcceptStage::Proof { until };

@@ -14,7 +14,6 @@
 //!
 //! A proof takes some microseconds to compute: what a stranger can cause costs less than its connection.
 
-use crate::message::{Hello, HelloRole};
 use ring::{digest, hmac};
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -224,14 +223,6 @@ pub struct Secrets {
 }
 
 impl Secrets {
-    /// The one that whoever says this must prove.
-    pub fn of(&self, hello: &Hello) -> Option<&Secret> {
-        match hello.role {
-            HelloRole::Client => self.clients.as_ref(),
-            HelloRole::Slave { .. } | HelloRole::Master { .. } => self.nodes.as_ref(),
-        }
-    }
-
     /// Whether there is any.
     pub fn is_any(&self) -> bool {
         self.nodes.is_some() || self.clients.is_some()
