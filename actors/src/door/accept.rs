@@ -1,8 +1,9 @@
 //! The listening socket: slaves, clients and the other master share one port. A panic in a connection's task ends that
 //! connection only.
 
-use super::connection::{connection, is_stranger};
+use super::connection::connection;
 use super::counters::count;
+use super::kept_out::is_stranger;
 use super::Context;
 use crate::env::{Listener, Stream};
 use crate::supervision::{Fate, TaskGuard};

@@ -32,7 +32,7 @@ pub(crate) struct Gate {
     pub(crate) unfinished_handshakes: Pool,
     /// Connections that have not said yet who they are, the oldest first: those that are to say something, and those that
     /// have said a password and wait for the answer.
-    strangers: RefCell<[BTreeMap<u64, Rc<Place>>; 2]>,
+    strangers: RefCell<[BTreeMap<u64, Rc<ConnectionPlace>>; 2]>,
     last_stranger: Cell<u64>,
     /// Connections whose places are taken back and who have not left yet.
     leaving: Cell<usize>,
@@ -114,7 +114,7 @@ impl Gate {
     }
 
     /// Notes that whoever has this place has said who he is, or what he must still do for that.
-    pub(super) fn note_stranger(&self, place: &Rc<Place>, stranger: Option<Stranger>) {
+    pub(super) fn note_stranger(&self, place: &Rc<ConnectionPlace>, stranger: Option<Stranger>) {
         if place.is_taken_back.get() || stranger == place.stranger.get().map(|(stranger, _)| stranger) {
             return;
         }
@@ -187,7 +187,7 @@ pub(super) enum Stranger {
 
 /// A connection's place, as its connection and the gate know it.
 #[derive(Debug, Default)]
-pub(super) struct Place {
+pub(super) struct ConnectionPlace {
     /// Its number among those who have not said who they are, if it has not.
     stranger: Cell<Option<(Stranger, u64)>>,
     is_taken_back: Cell<bool>,
@@ -198,12 +198,12 @@ pub(super) struct Place {
 #[derive(Debug)]
 pub(super) struct ConnectionPermit {
     gate: Rc<Gate>,
-    place: Rc<Place>,
+    place: Rc<ConnectionPlace>,
 }
 
 impl ConnectionPermit {
     /// What it is a permit for.
-    pub(super) fn place(&self) -> &Rc<Place> {
+    pub(super) fn place(&self) -> &Rc<ConnectionPlace> {
         &self.place
     }
 

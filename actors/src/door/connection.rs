@@ -2,6 +2,7 @@
 
 use super::admission::ConnectionPermit;
 use super::counters::count;
+use super::kept_out::is_denied;
 use super::links::{peer, reject, slave};
 use super::meet::{meet, Met};
 use super::native::{native_client, NATIVE_UNKNOWN};
@@ -9,14 +10,13 @@ use super::resp::redis;
 use super::switchboard::Switchboard;
 use super::Context;
 use crate::batch::Outbox;
-use crate::config::{ClientAuth, ProtectedMode};
 use crate::env::Stream;
 use crate::flusher::Flusher;
 use crate::secrets;
 use bytes::BytesMut;
 use dsm_protocol::frame::FrameError;
 use dsm_protocol::handshake::{AcceptEffect, Accepting, Rejection, Security};
-use dsm_protocol::machine::protected::{self, Comer, Shown, DENIED_NATIVE, DENIED_NODE, DENIED_TEXT};
+use dsm_protocol::machine::protected::{Comer, DENIED_NATIVE, DENIED_NODE, DENIED_TEXT};
 use dsm_protocol::message::{Hello, HelloRole};
 use dsm_protocol::secret::Secrets;
 use std::cell::Cell;
@@ -204,48 +204,6 @@ async fn serve(
 /// Whether a node has shown a certificate, or anybody a secret.
 fn has_shown_itself(handshake: &Accepting, stream: &Stream) -> bool {
     handshake.has_proved() || stream.security() == (Security::Tls { is_node: true })
-}
-
-/// Whether whoever comes so has to show first who he is, though he may be a Redis client: for his connection may have to make
-/// room for others. One that would be served as it is may be silent, as those of a pool are.
-pub(super) fn is_stranger(stream: &Stream, address: &str, context: &Context) -> bool {
-    context.switchboard.accounts.must_log_in()
-        || stream.is_in_handshake()
-        || is_kept_out(Comer::Text, false, stream, address, context)
-}
-
-/// Whether protected mode keeps the other side out. Then it is counted.
-pub(super) fn is_denied(
-    comer: Comer,
-    handshake: &Accepting,
-    stream: &Stream,
-    address: &str,
-    context: &Context,
-) -> bool {
-    let is_denied = is_kept_out(comer, handshake.has_proved(), stream, address, context);
-    if is_denied {
-        count(&context.switchboard.gate.counters.denied);
-        log::debug!("connection denied in protected mode address={address} who={comer:?}");
-    }
-    is_denied
-}
-
-/// Whether protected mode keeps out who comes so.
-fn is_kept_out(comer: Comer, has_proved: bool, stream: &Stream, address: &str, context: &Context) -> bool {
-    if context.config.protected_mode == ProtectedMode::No {
-        return false;
-    }
-    let certificate = match stream.security() {
-        Security::Plain | Security::Missing => false,
-        Security::Tls { is_node } => is_node || context.config.tls_client_auth == ClientAuth::Yes,
-    };
-    let shown = Shown {
-        is_near: stream.is_near(address),
-        certificate,
-        secret: has_proved,
-        must_log_in: context.switchboard.accounts.must_log_in(),
-    };
-    protected::is_denied(comer, shown)
 }
 
 /// Reads and discards what arrives, until the other side closes or has sent too much.

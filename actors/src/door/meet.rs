@@ -1,7 +1,7 @@
 //! Reads the first bytes of a connection until the handshake tells who has connected.
 
 use super::admission::ConnectionPermit;
-use super::connection::is_stranger;
+use super::kept_out::is_stranger;
 use super::Context;
 use crate::env::Stream;
 use crate::reading::read_more;

@@ -9,6 +9,7 @@
 //! | `accounts` | the users, read from their files |
 //! | `accept` | the listening socket |
 //! | `connection` | the life of one connection, of whatever kind |
+//! | `kept_out` | whom protected mode keeps out, and who has to show first who he is |
 //! | `meet` | the handshake; its rules are in `dsm_protocol::handshake` |
 //! | `native`, `resp` | a client's requests: in frames, and in Redis' protocol |
 //! | `links`, `dialed` | the links that slaves and the other master have opened; the links that this master dials |
@@ -29,6 +30,7 @@ pub(crate) mod counters;
 pub(crate) mod dialed;
 pub(crate) mod embedded;
 pub(crate) mod heard;
+mod kept_out;
 pub(crate) mod links;
 mod meet;
 mod native;

@@ -467,11 +467,11 @@ async fn without_its_certificate_a_connection_makes_room_and_with_it_for_nobody(
         }
         known.push(stream);
     }
-    let raw = std::net::SocketAddr::from((
-        [127, 0, 0, 1],
-        door.address.rsplit(':').next().unwrap().parse().unwrap(),
-    ));
-    let silent: Vec<_> = (0..9).map(|_| std::net::TcpStream::connect(raw).unwrap()).collect();
+    let port = door.address.rsplit(':').next().unwrap();
+    let mut silent = Vec::new();
+    for _ in 0..9 {
+        silent.push(door.context.env.connect(&format!("plain:127.0.0.1:{port}")).await.unwrap());
+    }
     door.until_cut(7).await;
     door.until_connected(5).await;
     for stream in &known {

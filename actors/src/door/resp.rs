@@ -2,8 +2,8 @@
 
 use super::accounts::load;
 use super::admission::{check_sizes, ConnectionPermit, Unfinished};
-use super::connection::is_denied;
 use super::counters::count;
+use super::kept_out::is_denied;
 use super::origin::Origin;
 use super::session::Coding;
 use super::session_guard::{hear, parted, Heard, SessionGuard, UPLOADS_CUT};

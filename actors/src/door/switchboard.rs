@@ -1,6 +1,6 @@
 //! What all connection tasks of one master share with it: the master's inbox, and the counters of all connections.
 
-use super::admission::{Gate, Place};
+use super::admission::{ConnectionPlace, Gate};
 use super::counters::ErrorCounters;
 use super::heard::Said;
 use super::session::{AnswerPool, Session};
@@ -98,7 +98,7 @@ impl PeerCalls {
 #[derive(Default)]
 struct ReadLink {
     /// Its place, if it was accepted.
-    place: Option<Rc<Place>>,
+    place: Option<Rc<ConnectionPlace>>,
     /// If its frames may be longer than one of the handshake: the longest value that was asked for over it, in bytes.
     longest: Option<usize>,
 }
@@ -217,7 +217,7 @@ impl Switchboard {
     }
 
     /// A link was accepted, and has this place.
-    pub(super) fn link_holds(&self, link: LinkId, place: &Rc<Place>) {
+    pub(super) fn link_holds(&self, link: LinkId, place: &Rc<ConnectionPlace>) {
         if let Some(read) = self.links.borrow_mut().get_mut(&link) {
             read.place = Some(Rc::clone(place));
         }
