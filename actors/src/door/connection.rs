@@ -242,7 +242,7 @@ impl Drop for ReadOff<'_> {
 mod tests {
     use super::super::test_kit::{connected, connected_from, deaf_master, hello_of_slave, slave_of};
     use super::*;
-    use crate::config::MasterConfig;
+    use crate::config::{MasterConfig, ProtectedMode};
     use dsm_protocol::acl::Users;
     use dsm_protocol::frame::{self, PREFACE};
     use dsm_protocol::handshake::greet;
@@ -328,8 +328,10 @@ mod tests {
         far.write_all(&hello(hello_of_slave())).await.unwrap();
         assert_eq!(last_words(&far).await, DENIED_NODE);
         assert_eq!(counters.denied.get(), 13);
-        let (open, _inbox) =
-            deaf_master(MasterConfig { protected_mode: ProtectedMode::No, ..MasterConfig::default() });
+        let (open, _inbox) = deaf_master(MasterConfig {
+            protected_mode: ProtectedMode::No,
+            ..MasterConfig::default()
+        });
         let (far, _ended) = connected_from(&open, Some("10.1.2.3:4")).await;
         assert_eq!(pings(far).await, b"+PONG\r\n"[..]);
     }
