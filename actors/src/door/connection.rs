@@ -328,10 +328,8 @@ mod tests {
         far.write_all(&hello(hello_of_slave())).await.unwrap();
         assert_eq!(last_words(&far).await, DENIED_NODE);
         assert_eq!(counters.denied.get(), 13);
-        let (open, _inbox) = deaf_master(MasterConfig {
-            protected_mode: ProtectedMode::No,
-            ..MasterConfig::default()
-        });
+        let (open, _inbox) =
+            deaf_master(MasterConfig { protected_mode: ProtectedMode::No, ..MasterConfig::default() });
         let (far, _ended) = connected_from(&open, Some("10.1.2.3:4")).await;
         assert_eq!(pings(far).await, b"+PONG\r\n"[..]);
     }
