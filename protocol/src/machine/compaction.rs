@@ -208,7 +208,7 @@ impl Compaction {
         self.is_running = false;
     }
 
-    /// How long the log may be before a leg pays no heed to others any more, and how long it may be at all, in bytes.
+    /// How long the log may be before a leg rests no more and writes wait for it, and how long it may be at all, in bytes.
     fn marks(&self, leg: Leg, sizes: LogSizes) -> (u64, u64) {
         let (live, least) = (self.live_bytes(sizes), self.least_bytes.unwrap_or(0));
         let of = |eighths_of_live: u64, eighths_of_least: u64| {
@@ -269,6 +269,12 @@ impl Race {
         if self.paying.is_some() || sizes.log_bytes >= hurry_at || !keeps_up {
             return 0;
         }
+        self.unhurried_us(took_us)
+    }
+
+    /// The same where another process writes the log: it is in no hurry, and this one's share of the disk and the processor is
+    /// better left to that.
+    pub fn unhurried_us(&self, took_us: u64) -> u64 {
         let rests = match self.leg {
             Leg::Copying => RESTS,
             Leg::Relocating => RESTS_AFTER_COPY,
@@ -435,6 +441,9 @@ mod tests {
             0,
             "the next copy waits for it"
         );
+        // A standby knows no sizes.
+        assert_eq!(after.rest_us(&machine, 3000, 500 * MIB, sizes(1000, 0)), 0);
+        assert_eq!(after.unhurried_us(3000), 3000);
     }
 
     /// A log that is overwritten as fast as it may be, in groups of so much for each MiB that is copied. Gives the longest that it

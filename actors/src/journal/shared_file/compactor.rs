@@ -148,6 +148,10 @@ impl Pace {
 
     /// How long to rest after a part that took `took_us`.
     pub(super) fn rest(&self, took_us: u64, done: u64, log_bytes: u64) -> Duration {
+        if self.writer.is_none() {
+            // Nor are the sizes known then.
+            return Duration::from_micros(self.race.unhurried_us(took_us));
+        }
         let sizes = LogSizes { log_bytes, ..self.sizes.get() };
         Duration::from_micros(self.race.rest_us(&self.rule.borrow(), took_us, done, sizes))
     }

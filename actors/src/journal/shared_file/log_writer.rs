@@ -192,7 +192,7 @@ pub struct GoOn {
 #[derive(Message, Debug)]
 #[rtype(result = "()")]
 pub struct MayGrow {
-    /// How long the log may be, in bytes; a group that begins before it is written whole. `None`: as long as it likes.
+    /// How long the log may be, in bytes; an entry that begins before that is written whole. `None`: as long as it likes.
     pub to: Option<u64>,
 }
 

@@ -90,7 +90,7 @@ impl Relocator {
         self.hot.writer().map(|(writer, _)| writer.downgrade())
     }
 
-    /// How long the log is: at a standby no longer than when this began, for all that it matters.
+    /// How long the log is; at a standby, which does not know, how long it was when this began.
     async fn log_bytes(&self) -> u64 {
         let (answer, answered) = oneshot::channel();
         let Some((writer, _)) = self.hot.writer() else { return self.through };
