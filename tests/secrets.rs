@@ -574,6 +574,18 @@ fn where_somebody_may_stand_on_the_way_the_secret_is_not_proved_without_tls() {
         let line = told.lines().last().unwrap_or_default();
         assert!(code == 1 && line.contains(flag) && line.contains("--tls-cert"), "{told}");
     }
+    // The same holds for the secret of native clients, which whoever proves it may do everything with.
+    let mut master = command(Node::Master);
+    master.args(["--listen", &everywhere, "--advertise", &listen, "--peer", &peer]);
+    master.args(["--client-secret-file", &files.clients]).current_dir(files.dir.path());
+    let (code, told) = fails(master);
+    assert!(code == 1 && told.contains("--client-secret-file") && told.contains("--tls-cert"), "{told}");
+    let mut client = Command::new("timeout");
+    client.args(["--signal=KILL", "60", env!("CARGO_BIN_EXE_dsm-client"), "--masters", "192.0.2.1:1"]);
+    client.args(["--client-secret-file", &files.clients, "READ", "k"]).stdin(Stdio::null());
+    let read = client.output().expect("it runs");
+    let told = String::from_utf8_lossy(&read.stderr);
+    assert!(!read.status.success() && told.contains("only over TLS"), "{told}");
 }
 
 #[test]

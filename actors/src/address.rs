@@ -178,6 +178,13 @@ pub fn is_wildcard(address: &str) -> bool {
     address.parse::<SocketAddr>().is_ok_and(|address| address.ip().is_unspecified())
 }
 
+/// Whether nobody can stand on the way to an address that is listened at or dialed: it is of this machine, or `has_tls` and
+/// does not say that it is without.
+pub fn is_private_way(address: &str, has_tls: bool) -> bool {
+    let (transport, name) = split_transport(address);
+    (has_tls && transport != Some(Transport::Plain)) || is_on_this_machine(name)
+}
+
 /// The path of the Unix socket at `address`, in the spelling that is kept; `None` if that is none.
 pub fn unix_path(address: &str) -> Option<&Path> {
     address.strip_prefix(UNIX).map(Path::new).filter(|path| path.is_absolute())

@@ -188,6 +188,13 @@ impl Client {
         let tls = tls.map_err(|why| ClientError::not_executed(Failure::Tls(why)))?;
         let secret = secrets::of_client(config.secret.as_ref());
         let secret = secret.map_err(|why| ClientError::not_executed(Failure::Secret(why)))?;
+        let is_private = |master: &String| address::is_private_way(master, tls.is_some());
+        if secret.is_some() && !config.masters.iter().all(is_private) {
+            return invalid(
+                "a secret is proved to masters on other machines only over TLS (--tls-ca): whoever is on the way could \
+                 take over the connection",
+            );
+        }
         let (calls, queue) = mpsc::unbounded_channel();
         let (serving_sender, serving) = watch::channel(None);
         let driver = Driver::new(&config, (tls, secret), serving_sender);

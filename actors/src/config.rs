@@ -98,13 +98,15 @@ pub enum ConfigError {
     /// A secret would be proved where somebody may stand on the way.
     #[error(
         "{flag} {address} is not on loopback and without TLS, so whoever is on the way could take over connections in which \
-         the secret of --secret-file was proved: have it over TLS (--tls-cert, --tls-key, --tls-ca)"
+         the secret of {secret} was proved: have it over TLS (--tls-cert, --tls-key, --tls-ca)"
     )]
     OpenWay {
         /// The flag that names the address.
         flag: &'static str,
         /// The address.
         address: String,
+        /// The flag that names the secret.
+        secret: &'static str,
     },
     /// The node runs in a world without TLS: within one process, or in a simulation.
     #[error("there is no TLS without ports: leave the certificates out")]

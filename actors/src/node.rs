@@ -26,7 +26,7 @@ use dsm_protocol::ids::SlaveId;
 use dsm_protocol::machine::protected::{self, Comer, Shown};
 use dsm_protocol::machine::welcome::is_outvoted;
 use dsm_protocol::record::line_bytes_max;
-use dsm_protocol::secret::Secret;
+use dsm_protocol::secret::{Secret, Secrets};
 use futures_util::future::join_all;
 use std::cell::Cell;
 use std::future::Future;
@@ -131,7 +131,7 @@ pub(crate) async fn open_master(
     let listen = config.listen_addresses(kind).ok_or(ConfigError::ListenUntold)?;
     let (env, tls) = certificates::secure(env, &config.tls, config.tls_client_auth)?;
     let secrets = Rc::new(config.open_secrets()?);
-    check_ways(&env, secrets.nodes.as_ref(), ways(&listen, config.peer_dials(kind)))?;
+    check_ways_of_master(&env, &secrets, &listen, config.peer_dials(kind))?;
     let listeners = open_doors(listener, &listen, &env, &config).await?;
     journal.check(&env, &config).await?;
     let accounts = door::accounts::open(&env, &config).await?;
@@ -260,10 +260,35 @@ pub(crate) fn check_ways(
     secret: Option<&Secret>,
     addresses: impl IntoIterator<Item = (&'static str, String)>,
 ) -> Result<(), ConfigError> {
-    let mut addresses = addresses.into_iter().filter(|_| secret.is_some());
-    match addresses.find(|(_, address)| !env.is_private_way(address)) {
+    if secret.is_none() {
+        return Ok(());
+    }
+    check_private(env, secrets::NODES, addresses)
+}
+
+/// The same for all secrets that a master is given.
+fn check_ways_of_master(
+    env: &Env,
+    secrets: &Secrets,
+    listen: &ListenAddresses,
+    dialed: Vec<String>,
+) -> Result<(), ConfigError> {
+    check_ways(env, secrets.nodes.as_ref(), ways(listen, dialed))?;
+    if secrets.clients.is_some() {
+        check_private(env, secrets::CLIENTS, ways(listen, Vec::new()))?;
+    }
+    Ok(())
+}
+
+/// The same for the secret of that flag.
+fn check_private(
+    env: &Env,
+    secret: &'static str,
+    addresses: impl IntoIterator<Item = (&'static str, String)>,
+) -> Result<(), ConfigError> {
+    match addresses.into_iter().find(|(_, address)| !env.is_private_way(address)) {
         Some((flag, address)) => {
-            Err(ConfigError::OpenWay { flag, address: address::name(&address).to_owned() })
+            Err(ConfigError::OpenWay { flag, address: address::name(&address).to_owned(), secret })
         }
         None => Ok(()),
     }

@@ -13,8 +13,8 @@ use std::rc::Rc;
 use thiserror::Error;
 
 /// The flag of the secret of nodes, and that of native clients.
-const NODES: &str = "--secret-file";
-const CLIENTS: &str = "--client-secret-file";
+pub(crate) const NODES: &str = "--secret-file";
+pub(crate) const CLIENTS: &str = "--client-secret-file";
 
 /// Where a secret comes from. Its text is never that of the secret.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -56,7 +56,7 @@ pub const DENIED_TEXT: &str =
 /// What a native client is told.
 pub const DENIED_NATIVE: &str =
     "DENIED this master is in protected mode: from other machines it serves native clients that show a certificate (--tls-cert, \
-     --tls-key and --tls-ca) or prove a secret (--client-secret-file), or all of them with --protected-mode no";
+     --tls-key and --tls-ca) or prove a secret over TLS (--client-secret-file), or all of them with --protected-mode no";
 
 /// What a slave or another master is told.
 pub const DENIED_NODE: &str =

@@ -10,7 +10,7 @@ use super::threads::spawn_thread;
 use super::{
     net, Disk, Environment, Fenced, FileIdentity, Listener, LockGuard, LockSeen, Locks, OsStream, Stream, Tls,
 };
-use crate::address::{self, Transport};
+use crate::address;
 use disk::RealDisk;
 use dsm_protocol::ids::Millis;
 use dsm_protocol::lock_file::LockText;
@@ -130,9 +130,7 @@ impl Environment for RealEnv {
     }
 
     fn is_private_way(&self, address: &str) -> bool {
-        let (transport, name) = address::split_transport(address);
-        let is_tls = self.tls.is_some() && transport != Some(Transport::Plain);
-        is_tls || address::is_on_this_machine(name)
+        address::is_private_way(address, self.tls.is_some())
     }
 
     fn certificate_expires(&self) -> Option<u64> {
