@@ -1055,7 +1055,7 @@ fn users() -> Vec<Script> {
         "ACL genpass 1 2",
         "COMMAND INFO acl|genpass",
     ];
-    lines.into_iter().map(Script::of).collect()
+    lines.into_iter().map(|lines| Script::of(lines).mask(HELLO)).collect()
 }
 
 #[expect(clippy::too_many_lines, reason = "a list of scripts")]
