@@ -84,6 +84,7 @@ fn answers_to(bytes: &[u8]) -> (String, bool) {
                 Handling::Answered => {}
                 Handling::AnsweredAndClose | Handling::Close => return (show(&out), true),
                 Handling::ListUsers(mut listing) => while !listing.write_on(1, &mut out) {},
+                Handling::DrawPassword(password) => password.write(|| 7, &mut out),
                 Handling::AnsweredLate(_) | Handling::LoadUsers => panic!("anybody may do everything"),
                 Handling::Ask { command, .. } => panic!("{command:?} asks the store"),
             },
@@ -707,6 +708,11 @@ proptest! {
                 while !listing.write_on(1, &mut out) {}
                 prop_assert_eq!(value_end(&out, 0), Some(out.len()), "{}", show(&out));
             }
+            Handling::DrawPassword(password) => {
+                prop_assert!(out.is_empty());
+                password.write(|| 7, &mut out);
+                prop_assert_eq!(value_end(&out, 0), Some(out.len()), "{}", show(&out));
+            }
             Handling::Ask { .. } | Handling::Close | Handling::LoadUsers => prop_assert!(out.is_empty()),
         }
     }
@@ -776,6 +782,7 @@ fn cost_of_get_and_set() {
                     | Handling::Close
                     | Handling::AnsweredLate(_)
                     | Handling::ListUsers(_)
+                    | Handling::DrawPassword(_)
                     | Handling::LoadUsers => {
                         panic!("{}", show(&out))
                     }

@@ -48,6 +48,15 @@ impl Talk {
             Handling::AnsweredLate(pause) => format!("{}ms {text}", pause.as_millis()),
             Handling::Ask { .. } => "asks".to_owned(),
             Handling::LoadUsers => "loads".to_owned(),
+            Handling::DrawPassword(password) => {
+                let (mut out, mut drawn) = (Vec::new(), 0);
+                let draw = || {
+                    drawn += 1;
+                    0xfedc_ba98_7654_3200 + drawn
+                };
+                password.write(draw, &mut out);
+                String::from_utf8_lossy(&out).replace("\r\n", "^")
+            }
             Handling::ListUsers(mut listing) => {
                 let mut out = Vec::new();
                 while !listing.write_on(1, &mut out) {}
@@ -216,7 +225,30 @@ fn acl_tells_of_users_in_the_shapes_of_redis() {
     ]);
     assert!(talk.say("ACL CAT").starts_with("*21^$8^keyspace^$4^read^"));
     assert!(talk.say("ACL CAT dangerous").contains("$8^failover^"));
-    assert!(talk.say("ACL HELP").contains("+    List the current ACL rules"));
+    assert!(talk
+        .say("ACL HELP")
+        .starts_with("*29^+ACL <subcommand> [<arg> [value] [opt] ...]. Subcommands are:^+CAT"));
+}
+
+#[test]
+fn acl_genpass_draws_a_password_of_as_many_bits_as_it_is_told() {
+    let number = "-ERR ACL GENPASS argument must be the number of bits for the output password, a positive number up to 4096^";
+    let mut talk = talk("user al on >pw");
+    talk.expect(&[
+        ("ACL GENPASS", "$64^fedcba9876543201fedcba9876543202fedcba9876543203fedcba9876543204^"),
+        ("ACL GENPASS 1", "$1^f^"),
+        ("ACL GENPASS 5", "$2^fe^"),
+        ("acl genpass 68", "$17^fedcba9876543201f^"),
+        ("ACL GENPASS 0", number),
+        ("ACL GENPASS -1", number),
+        ("ACL GENPASS 4097", number),
+        ("ACL GENPASS x", "-ERR value is not an integer or out of range^"),
+        (
+            "ACL genpass 1 2",
+            "-ERR unknown subcommand or wrong number of arguments for 'genpass'. Try ACL HELP.^",
+        ),
+    ]);
+    assert!(talk.say("ACL GENPASS 4096").starts_with("$1024^"));
 }
 
 #[test]

@@ -221,6 +221,10 @@ pub(super) async fn redis(
                 }
                 guard.say(&own);
             }
+            Handling::DrawPassword(password) => {
+                password.write(|| env.random(), &mut own);
+                guard.say(&own);
+            }
             Handling::LoadUsers => guard.say(&load(context).await),
             Handling::AnsweredAndClose => {
                 guard.say(&own);

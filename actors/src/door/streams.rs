@@ -5,6 +5,7 @@
 use super::Context;
 use crate::batch::Outbox;
 use dsm_protocol::acl::{Denied, ForwardRefused, ForwardedRequest, IncidentKind};
+use dsm_protocol::command::{ErrorWord, Reply};
 use dsm_protocol::frame;
 use dsm_protocol::message::{Control, Message, Request, StreamUser};
 use std::collections::BTreeMap;
@@ -18,7 +19,8 @@ pub(super) struct Streams<'a> {
     outbox: &'a Outbox,
     /// What the other master calls itself.
     address: String,
-    users: BTreeMap<u64, StreamUser>,
+    /// `None` for a stream of somebody for whom there was no room.
+    users: BTreeMap<u64, Option<StreamUser>>,
 }
 
 impl<'a> Streams<'a> {
@@ -41,8 +43,7 @@ impl<'a> Streams<'a> {
             }
             Message::Request(request) => match self.judge(&request).await {
                 Ok(()) => Some(Message::Request(request)),
-                Err(refused) => {
-                    let reply = refused.reply();
+                Err(reply) => {
                     self.context.switchboard.errors.note(&reply);
                     self.outbox.append_pieces(|out| frame::encode_response(request.id, &reply, out));
                     None
@@ -52,11 +53,19 @@ impl<'a> Streams<'a> {
         }
     }
 
-    async fn judge(&self, request: &Request) -> Result<(), ForwardRefused> {
+    /// Whether the request may be made; else the answer.
+    async fn judge(&self, request: &Request) -> Result<(), Reply> {
         let accounts = &self.context.switchboard.accounts;
-        let nobody = StreamUser::default();
-        let user = self.users.get(&request.stream).unwrap_or(&nobody);
-        let Some(mut judging) = ForwardedRequest::begin(accounts, user, &request.command)? else {
+        let nobody = Some(StreamUser::default());
+        let Some(user) = self.users.get(&request.stream).unwrap_or(&nobody) else {
+            // Nothing is known of what he may do, so nothing is said of that.
+            return match accounts.is_guarded() {
+                true => Err(Reply::error(ErrorWord::Busy, "too many sessions are forwarded")),
+                false => Ok(()),
+            };
+        };
+        let begun = ForwardedRequest::begin(accounts, user, &request.command);
+        let Some(mut judging) = begun.map_err(|refused| refused.reply())? else {
             return Ok(());
         };
         let judged = loop {
@@ -74,16 +83,17 @@ impl<'a> Streams<'a> {
             let client = format!("addr={} user={name}, forwarded by that master\n", self.address);
             accounts.note(kind, object, name, client);
         }
-        judged
+        judged.map_err(|refused| refused.reply())
     }
 }
 
-/// Notes for whom a stream asks from here on, be it that there is room for no more of them: it never keeps its former user.
-/// Further streams have no sessions here either, and are known to be nobody.
-fn note(users: &mut BTreeMap<u64, StreamUser>, max: usize, stream: u64, user: StreamUser) {
+/// Notes for whom a stream asks from here on, be it that there is room for no more of them: it never keeps its former user. Of as
+/// many further streams it is known that they are somebody's; even further ones are nobody's.
+fn note(users: &mut BTreeMap<u64, Option<StreamUser>>, max: usize, stream: u64, user: StreamUser) {
     users.remove(&stream);
-    if user != StreamUser::Anonymous && users.len() < max {
-        users.insert(stream, user);
+    if user != StreamUser::Anonymous && users.len() < max.saturating_mul(2) {
+        let has_room = users.len() < max;
+        users.insert(stream, has_room.then_some(user));
     }
 }
 
@@ -95,16 +105,23 @@ mod tests {
     fn a_stream_has_no_former_user_however_many_there_are() {
         let named = |name: &str| StreamUser::Named(name.to_owned());
         let mut users = BTreeMap::new();
-        for (stream, name) in [(1, "ops"), (2, "ops"), (3, "ops")] {
-            note(&mut users, 2, stream, named(name));
+        for stream in 1..=5 {
+            note(&mut users, 2, stream, named("ops"));
         }
-        assert_eq!(users, BTreeMap::from([(1, named("ops")), (2, named("ops"))]));
+        let ops = Some(named("ops"));
+        let all = [(1, ops.clone()), (2, ops.clone()), (3, None), (4, None)];
+        assert_eq!(users, BTreeMap::from(all), "of the last one nothing is known");
+        // Who says something new while there is no room is not taken for who he was.
         note(&mut users, 2, 1, named("app"));
         note(&mut users, 2, 2, StreamUser::Anonymous);
-        assert_eq!(users, BTreeMap::from([(1, named("app"))]));
+        assert_eq!(users, BTreeMap::from([(1, None), (3, None), (4, None)]));
+        for stream in [1, 3, 4] {
+            note(&mut users, 2, stream, StreamUser::Anonymous);
+        }
         // Nobody takes no room.
+        assert_eq!(users, BTreeMap::new());
         note(&mut users, 2, 4, StreamUser::Anonymous);
         note(&mut users, 2, 3, StreamUser::Program);
-        assert_eq!(users, BTreeMap::from([(1, named("app")), (3, StreamUser::Program)]));
+        assert_eq!(users, BTreeMap::from([(3, Some(StreamUser::Program))]));
     }
 }

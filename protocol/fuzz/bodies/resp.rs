@@ -38,6 +38,11 @@ pub(crate) fn run(data: &[u8]) {
                 while !listing.write_on(1, &mut out) {}
                 assert_one_value(&out, &args);
             }
+            Handling::DrawPassword(password) => {
+                assert!(out.is_empty(), "an answer beside the one to come");
+                password.write(|| 7, &mut out);
+                assert_one_value(&out, &args);
+            }
             Handling::LoadUsers => assert!(out.is_empty(), "an answer beside the one to come"),
             Handling::Close => {
                 assert!(out.is_empty(), "an answer before a close without one");

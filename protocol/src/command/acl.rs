@@ -46,6 +46,15 @@ const ACL_COMMANDS: &[Spec] = &[
         )
     },
     Spec {
+        arguments: &[Argument { flags: &["optional"], ..argument("bits", "integer") }],
+        ..acl(
+            "acl|genpass",
+            Own::AclGenPass,
+            -2,
+            "Generate a pseudorandom secure password to use for ACL users",
+        )
+    },
+    Spec {
         complexity: "O(N). Where N is the number of password, command and pattern rules that the user has.",
         arguments: &[USERNAME],
         ..acl_admin("acl|getuser", Own::AclGetUser, 3, "Get the rules for a specific ACL user")

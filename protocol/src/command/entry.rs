@@ -183,6 +183,7 @@ pub(crate) enum Own {
     /// What only the users file can do.
     AclChange,
     AclDryrun,
+    AclGenPass,
     AclGetUser,
     AclHelp,
     AclList,

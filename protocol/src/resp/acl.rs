@@ -8,6 +8,43 @@ use crate::integer::parse_integer;
 use bytes::Bytes;
 use std::sync::Arc;
 
+/// What `ACL HELP` says: Redis' words, of `SETUSER`, `DELUSER` and `SAVE` as well, which say themselves what to do instead.
+const HELP: &[&str] = &[
+    "ACL <subcommand> [<arg> [value] [opt] ...]. Subcommands are:",
+    "CAT [<category>]",
+    "    List all commands that belong to <category>, or all command categories",
+    "    when no category is specified.",
+    "DELUSER <username> [<username> ...]",
+    "    Delete a list of users.",
+    "DRYRUN <username> <command> [<arg> ...]",
+    "    Returns whether the user can execute the given command without executing the command.",
+    "GETUSER <username>",
+    "    Get the user's details.",
+    "GENPASS [<bits>]",
+    "    Generate a secure 256-bit user password. The optional `bits` argument can",
+    "    be used to specify a different size.",
+    "LIST",
+    "    Show users details in config file format.",
+    "LOAD",
+    "    Reload users from the ACL file.",
+    "LOG [<count> | RESET]",
+    "    Show the ACL log entries.",
+    "SAVE",
+    "    Save the current config to the ACL file.",
+    "SETUSER <username> <attribute> [<attribute> ...]",
+    "    Create or modify a user with the specified attributes.",
+    "USERS",
+    "    List all the registered usernames.",
+    "WHOAMI",
+    "    Return the current connection username.",
+    "HELP",
+    "    Prints this help.",
+];
+
+/// How many bits a password has if `ACL GENPASS` is not told, and at most.
+const PASSWORD_BITS: i64 = 256;
+const PASSWORD_BITS_MAX: i64 = 4096;
+
 /// The most words of a request that is tried.
 const TRIED_WORDS_MAX: usize = 256;
 
@@ -30,6 +67,55 @@ pub(super) fn categories(typed: &[u8], args: &[Bytes], out: &mut Vec<u8>) {
     };
     array(out, names.len());
     names.iter().for_each(|name| bulk(out, name.as_bytes()));
+}
+
+/// `ACL HELP`.
+pub(super) fn help(out: &mut Vec<u8>) {
+    array(out, HELP.len());
+    HELP.iter().for_each(|line| status(out, line));
+}
+
+/// A password that `ACL GENPASS` asks for, and that is still to be drawn.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NewPassword {
+    /// Hexadecimal digits, of four bits each.
+    digits: usize,
+}
+
+impl NewPassword {
+    /// Reads `ACL GENPASS [bits]`; `typed` is the subcommand as it was typed. Appends what is wrong with it.
+    pub(super) fn read(typed: &[u8], args: &[Bytes], out: &mut Vec<u8>) -> Option<Self> {
+        let bits = match args {
+            [] => PASSWORD_BITS,
+            [bits] => match parse_integer(bits) {
+                Some(bits) => bits,
+                None => {
+                    error(out, "ERR value is not an integer or out of range");
+                    return None;
+                }
+            },
+            _ => {
+                too_many_words(typed, out);
+                return None;
+            }
+        };
+        if !(1..=PASSWORD_BITS_MAX).contains(&bits) {
+            let why = "ERR ACL GENPASS argument must be the number of bits for the output password, a positive number \
+                       up to 4096";
+            error(out, why);
+            return None;
+        }
+        Some(NewPassword { digits: (bits as usize).div_ceil(4) })
+    }
+
+    /// Appends the answer, of random numbers that nobody can guess.
+    pub fn write(self, mut random: impl FnMut() -> u64, out: &mut Vec<u8>) {
+        let mut text = String::new();
+        while text.len() < self.digits {
+            text.push_str(&format!("{:016x}", random()));
+        }
+        bulk(out, &text.as_bytes()[..self.digits]);
+    }
 }
 
 fn too_many_words(typed: &[u8], out: &mut Vec<u8>) {

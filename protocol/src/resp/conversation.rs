@@ -2,7 +2,7 @@
 //! [`Command`]. Owns the connection's state (protocol version, names), never the socket, the store or the order of
 //! answers.
 
-use super::acl::UserListing;
+use super::acl::{NewPassword, UserListing};
 use super::encode::{array, bulk, error, error_parts, map, null, status, unsigned, verbatim};
 use super::{acl, command};
 use super::{Args, Limits, Protocol, Shape};
@@ -88,6 +88,8 @@ pub enum Handling {
     AnsweredLate(Duration),
     /// Write the answer in parts, and go on.
     ListUsers(UserListing),
+    /// Draw this password, answer with it, and go on.
+    DrawPassword(NewPassword),
     /// Read the users anew, answer with what has become of it, and go on.
     LoadUsers,
 }
@@ -219,6 +221,10 @@ impl Conversation {
             Does::Own(Own::Auth) => self.auth(&args[1..], out),
             Does::Own(Own::Hello) => self.hello(&args[1..], out),
             Does::Own(Own::AclLoad) => Handling::LoadUsers,
+            Does::Own(Own::AclGenPass) => match NewPassword::read(&args[1], &args[2..], out) {
+                Some(password) => Handling::DrawPassword(password),
+                None => Handling::Answered,
+            },
             Does::Own(Own::AclList) => Handling::ListUsers(UserListing::new(&self.accounts, true)),
             Does::Own(Own::AclUsers) => Handling::ListUsers(UserListing::new(&self.accounts, false)),
             Does::Ask(read) => {
@@ -263,7 +269,7 @@ impl Conversation {
             Own::Select => select(&args[0], out),
             Own::OfCluster => error(out, NO_CLUSTER),
             // Those are handled before.
-            Own::Hello | Own::Auth | Own::AclLoad | Own::AclList | Own::AclUsers => {}
+            Own::Hello | Own::Auth | Own::AclGenPass | Own::AclLoad | Own::AclList | Own::AclUsers => {}
             Own::Reset => {
                 self.protocol = Protocol::Resp2;
                 self.identity = None;
@@ -302,7 +308,7 @@ impl Conversation {
             Own::AclChange => error(out, NO_ACL_CHANGE),
             Own::AclDryrun => acl::try_out(&self.accounts, &rest[0], &rest[1..], out),
             Own::AclGetUser => acl::user(self.protocol, &self.accounts, &rest[0], out),
-            Own::AclHelp => command::help("acl", out),
+            Own::AclHelp => acl::help(out),
             Own::AclLog => acl::log(self.protocol, &self.accounts, &args[0], rest, out),
             Own::AclWhoAmI => bulk(out, self.user().unwrap_or(DEFAULT_USER).as_bytes()),
             Own::ClientHelp => command::help("client", out),

@@ -14,7 +14,7 @@ mod conversation;
 mod encode;
 mod parse;
 
-pub use acl::UserListing;
+pub use acl::{NewPassword, UserListing};
 pub use conversation::{Conversation, Handling, ServerFacts, CLIENT_ATTRIBUTE_MAX};
 pub use encode::{encode_entry, encode_reply, encode_values, Shape};
 pub use parse::{Parsed, Parser, ProtocolError, STRANGER_ARGS_MAX, STRANGER_BULK_MAX};
