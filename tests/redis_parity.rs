@@ -616,6 +616,7 @@ fn scripts() -> Vec<Script> {
     scripts.extend(unknown());
     scripts.extend(arities());
     scripts.extend(introspection());
+    scripts.extend(users());
     scripts
 }
 
@@ -1068,6 +1069,22 @@ fn arities() -> Vec<Script> {
     }
     all.extend(["PING a b", "PING a b c", "MSET a 1 b", "MSET a 1 b 2 c"].map(Script::of));
     all
+}
+
+/// What ACL says that does not depend on the users.
+fn users() -> Vec<Script> {
+    let lines = [
+        "ACL HELP",
+        "HELLO 3\nACL HELP",
+        "ACL HELP x",
+        "ACL GENPASS 0",
+        "ACL GENPASS -1",
+        "ACL GENPASS 4097",
+        "ACL GENPASS x",
+        "ACL genpass 1 2",
+        "COMMAND INFO acl|genpass",
+    ];
+    lines.into_iter().map(Script::of).collect()
 }
 
 #[expect(clippy::too_many_lines, reason = "a list of scripts")]

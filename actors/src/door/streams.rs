@@ -60,7 +60,7 @@ impl<'a> Streams<'a> {
         let Some(user) = self.users.get(&request.stream).unwrap_or(&nobody) else {
             // Nothing is known of what he may do, so nothing is said of that.
             return match accounts.is_guarded() {
-                true => Err(Reply::error(ErrorWord::Busy, "too many sessions are forwarded")),
+                true => Err(Reply::error(ErrorWord::Busy, "too many clients of the other master")),
                 false => Ok(()),
             };
         };
