@@ -641,6 +641,15 @@ fn data() -> Vec<Script> {
         "SET a 1\nSET b 2\nDEL a b a c\nEXISTS a b",
         "SET a 1\nUNLINK a b\nUNLINK a",
         "SET a 1\nEXISTS a\nEXISTS b\nEXISTS a a a b",
+        "SET a 1\nTOUCH a\nTOUCH b\nTOUCH a a a b",
+        "SET a 1\nTYPE a\nTYPE b",
+        "SET a \"\"\nSTRLEN a\nSTRLEN b\nSET a 12345\nSTRLEN a",
+        "GETRANGE k 0 -1\nSUBSTR k 0 0",
+        "GETRANGE k 0 x\nGETRANGE k x 0\nSUBSTR k 1.0 2\nGETRANGE k 0 9223372036854775808",
+        "SET k v\nGETRANGE k -9223372036854775808 9223372036854775807\nGETRANGE k 9223372036854775807 \
+         -9223372036854775808",
+        "READONLY",
+        "READWRITE",
         "MSET a 1 b 2\nMGET a b c a\nMGET c",
         "MSET a 1 a 2 a 3\nGET a\nDBSIZE",
         "DBSIZE\nSET a 1\nDBSIZE\nMSET a 2 b 2\nDBSIZE\nDEL a\nDBSIZE",
@@ -670,6 +679,19 @@ fn data() -> Vec<Script> {
     every_byte.extend(encoded(&[b"PING", &binary]));
     every_byte.extend(encoded(&[b"ECHO", &binary]));
     all.push(Script::raw("a value of every byte", every_byte));
+    let mut ranges = Vec::new();
+    for value in ["", "v", "abcde"] {
+        ranges.extend(encoded(&[b"SET", b"k", value.as_bytes()]));
+        for (first, last) in (-7..=7).flat_map(|first| (-7..=7).map(move |last| (first, last))) {
+            ranges.extend(encoded(&[
+                b"GETRANGE",
+                b"k",
+                first.to_string().as_bytes(),
+                last.to_string().as_bytes(),
+            ]));
+        }
+    }
+    all.push(Script::raw("every range of short values", ranges));
     let mut nulls = encoded(&[b"HELLO", b"3"]);
     for request in
         [&[&b"GET"[..], b"k"][..], &[b"MGET", b"k", b"a"], &[b"SET", b"k", b"v"], &[b"MGET", b"k", b"a"]]
@@ -1002,6 +1024,13 @@ fn arities() -> Vec<Script> {
         ("del", -2),
         ("unlink", -2),
         ("exists", -2),
+        ("touch", -2),
+        ("type", 2),
+        ("strlen", 2),
+        ("getrange", 4),
+        ("substr", 4),
+        ("readonly", 1),
+        ("readwrite", 1),
         ("mget", -2),
         ("mset", -3),
         ("dbsize", 1),
@@ -1066,6 +1095,7 @@ fn introspection() -> Vec<Script> {
         "COMMAND INFO GET nosuch",
         "COMMAND INFO set",
         "COMMAND INFO mset del exists mget",
+        "COMMAND INFO touch type strlen getrange substr readonly readwrite",
         "COMMAND INFO ping echo select dbsize",
         "COMMAND INFO client|id client|setname config|get",
         "COMMAND INFO nosuch",

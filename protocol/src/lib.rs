@@ -70,6 +70,7 @@ mod glob;
 pub mod handshake;
 pub mod ids;
 pub mod info;
+mod integer;
 pub mod lock_file;
 pub mod machine;
 pub mod message;

@@ -38,6 +38,7 @@ fn command() -> impl Strategy<Value = Command> {
         Just(Command::Status),
         Just(Command::Failover),
         Just(Command::RemoveSlave { id: SlaveId::new("slave-2").unwrap() }),
+        bytes().prop_map(|key| Command::ValueLength { key }),
     ]
 }
 

@@ -6,7 +6,7 @@
 #![allow(clippy::unwrap_used)]
 
 use bytes::{Bytes, BytesMut};
-use dsm_protocol::command::{Command, ErrorWord, Reply};
+use dsm_protocol::command::{Command, ErrorWord, Excerpt, Reply};
 use dsm_protocol::ids::SlaveId;
 use dsm_protocol::info::Sections;
 use dsm_protocol::resp::{
@@ -144,6 +144,11 @@ fn requests_for_the_store_become_commands() {
             Shape::Plain,
         ),
         ("DBSIZE", Command::KeyCount, Shape::Plain),
+        ("TOUCH a b a", Command::Exists { keys: keys() }, Shape::Plain),
+        ("TYPE k", Command::Exists { keys: vec![key("k")] }, Shape::Excerpt(Excerpt::Type)),
+        ("STRLEN k", Command::ValueLength { key: key("k") }, Shape::Plain),
+        ("GETRANGE k 0 -1", get(), Shape::Excerpt(Excerpt::Range { first: 0, last: -1 })),
+        ("SUBSTR k -7 3", get(), Shape::Excerpt(Excerpt::Range { first: -7, last: 3 })),
         ("INFO", Command::Status, Shape::Info(Sections::ALL)),
         ("INFO Server nothing", Command::Status, server()),
         ("STATUS server", Command::Status, server()),
@@ -162,6 +167,7 @@ fn replies_are_encoded_as_redis_does() {
     let value = |value: &'static str| Bytes::from_static(value.as_bytes());
     let text = || Reply::Text("# Server\nversion:1\n\n# Keyspace\nkeys:2\n".to_owned());
     let info = |name: &'static str| Shape::Info(Sections::named([name.as_bytes()]));
+    let range = |first, last| Shape::Excerpt(Excerpt::Range { first, last });
     for (shape, reply, resp2, resp3) in [
         (Shape::Plain, Reply::Done, "+OK^", SAME),
         (Shape::Plain, Reply::Value(value("v")), "$1^v^", SAME),
@@ -169,6 +175,13 @@ fn replies_are_encoded_as_redis_does() {
         (Shape::Plain, Reply::Value(value("NOT_FOUND")), "$9^NOT_FOUND^", SAME),
         (Shape::Plain, Reply::NotFound, "$-1^", "_^"),
         (Shape::Plain, Reply::Values(vec![]), "*0^", SAME),
+        (Shape::Excerpt(Excerpt::Type), Reply::Count(1), "+string^", SAME),
+        (Shape::Excerpt(Excerpt::Type), Reply::Count(0), "+none^", SAME),
+        (Shape::Excerpt(Excerpt::Type), Reply::error(ErrorWord::Busy, "x"), "-BUSY x^", SAME),
+        (range(1, 2), Reply::Value(value("abcde")), "$2^bc^", SAME),
+        (range(1, -1), Reply::Value(value("abcde")), "$4^bcde^", SAME),
+        (range(0, 0), Reply::NotFound, "$0^^", SAME),
+        (range(0, 0), Reply::error(ErrorWord::Busy, "x"), "-BUSY x^", SAME),
         (Shape::Plain, Reply::Values(vec![Some(value("1")), None]), "*2^$1^1^$-1^", "*2^$1^1^_^"),
         (Shape::Plain, Reply::Count(0), ":0^", SAME),
         (Shape::Plain, Reply::Count(u64::MAX), ":18446744073709551615^", SAME),
@@ -357,10 +370,10 @@ fn many_names_do_not_make_a_huge_answer() {
 #[test]
 fn command_describes_every_command() {
     let all = answer(&mut conversation(Protocol::Resp2), words("COMMAND"));
-    assert!(all.starts_with("*25^*10^$3^get^:2^"), "{all}");
+    assert!(all.starts_with("*32^*10^$3^get^:2^"), "{all}");
     assert_eq!(all, answer(&mut conversation(Protocol::Resp2), words("COMMAND INFO")));
     let docs = answer(&mut conversation(Protocol::Resp3), words("COMMAND DOCS"));
-    assert!(docs.starts_with("%25^$3^get^%5^"), "{docs}");
+    assert!(docs.starts_with("%32^$3^get^%5^"), "{docs}");
     let listed = answer(&mut conversation(Protocol::Resp2), words("COMMAND LIST"));
     for name in listed.split('^').skip(2).step_by(2) {
         let one = answer(&mut conversation(Protocol::Resp2), words(&format!("COMMAND INFO {name}")));
@@ -997,7 +1010,7 @@ const OUR_OWN: &[(&str, &str, &str)] = &[
          ere is no configuration file^+SET^+    Not supported: settings are fixed at the start^",
         SAME,
     ),
-    ("COMMAND COUNT", ":25^", SAME),
+    ("COMMAND COUNT", ":32^", SAME),
     (
         "COMMAND DOCS get",
         "*2^$3^get^*10^$7^summary^$22^Get the value of a key^$5^since^$5^0.1.0^$5^group^$6^string^$10\

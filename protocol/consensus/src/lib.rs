@@ -8,6 +8,7 @@
 //! |---|---|
 //! | [`ids`] | the number of a member |
 //! | [`machine`] | the machine: events, effects, the fate of proposals and reads |
+//! | [`purge`] | how far the log may be purged |
 //! | `storage` | what the engine may ask of the log, and what is not in memory |
 //! | [`vote`] | the text of the vote file: what a member must not forget beside its log |
 //! | [`wire`] | the bytes of what members say to each other |
@@ -17,7 +18,7 @@
 //! the start, with term 1, on every member: it names the cluster. The first entry of each reign is the engine's and empty: its
 //! words follow from its version.
 //!
-//! **Not built yet**: changes of members, and snapshots. A follower that needs entries which the leader's log has no more waits.
+//! **Not built yet**: changes of members.
 //!
 //! # Invariants
 //!
@@ -25,6 +26,7 @@
 //!   [`Event::Persisted`].
 //! * The vote is synced before the log has an entry of its term, and a cut before anything is appended after it.
 //! * What is committed is on this member's disk, and is never cut.
+//! * A follower's log gives way to a leader's file only once that is whole and synced, and only what is committed is purged.
 //! * A proposal is refused only if no log ever has it. A leader that is deposed does not know.
 //! * A read is confirmed by a majority that was asked after it, in a reign whose first entry is told. No clock matters.
 //! * A member steps a proposal only while it leads, and none that comes from another one.
@@ -37,6 +39,7 @@ pub mod ids;
 pub mod machine;
 #[doc(hidden)]
 pub mod mutant;
+pub mod purge;
 mod storage;
 pub mod vote;
 pub mod wire;

@@ -13,14 +13,20 @@
 
 use crate::ids::MemberId;
 use crate::mutant::planted;
+use crate::purge::purge_through;
 use crate::storage::{LogEntry, LogView, Wish};
 use crate::vote::VoteRecord;
+use crate::wire::stream::StreamMessage;
 use crate::wire::PeerMessage;
-use dsm_protocol::ids::{Epoch, Millis, Seq, Version};
+use dsm_protocol::ids::{ClusterId, Epoch, Millis, Seq, Version};
 use raft::eraftpb::{ConfState, Entry, HardState, Message, MessageType};
-use raft::{GetEntriesContext, RawNode, ReadOnlyOption, Ready, StateRole};
+use raft::{GetEntriesContext, ProgressState, RawNode, ReadOnlyOption, Ready, StateRole};
 use std::collections::{BTreeMap, VecDeque};
 use thiserror::Error;
+
+mod stream;
+
+pub use stream::StreamNumber;
 
 /// The settings of a member.
 #[derive(Clone, Debug)]
@@ -55,6 +61,10 @@ pub struct Config {
     pub reads_max: usize,
     /// The vote file learns how far the log is committed at least every so many entries: a start holds those after it in memory.
     pub commit_noted_entries: u64,
+    /// How long a member waits before it asks for a chunk or offers a stream again, in milliseconds.
+    pub stream_retry_ms: u64,
+    /// A stream that is asked for nothing for as long is over, in milliseconds. It may be offered again.
+    pub stream_quiet_max_ms: u64,
 }
 
 impl Config {
@@ -77,6 +87,8 @@ impl Config {
             committed_bytes_max: 4 << 20,
             reads_max: 1024,
             commit_noted_entries: 10_000,
+            stream_retry_ms: 200,
+            stream_quiet_max_ms: 10_000,
         }
     }
 }
@@ -84,13 +96,13 @@ impl Config {
 /// What is on this member's disk when it starts.
 #[derive(Clone, Debug)]
 pub struct Start {
-    /// The vote file. The caller has taken in its own log through `commit`.
+    /// The vote file. The caller has taken in its own log through `commit`, or through the base if that is further.
     pub vote: VoteRecord,
     /// The last version that is in no entry of the log, because it was compacted; (0, 0) when all are.
     pub base: Version,
     /// The first version of each term in the log after the base, ascending.
     pub terms: Vec<Version>,
-    /// The last entries of the log: at least the last one, and all after `commit`. None if the log has none after the base.
+    /// The last entries of the log: at least the last one, and all after `commit` and the base. None if the log has none after the base.
     pub tail: Vec<LogEntry>,
 }
 
@@ -172,9 +184,36 @@ pub enum Event {
     },
     /// Give the leadership to this member.
     Transfer(MemberId),
+    /// A member says something about a stream. The peer has proved who it is.
+    Stream {
+        /// Who says it.
+        from: MemberId,
+        /// What it says.
+        message: StreamMessage,
+    },
+    /// What [`Effect::ReadChunk`] asked for.
+    ChunkRead {
+        /// For whom.
+        to: MemberId,
+        /// Of which file.
+        base: Version,
+        /// Where the chunk begins.
+        offset: u64,
+        /// At least one byte, unless the file ends there.
+        data: bytes::Bytes,
+        /// Whether the compacted part of the file ends with it.
+        is_last: bool,
+    },
+    /// The chunk of [`Effect::WriteChunk`] is written. It need not be synced.
+    ChunkWritten(StreamNumber),
+    /// All that was written of this stream is on disk.
+    StreamSynced(StreamNumber),
+    /// This member's log was compacted through this version: a file that begins after it has taken the log's place. It may not go
+    /// further than [`Consensus::purgeable`].
+    Compacted(Version),
 }
 
-/// What is to be brought to the disk, in this order: the vote, the cut, the entries. Each is synced before the next is begun, so
+/// What is to be brought to the disk, in this order: the vote, the new file, the cut, the entries. Each is synced before the next is begun, so
 /// that the log never has a term that the vote file does not know. Of several batches only the last vote is written, as two writes
 /// without a sync in between could tear both slots.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -183,6 +222,9 @@ pub struct LogBatch {
     pub number: BatchNumber,
     /// Write the next record of the vote file with this term, vote and commit.
     pub vote: Option<(Epoch, Option<MemberId>, Seq)>,
+    /// Rename the file of this stream over the log, and sync the directory. The log has everything through the version then, and
+    /// no entry after it. The batches before are done by then.
+    pub install: Option<(StreamNumber, Version)>,
     /// Cut everything after this seq off the log, and sync that before anything is appended.
     pub cut_after: Option<Seq>,
     /// Append these.
@@ -261,6 +303,36 @@ pub enum Effect {
         /// As many as fit, at least one.
         bytes_max: u64,
     },
+    /// Tell a member this about a stream. It may get lost.
+    SendStream(StreamMessage),
+    /// Read a chunk of the compacted part of this member's own file. Answered by [`Event::ChunkRead`], or not at all when the file
+    /// is another one by now.
+    ReadChunk {
+        /// For whom.
+        to: MemberId,
+        /// Of which file: it has everything through this version.
+        base: Version,
+        /// Where the chunk begins.
+        offset: u64,
+        /// The chunk has no more bytes than this.
+        bytes_max: u64,
+    },
+    /// Write a chunk to the new file of this stream. Answered by [`Event::ChunkWritten`].
+    WriteChunk {
+        /// Of which stream. At offset 0 the file is created.
+        stream: StreamNumber,
+        /// Where.
+        offset: u64,
+        /// What.
+        data: bytes::Bytes,
+    },
+    /// Sync the new file of this stream. Answered by [`Event::StreamSynced`].
+    SyncStream(StreamNumber),
+    /// The stream came to nothing: remove its file. A start removes what a crash left of any.
+    DropStream(StreamNumber),
+    /// A stream has taken the place of the log: what is committed is what its file says, through this version. Whatever was told
+    /// before is in it.
+    Restored(Version),
     /// The leader knows that this member had more of the log than it has: its disk has lost what was acknowledged. The node must
     /// end, and may not take part under its id again.
     LogLost {
@@ -305,6 +377,12 @@ pub struct Consensus {
     /// Wishes that were told, by the first index.
     fetches: BTreeMap<u64, GetEntriesContext>,
     is_lost: bool,
+    cluster: ClusterId,
+    incoming: Option<stream::Incoming>,
+    last_stream: u64,
+    given: BTreeMap<MemberId, stream::Given>,
+    /// The batch that swaps a stream's file in, and the file's base, until it is done.
+    restoring: Option<(u64, Version)>,
 }
 
 /// The engine.
@@ -325,19 +403,17 @@ impl Consensus {
     pub fn new(config: Config, start: &Start) -> Result<Self, StartError> {
         check(&config, start)?;
         let Start { vote, base, terms, tail } = start;
+        // The vote file may be behind: what was compacted or came as a file is committed.
+        let commit = vote.commit.max(base.seq).0;
         let hard_state = HardState {
             term: vote.term.0,
             vote: vote.vote.map_or(0, MemberId::get),
-            commit: vote.commit.0,
+            commit,
             ..HardState::default()
         };
-        let members = ConfState {
-            voters: config.voters.iter().map(|member| member.get()).collect(),
-            ..ConfState::default()
-        };
-        let view = LogView::new((hard_state, members), *base, terms, tail, config.tail_bytes_max);
+        let view = LogView::new((hard_state, conf_state(&config)), *base, terms, tail, config.tail_bytes_max);
         let log = slog::Logger::root(slog::Discard, slog::o!());
-        let engine = RawNode::new(&engine_config(&config, vote.commit.0), view, &log)
+        let engine = RawNode::new(&engine_config(&config, commit), view, &log)
             .map_err(|error| StartError::Settings(error.to_string()))?;
         let mut machine = Consensus {
             engine: Engine(engine),
@@ -351,10 +427,15 @@ impl Consensus {
             follows: (vote.term.0, raft::INVALID_ID),
             transfer_until: None,
             campaign_at: None,
-            handed_out: vote.commit.0,
+            handed_out: commit,
             noted: (vote.term.0, vote.vote.map_or(0, MemberId::get), vote.commit.0),
             fetches: BTreeMap::new(),
             is_lost: false,
+            cluster: vote.cluster,
+            incoming: None,
+            last_stream: 0,
+            given: BTreeMap::new(),
+            restoring: None,
             config,
         };
         machine.pin_election_timeout();
@@ -368,9 +449,7 @@ impl Consensus {
         }
         self.now = self.now.max(now);
         match event {
-            Event::Tick => {
-                self.engine.0.tick();
-            }
+            Event::Tick => self.tick(effects),
             Event::Due => {}
             Event::Message { from, message } => self.hear(from, message, effects),
             Event::LinkDown(peer) => self.link_down(peer),
@@ -379,6 +458,13 @@ impl Consensus {
             Event::Persisted(through) => self.persisted(through.0, effects),
             Event::Fetched { from, entries } => self.fetched(from.0, &entries),
             Event::Transfer(to) => self.transfer(to, effects),
+            Event::Stream { from, message } => self.hear_stream(from, message, effects),
+            Event::ChunkRead { to, base, offset, data, is_last } => {
+                self.chunk_read((to, base, offset), data, is_last, effects);
+            }
+            Event::ChunkWritten(stream) => self.chunk_written(stream, effects),
+            Event::StreamSynced(stream) => self.stream_synced(stream),
+            Event::Compacted(base) => self.compacted(base),
         }
         self.deadlines(effects);
         self.settle(effects);
@@ -414,6 +500,51 @@ impl Consensus {
         self.engine.0.store().tail_bytes()
     }
 
+    /// Through where this member's log may be compacted, when entries from `kept_from` on fit into the bound on what is kept for
+    /// members that are behind.
+    pub fn purgeable(&self, kept_from: Seq) -> Version {
+        let raft = &self.engine.0.raft;
+        // A stream that is under way counts as what its receiver has.
+        let has = |progress: &raft::Progress| match progress.state {
+            ProgressState::Snapshot => progress.matched.max(progress.pending_snapshot),
+            ProgressState::Probe | ProgressState::Replicate => progress.matched,
+        };
+        let own = self.config.member.get();
+        let live = raft.prs().iter().filter(|(id, progress)| **id != own && progress.recent_active);
+        let mut have: Vec<Seq> = live.map(|(_, progress)| Seq(has(progress))).collect();
+        if raft.state != StateRole::Leader {
+            have = vec![Seq(0)];
+        }
+        let view = self.engine.0.store();
+        let through = match purge_through(self.committed(), kept_from, have) {
+            _ if self.restoring.is_some() => view.base().seq,
+            _ if planted!(PurgedTooFar) => self.last(),
+            through => through.max(view.base().seq),
+        };
+        view.term_at(through.0).map_or(view.base(), |term| Version::new(term, through.0))
+    }
+
+    fn compacted(&mut self, base: Version) {
+        assert!(base.seq <= self.committed() || planted!(PurgedTooFar), "{base} is purged and not committed");
+        if planted!(PurgedTooFar) && base.seq > self.committed() {
+            // The log on disk alone has lost its end.
+            return;
+        }
+        self.engine.0.mut_store().compacted(base);
+    }
+
+    fn members(&self) -> ConfState {
+        conf_state(&self.config)
+    }
+
+    fn tick(&mut self, effects: &mut Vec<Effect>) {
+        // While a file is swapped in, the engine cannot say what it has applied, and must not campaign.
+        if self.restoring.is_none() {
+            self.engine.0.tick();
+        }
+        self.stream_ticks(effects);
+    }
+
     fn is_leader(&self) -> bool {
         self.engine.0.raft.state == StateRole::Leader
     }
@@ -434,6 +565,9 @@ impl Consensus {
             // The engine would panic: a leader tells each member no more than what that member has acknowledged.
             self.is_lost = true;
             effects.push(Effect::LogLost { last: Seq(last), committed: Seq(message.commit) });
+            return;
+        }
+        if message.msg_type == MessageType::MsgTimeoutNow && self.restoring.is_some() {
             return;
         }
         if message.msg_type == MessageType::MsgAppendResponse && !message.reject && message.index > last {
@@ -538,6 +672,13 @@ impl Consensus {
         }
         if let Some(number) = last {
             self.engine.0.on_persist_ready(number);
+            if let Some((_, base)) = self.restoring.take_if(|(batch, _)| *batch <= number) {
+                self.engine.0.advance_apply();
+                self.handed_out = base.seq.0;
+                if !planted!(RestoredBeforeSwap) {
+                    effects.push(Effect::Restored(base));
+                }
+            }
         }
     }
 
@@ -546,7 +687,7 @@ impl Consensus {
         if raft.leader_id != raft::INVALID_ID || raft.state != StateRole::Follower {
             self.campaign_at = None;
         }
-        if self.campaign_at.is_some_and(|at| at <= self.now) {
+        if self.campaign_at.is_some_and(|at| at <= self.now) && self.restoring.is_none() {
             self.campaign_at = None;
             // It is refused while a change of members is not taken in; the next timeout tries again.
             let _ = self.engine.0.campaign();
@@ -573,6 +714,7 @@ impl Consensus {
             let ready = self.engine.0.ready();
             self.take_ready(ready, effects);
         }
+        self.settle_streams(effects);
         self.pin_election_timeout();
         self.say_who_leads(effects);
         self.engine.0.mut_store().evict_through(self.handed_out);
@@ -621,10 +763,15 @@ impl Consensus {
     }
 
     fn take_ready(&mut self, mut ready: Ready, effects: &mut Vec<Effect>) {
-        assert!(ready.snapshot().is_empty(), "no member sends a snapshot");
         let number = ready.number();
         // The engine itself decides what need not wait for the disk: a leader's appends.
-        effects.extend(ready.take_messages().into_iter().filter_map(outgoing));
+        for message in ready.take_messages() {
+            if message.msg_type == MessageType::MsgSnapshot {
+                self.offer(&message, effects);
+            } else {
+                effects.extend(outgoing(message));
+            }
+        }
         let mut messages = ready.take_persisted_messages();
         if planted!(MessagesBeforeSync) {
             effects.extend(std::mem::take(&mut messages).into_iter().filter_map(outgoing));
@@ -635,6 +782,11 @@ impl Consensus {
         self.engine.0.advance_append_async(ready);
         let is_batch = batch.is_some();
         effects.extend(batch.map(Effect::Persist));
+        if let Some((_, base)) =
+            self.restoring.filter(|(batch, _)| planted!(RestoredBeforeSwap) && *batch == number)
+        {
+            effects.push(Effect::Restored(base));
+        }
         self.unsynced.push_back(Unsynced { number, is_batch, messages });
         self.tell_committed(committed, effects);
         for state in read_states {
@@ -645,7 +797,9 @@ impl Consensus {
                 effects.push(Effect::ReadConfirmed { read, through });
             }
         }
-        self.engine.0.advance_apply();
+        if self.restoring.is_none() {
+            self.engine.0.advance_apply();
+        }
         if planted!(AckBeforeSync) {
             self.persisted(number, effects);
         }
@@ -655,6 +809,7 @@ impl Consensus {
 
     /// What the disk has to do, if anything; the view has it from now on.
     fn batch(&mut self, ready: &mut Ready) -> Option<LogBatch> {
+        let install = self.install(ready);
         let entries = ready.take_entries();
         let (term, voted, noted) = self.noted;
         let state = self.engine.0.raft.hard_state();
@@ -664,7 +819,7 @@ impl Consensus {
             self.noted = (state.term, state.vote, self.handed_out);
             vote = Some((Epoch(state.term), MemberId::new(state.vote), Seq(self.handed_out)));
         }
-        if vote.is_none() && entries.is_empty() {
+        if vote.is_none() && install.is_none() && entries.is_empty() {
             return None;
         }
         let view = self.engine.0.mut_store();
@@ -684,7 +839,21 @@ impl Consensus {
         }
         let cut_after = cut_after.filter(|_| !planted!(NotCut));
         let entries = entries.iter().map(LogEntry::of).collect();
-        Some(LogBatch { number: BatchNumber(ready.number()), vote, cut_after, entries })
+        Some(LogBatch { number: BatchNumber(ready.number()), vote, install, cut_after, entries })
+    }
+
+    /// The stream's file takes the place of the log, if the engine has taken it.
+    fn install(&mut self, ready: &Ready) -> Option<(StreamNumber, Version)> {
+        if ready.snapshot().is_empty() {
+            return None;
+        }
+        let metadata = ready.snapshot().get_metadata();
+        let base = Version::new(metadata.term, metadata.index);
+        let stream = self.incoming.take().expect("the engine hears only of files that are whole");
+        self.engine.0.mut_store().restore(base);
+        self.fetches.clear();
+        self.restoring = Some((ready.number(), base));
+        Some((stream.number, base))
     }
 
     fn tell_committed(&mut self, committed: Vec<Entry>, effects: &mut Vec<Effect>) {
@@ -743,6 +912,12 @@ fn engine_config(config: &Config, applied: u64) -> raft::Config {
     }
 }
 
+/// The members, as the engine has them.
+fn conf_state(config: &Config) -> ConfState {
+    let voters = config.voters.iter().map(|member| member.get()).collect();
+    ConfState { voters, ..ConfState::default() }
+}
+
 /// Whether what is on disk hangs together.
 fn check(config: &Config, start: &Start) -> Result<(), StartError> {
     let Start { vote, base, terms, tail } = start;
@@ -756,16 +931,12 @@ fn check(config: &Config, start: &Start) -> Result<(), StartError> {
     if last.seq < vote.commit {
         return Err(StartError::LogShort { last: last.seq, commit: vote.commit });
     }
+    let commit = vote.commit.max(base.seq);
     let after_base = Seq(base.seq.0 + 1);
     let has_last = terms.last().map_or(base.epoch, |first| first.epoch) == last.epoch;
     let begins = terms.first().is_none_or(|first| first.seq == after_base || first.epoch > base.epoch);
     let tail_begins = tail.first().map_or(after_base, |entry| entry.version.seq);
-    if !has_last
-        || !begins
-        || base.seq > vote.commit
-        || tail_begins > vote.commit.next()
-        || tail_begins < after_base
-    {
+    if !has_last || !begins || tail_begins > commit.next() || tail_begins < after_base {
         return Err(StartError::Gap(tail_begins));
     }
     for pair in terms.windows(2) {

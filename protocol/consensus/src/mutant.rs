@@ -52,11 +52,23 @@ mod on {
         ReadBeforeFirstEntry,
         /// What a deposed leader proposed is reported as not executed.
         DeposedSaidRefused,
+        /// The new file is swapped in before it is synced.
+        SwapBeforeSync,
+        /// A chunk of a stream is taken wherever in the file it belongs.
+        AnyChunkTaken,
+        /// A stream of another leader goes on where the one before it ended.
+        StreamGoesOnElsewhere,
+        /// The log is purged through its end, committed or not.
+        PurgedTooFar,
+        /// A stream counts as swapped in when that is handed to the disk.
+        RestoredBeforeSwap,
+        /// A stream is swapped in without its last chunk.
+        LastChunkLost,
     }
 
     impl ConsensusMutant {
         /// Every bug.
-        pub const ALL: [ConsensusMutant; 8] = [
+        pub const ALL: [ConsensusMutant; 14] = [
             ConsensusMutant::AckBeforeSync,
             ConsensusMutant::MessagesBeforeSync,
             ConsensusMutant::VoteNotKept,
@@ -65,6 +77,12 @@ mod on {
             ConsensusMutant::LeaseRead,
             ConsensusMutant::ReadBeforeFirstEntry,
             ConsensusMutant::DeposedSaidRefused,
+            ConsensusMutant::SwapBeforeSync,
+            ConsensusMutant::AnyChunkTaken,
+            ConsensusMutant::StreamGoesOnElsewhere,
+            ConsensusMutant::PurgedTooFar,
+            ConsensusMutant::RestoredBeforeSwap,
+            ConsensusMutant::LastChunkLost,
         ];
     }
 

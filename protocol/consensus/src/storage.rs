@@ -137,6 +137,37 @@ impl LogView {
         }
     }
 
+    /// The last version that is in no entry of the log.
+    pub(crate) fn base(&self) -> Version {
+        self.base
+    }
+
+    /// The log begins after `base` from now on: what is before it was compacted.
+    pub(crate) fn compacted(&mut self, base: Version) {
+        let Version { epoch, seq } = base;
+        assert!(seq >= self.base.seq && self.term_at(seq.0) == Some(epoch.0), "{base} is not in the log");
+        while self.tail.front().is_some_and(|entry| entry.index <= seq.0) {
+            self.tail_bytes -= self.tail.pop_front().map_or(0, |entry| entry.data.len());
+        }
+        let after = self.term_at(seq.0 + 1);
+        self.terms.retain(|first, _| *first > seq.0);
+        if let Some(term) = after.filter(|term| *term != epoch.0) {
+            self.terms.insert(seq.0 + 1, term);
+        }
+        self.base = base;
+    }
+
+    /// Another file takes the place of the log: it has everything through `base`, and nothing after it.
+    pub(crate) fn restore(&mut self, base: Version) {
+        self.base = base;
+        self.last = base.seq.0;
+        self.terms.clear();
+        self.tail.clear();
+        self.tail_bytes = 0;
+        self.fetched.clear();
+        self.forget_wishes();
+    }
+
     fn push(&mut self, entry: Entry) {
         self.tail_bytes += entry.data.len();
         self.tail.push_back(entry);
@@ -159,6 +190,10 @@ impl LogView {
     /// What was wished for from there on is here, or nothing comes of it.
     pub(crate) fn fetched(&mut self, from: u64, entries: &[LogEntry]) {
         self.wishes.get_mut().open.retain(|open| *open != from);
+        if from <= self.base.seq.0 {
+            // It was compacted meanwhile.
+            return;
+        }
         self.fetched = entries.iter().map(LogEntry::to_engine).collect();
         let is_own = |entry: &Entry| self.term_at(entry.index) == Some(entry.term);
         let follows = self.fetched.iter().zip(from..).all(|(entry, index)| entry.index == index);
@@ -175,14 +210,15 @@ impl LogView {
         self.wishes = RefCell::default();
     }
 
-    fn term_at(&self, index: u64) -> Option<u64> {
+    /// The term of the entry at `index`; `None` where the log has none, or none any more.
+    pub(crate) fn term_at(&self, index: u64) -> Option<u64> {
         if index == self.base.seq.0 {
             return Some(self.base.epoch.0);
         }
         if index < self.base.seq.0 || index > self.last {
             return None;
         }
-        self.terms.range(..=index).next_back().map(|(_, term)| *term)
+        Some(self.terms.range(..=index).next_back().map_or(self.base.epoch.0, |(_, term)| *term))
     }
 
     /// Entries of `held`, which has no gap, from `low` up to `high`; `None` when `low` is not in it.
@@ -200,6 +236,16 @@ impl LogView {
         raft::util::limit_size(&mut found, max);
         (!found.is_empty()).then_some(found)
     }
+}
+
+/// The engine's word for a file that has everything through `base`.
+pub(crate) fn snapshot_at(base: Version, members: ConfState) -> Snapshot {
+    let mut snapshot = Snapshot::default();
+    let metadata = snapshot.mut_metadata();
+    metadata.index = base.seq.0;
+    metadata.term = base.epoch.0;
+    metadata.set_conf_state(members);
+    snapshot
 }
 
 impl Storage for LogView {
@@ -255,8 +301,11 @@ impl Storage for LogView {
         Ok(self.last)
     }
 
-    /// There are none yet: a follower that needs what is not in the log any more waits.
+    /// The part of this member's file that was compacted: everything through the base. Its lines travel apart, as a stream.
     fn snapshot(&self, _: u64, _: u64) -> raft::Result<Snapshot> {
-        Err(StorageError::SnapshotTemporarilyUnavailable.into())
+        if self.base.seq.0 == 0 {
+            return Err(StorageError::SnapshotTemporarilyUnavailable.into());
+        }
+        Ok(snapshot_at(self.base, self.members.clone()))
     }
 }

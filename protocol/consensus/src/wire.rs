@@ -24,6 +24,8 @@
 //! The first entry's index is the message's plus one, and each further one's is one more. Data are slices of what was read. What
 //! is decoded takes memory in proportion to the bytes that are there, never to a length that they name.
 
+pub mod stream;
+
 use crate::ids::MemberId;
 use bytes::{Buf as _, Bytes};
 use dsm_protocol::ids::{Epoch, Seq};

@@ -123,7 +123,9 @@ fn replies(command: &Command) -> Vec<Reply> {
         Command::Put { .. } | Command::PutMany { .. } | Command::Failover | Command::RemoveSlave { .. } => {
             vec![Reply::Done]
         }
-        Command::Delete { .. } | Command::Exists { .. } | Command::KeyCount => vec![Reply::Count(2)],
+        Command::Delete { .. } | Command::Exists { .. } | Command::KeyCount | Command::ValueLength { .. } => {
+            vec![Reply::Count(2)]
+        }
         Command::Status => vec![Reply::Text("# Server\r\nrole:primary\r\n".to_owned())],
     };
     let errors = ErrorWord::ALL.iter().map(|word| Reply::error(*word, "line\r\nbreak"));
@@ -163,6 +165,7 @@ pub(crate) fn seeds() -> Vec<Vec<u8>> {
         array(&["HELLO", "3", "AUTH", "default", "x", "SETNAME", "n"]) + &array(&["CLIENT", "INFO"]),
         array(&["CLIENT", "SETINFO", "LIB-NAME", "x"]) + &array(&["COMMAND", "DOCS", "get"]),
         array(&["CONFIG", "GET", "app*"]) + &array(&["INFO", "server"]) + &array(&["RESET"]),
+        array(&["STRLEN", "k"]) + &array(&["GETRANGE", "k", "0", "-2"]) + &array(&["TYPE", "k"]),
         "PING\r\nSET k \"a b\\x00\\n\"\r\nGET 'it\\'s'\r\nQUIT\r\n".to_owned(),
         "POST / HTTP/1.1\r\nHost: x\r\n\r\n".to_owned(),
         "*1\r\n$4\r\nPING\r\n*2\r\n$3\r\nGET\r\n$99\r\n".to_owned(),

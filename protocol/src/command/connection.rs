@@ -62,6 +62,8 @@ pub(super) const NAMES: &[Spec] = &[
         categories: &["fast", "connection"],
         ..spec("reset", Does::Own(Own::Reset), 1, "Reset the connection")
     },
+    READONLY_SPEC,
+    Spec { name: "readwrite", ..READONLY_SPEC },
     Spec {
         flags: CONNECTION,
         categories: &["fast", "connection"],
@@ -74,6 +76,13 @@ pub(super) const NAMES: &[Spec] = &[
         ..spec("client", Does::Own(Own::Container), -2, "A container for client connection commands")
     },
 ];
+
+const READONLY_SPEC: Spec = Spec {
+    flags: &["loading", "stale", "fast"],
+    categories: &["fast", "connection"],
+    group: "cluster",
+    ..spec("readonly", Does::Own(Own::OfCluster), 1, "Not supported: there is no cluster of Redis")
+};
 
 /// A subcommand of `CLIENT` that any client may use.
 const fn client(name: &'static str, own: Own, arity: i32, summary: &'static str) -> Spec {

@@ -4,7 +4,7 @@
 //! (`resp/command.rs`), the checks of requests, the expected length of answers, the words in logs, the prompt's help.
 
 use super::words::{Unfit, Words};
-use super::Command;
+use super::{Command, Excerpt};
 use bytes::Bytes;
 
 /// What each key of a request with several keys counts in the bytes in flight, in addition to its own length.
@@ -157,6 +157,8 @@ pub(crate) struct Spec {
 pub(crate) enum Does {
     /// Asks the store; the words after the name make the command.
     Ask(fn(&mut Words) -> Result<Command, Unfit>),
+    /// The same, but the client is shown only a part of the answer.
+    AskFor(fn(&mut Words) -> Result<(Command, Excerpt), Unfit>),
     /// Asks for the INFO text; the words after the name choose its sections.
     Describe,
     Quit,
@@ -170,6 +172,8 @@ pub(crate) enum Own {
     Ping,
     Echo,
     Select,
+    /// Only a cluster of Redis knows it.
+    OfCluster,
     Hello,
     Auth,
     Reset,

@@ -1,11 +1,11 @@
-//! Commands on keys, whatever kind of value they hold: DEL and UNLINK, EXISTS.
+//! Commands on keys, whatever kind of value they hold: DEL and UNLINK, EXISTS, TOUCH, TYPE.
 
-use super::entry::{spec, AnswerLength, Changes, CommandFacts, Does, KeyRange, PromptLine, Spec, KEYS};
+use super::entry::{spec, AnswerLength, Changes, CommandFacts, Does, KeyRange, PromptLine, Spec, KEY, KEYS};
 use super::words::{Unfit, Words};
-use super::Command;
+use super::{Command, Excerpt};
 
 /// The names of this family, the busiest first.
-pub(super) const NAMES: &[Spec] = &[DEL_SPEC, EXISTS_SPEC, UNLINK_SPEC];
+pub(super) const NAMES: &[Spec] = &[DEL_SPEC, EXISTS_SPEC, UNLINK_SPEC, TYPE_SPEC, TOUCH_SPEC];
 
 /// See [`Command::Delete`].
 pub(super) static DEL: CommandFacts = CommandFacts {
@@ -43,7 +43,7 @@ pub(super) static EXISTS: CommandFacts = CommandFacts {
     changes: Changes::Nothing,
     answer: AnswerLength::Short,
     log_word: "EXISTS",
-    asked_as: &["exists"],
+    asked_as: &["exists", "touch", "type"],
     prompt: None,
 };
 
@@ -60,4 +60,25 @@ const EXISTS_SPEC: Spec = Spec {
 
 fn exists(words: &mut Words) -> Result<Command, Unfit> {
     Ok(Command::Exists { keys: words.keys()? })
+}
+
+/// There are no access times: it only counts.
+const TOUCH_SPEC: Spec = Spec {
+    name: "touch",
+    summary: "Returns the number of existing keys specified.",
+    complexity: "O(N) where N is the number of keys that will be touched.",
+    ..EXISTS_SPEC
+};
+
+const TYPE_SPEC: Spec = Spec {
+    flags: &["readonly", "fast"],
+    keys: Some(KeyRange { last: 0, step: 1, flags: &["RO"] }),
+    categories: &["keyspace", "read", "fast"],
+    group: "generic",
+    arguments: &[KEY],
+    ..spec("type", Does::AskFor(type_of), 2, "Determine the type stored at key")
+};
+
+fn type_of(words: &mut Words) -> Result<(Command, Excerpt), Unfit> {
+    Ok((Command::Exists { keys: vec![words.key()?] }, Excerpt::Type))
 }

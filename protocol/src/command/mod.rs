@@ -25,7 +25,7 @@ mod words;
 pub use entry::{AnswerLength, Changes, CommandFacts, Operands, PromptLine};
 pub(crate) use entry::{Argument, Does, KeyList, Own, Spec};
 pub(crate) use lookup::{find_by_full_name, find_command, find_subcommand, COMMANDS};
-pub use reply::{ErrorWord, Reply, ReplyError};
+pub use reply::{ErrorWord, Excerpt, Reply, ReplyError};
 pub(crate) use words::{Lengths, Unfit, Words};
 
 use crate::ids::SlaveId;
@@ -201,6 +201,12 @@ commands! {
         /// Its name.
         id: SlaveId,
     } => server::REMOVE_SLAVE, Operands::None;
+
+    /// How many bytes the value of a key has; none if the key is not there. Answer: `Count`.
+    ValueLength {
+        /// Up to [`KEY_MAX`] bytes, any of them.
+        key: Bytes,
+    } => strings::STRLEN, Operands::Key(key);
 }
 
 impl Command {
@@ -272,6 +278,7 @@ mod tests {
             Command::Status,
             Command::Failover,
             Command::RemoveSlave { id: SlaveId::new("one").unwrap() },
+            Command::ValueLength { key: Bytes::from_static(b"key") },
         ];
         assert_eq!(all.len(), COMMAND_FACTS.len(), "each command is one of the samples");
         all
@@ -293,7 +300,7 @@ mod tests {
     #[test]
     fn the_names_under_which_a_command_is_asked_are_those_of_the_table() {
         let mut named: Vec<_> = COMMAND_FACTS.iter().flat_map(|facts| facts.asked_as).copied().collect();
-        let asks = |spec: &&Spec| matches!(spec.does, Does::Ask(_) | Does::Describe);
+        let asks = |spec: &&Spec| matches!(spec.does, Does::Ask(_) | Does::AskFor(_) | Does::Describe);
         let every = COMMANDS.iter().flat_map(|spec| std::iter::once(spec).chain(spec.subcommands));
         let mut known: Vec<_> = every.filter(asks).map(|spec| spec.name).collect();
         named.sort_unstable();
@@ -301,17 +308,21 @@ mod tests {
         assert_eq!(named, known);
         let words = |name: &'static str| match name {
             "mset" | "set" | "write" => vec![name, "key", "value"],
+            "getrange" | "substr" => vec![name, "key", "0", "1"],
             _ => vec![name, "key"],
         };
         for command in samples() {
             for name in command.facts().asked_as {
-                let Does::Ask(read) = find_command(name.as_bytes()).unwrap().does else { continue };
                 let args = words(name)
                     .into_iter()
-                    .take(if command.operands().keys() > 0 || *name == "remove-slave" { 3 } else { 1 });
+                    .take(if command.operands().keys() > 0 || *name == "remove-slave" { 4 } else { 1 });
                 let args = args.map(Bytes::from).collect();
-                let made =
-                    read(&mut Words::after_name(args, Lengths { key_max: 10, value_max: 10 })).unwrap();
+                let mut words = Words::after_name(args, Lengths { key_max: 10, value_max: 10 });
+                let made = match find_command(name.as_bytes()).unwrap().does {
+                    Does::Ask(read) => read(&mut words).unwrap(),
+                    Does::AskFor(read) => read(&mut words).unwrap().0,
+                    Does::Describe | Does::Quit | Does::Own(_) => continue,
+                };
                 assert_eq!(std::mem::discriminant(&made), std::mem::discriminant(&command), "{name}");
             }
         }
@@ -374,7 +385,7 @@ mod tests {
         });
         let (key, two_keys) = ((1, 3, 3, 0), (2, 9 + 64, 6, 0));
         let (pair, pairs, none) = ((1, 8, 3, 5), (1, 8 + 32, 3, 5), (0, 0, 0, 0));
-        let expected = [key, two_keys, pair, pairs, two_keys, two_keys, none, none, none, none];
+        let expected = [key, two_keys, pair, pairs, two_keys, two_keys, none, none, none, none, key];
         assert!(measured.eq(expected));
         assert!(Command::Exists { keys: Vec::new() }.operands().lacks_keys());
         assert!(!Command::KeyCount.operands().lacks_keys());

@@ -23,6 +23,21 @@ pub enum Reply {
     Error(ReplyError),
 }
 
+/// What a client is shown of a reply, where that is not all of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Excerpt {
+    /// Of a count of one key: its type, `string`; or `none`.
+    Type,
+    /// Of a value: its bytes from `first` through `last`, both counted from 0, or from the end if they are negative. Of a
+    /// key that is not there: an empty value.
+    Range {
+        /// The first byte.
+        first: i64,
+        /// The last byte.
+        last: i64,
+    },
+}
+
 impl Reply {
     /// Builds an error reply.
     pub fn error(word: ErrorWord, detail: impl Into<String>) -> Reply {

@@ -1,22 +1,31 @@
-//! Commands on strings: GET and READ, MGET, SET and WRITE, MSET.
+//! Commands on strings: GET and READ, GETRANGE and SUBSTR, MGET, SET and WRITE, MSET, STRLEN.
 
 use super::entry::{
     argument, spec, AnswerLength, Argument, Changes, CommandFacts, Does, KeyRange, PromptLine, Spec, KEY,
     KEYS, VALUE,
 };
 use super::words::{Unfit, Words};
-use super::Command;
+use super::{Command, Excerpt};
 
 /// The names of this family, the busiest first.
-pub(super) const NAMES: &[Spec] =
-    &[GET_SPEC, SET_SPEC, MGET_SPEC, MSET_SPEC, Spec { name: "read", ..GET_SPEC }, WRITE_SPEC];
+pub(super) const NAMES: &[Spec] = &[
+    GET_SPEC,
+    SET_SPEC,
+    MGET_SPEC,
+    MSET_SPEC,
+    STRLEN_SPEC,
+    GETRANGE_SPEC,
+    Spec { name: "read", ..GET_SPEC },
+    WRITE_SPEC,
+    Spec { name: "substr", ..GETRANGE_SPEC },
+];
 
 /// See [`Command::Get`].
 pub(super) static GET: CommandFacts = CommandFacts {
     changes: Changes::Nothing,
     answer: AnswerLength::Values,
     log_word: "READ",
-    asked_as: &["get", "read"],
+    asked_as: &["get", "getrange", "read", "substr"],
     prompt: Some(PromptLine { usage: "READ <key>", means: "prints the value of the key" }),
 };
 
@@ -31,6 +40,45 @@ const GET_SPEC: Spec = Spec {
 
 fn get(words: &mut Words) -> Result<Command, Unfit> {
     Ok(Command::Get { key: words.key()? })
+}
+
+const GETRANGE_SPEC: Spec = Spec {
+    flags: &["readonly"],
+    categories: &["read", "string", "slow"],
+    complexity: "O(N) where N is the length of the value.",
+    arguments: &[KEY, argument("start", "integer"), argument("end", "integer")],
+    keys: GET_SPEC.keys,
+    group: "string",
+    ..spec("getrange", Does::AskFor(get_range), 4, "Get a substring of the string stored at a key")
+};
+
+/// The whole value is read, and the connection cuts it: a range of it has no checksum of its own.
+fn get_range(words: &mut Words) -> Result<(Command, Excerpt), Unfit> {
+    let key = words.key()?;
+    let (first, last) = (words.integer()?, words.integer()?);
+    Ok((Command::Get { key }, Excerpt::Range { first, last }))
+}
+
+/// See [`Command::ValueLength`].
+pub(super) static STRLEN: CommandFacts = CommandFacts {
+    changes: Changes::Nothing,
+    answer: AnswerLength::Short,
+    log_word: "LENGTH",
+    asked_as: &["strlen"],
+    prompt: None,
+};
+
+const STRLEN_SPEC: Spec = Spec {
+    flags: &["readonly", "fast"],
+    keys: Some(KeyRange { last: 0, step: 1, flags: &["RO"] }),
+    categories: &["read", "string", "fast"],
+    group: "string",
+    arguments: &[KEY],
+    ..spec("strlen", Does::Ask(value_length), 2, "Get the length of the value stored in a key")
+};
+
+fn value_length(words: &mut Words) -> Result<Command, Unfit> {
+    Ok(Command::ValueLength { key: words.key()? })
 }
 
 /// See [`Command::GetMany`].

@@ -3,6 +3,7 @@
 //! Owns the checks that all commands share: the lengths of keys and values, and the errors of a malformed request. The
 //! file of the command's family gives each word its meaning.
 
+use crate::integer::parse_integer;
 use bytes::Bytes;
 use smallvec::SmallVec;
 
@@ -20,6 +21,8 @@ pub(crate) enum Unfit {
     Arity,
     /// A word is not allowed at its place.
     Syntax,
+    /// A word is no integer of 64 bits.
+    NoInteger,
     /// A word is no slave's name.
     NoSlaveId,
     /// An option that Redis has, and this server has not.
@@ -57,6 +60,12 @@ impl Words {
     pub(crate) fn key(&mut self) -> Result<Bytes, Unfit> {
         let key = self.word().ok_or(Unfit::Arity)?;
         self.is_key(key)
+    }
+
+    /// The next word as an integer.
+    pub(crate) fn integer(&mut self) -> Result<i64, Unfit> {
+        let word = self.word().ok_or(Unfit::Arity)?;
+        parse_integer(&word).ok_or(Unfit::NoInteger)
     }
 
     /// All words that are left as keys.

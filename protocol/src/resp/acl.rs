@@ -2,9 +2,9 @@
 
 use super::command;
 use super::encode::{array, bulk, error, error_parts, map, null, status, unsigned};
-use super::parse::parse_integer;
 use super::Protocol;
 use crate::acl::{commands_of, Accounts, Denied, Incident, Users, CATEGORIES};
+use crate::integer::parse_integer;
 use bytes::Bytes;
 use std::sync::Arc;
 

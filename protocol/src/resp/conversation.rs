@@ -4,7 +4,6 @@
 
 use super::acl::{NewPassword, UserListing};
 use super::encode::{array, bulk, error, error_parts, map, null, status, unsigned, verbatim};
-use super::parse::parse_integer;
 use super::{acl, command};
 use super::{Args, Limits, Protocol, Shape};
 use crate::acl::{Accounts, Denied, IncidentKind, Judging, User, DEFAULT_USER};
@@ -12,6 +11,7 @@ use crate::command::{Command, Does, Lengths, Own, Spec, Unfit, Words};
 use crate::glob;
 use crate::ids::SlaveIdError;
 use crate::info::Sections;
+use crate::integer::parse_integer;
 use bytes::Bytes;
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
@@ -33,6 +33,7 @@ const NO_PASSWORD: &str =
     "ERR AUTH <password> called without any password configured for the default user. Are you sure \
      your configuration is correct?";
 const NO_ACL_CHANGE: &str = "ERR users are not changed by commands: edit the users file and send ACL LOAD";
+const NO_CLUSTER: &str = "ERR This instance has cluster support disabled";
 const NOT_AN_INTEGER: &str = "ERR value is not an integer or out of range";
 const SYNTAX_ERROR: &str = "ERR syntax error";
 
@@ -227,14 +228,12 @@ impl Conversation {
             Does::Own(Own::AclList) => Handling::ListUsers(UserListing::new(&self.accounts, true)),
             Does::Own(Own::AclUsers) => Handling::ListUsers(UserListing::new(&self.accounts, false)),
             Does::Ask(read) => {
-                let Limits { key_max, value_max, .. } = self.facts.limits;
-                match read(&mut Words::after_name(args, Lengths { key_max, value_max })) {
-                    Ok(command) => Handling::Ask { command, shape: Shape::Plain },
-                    Err(unfit) => {
-                        say_unfit(spec.name, &unfit, out);
-                        Handling::Answered
-                    }
-                }
+                let asked = read(&mut self.words(args)).map(|command| (command, Shape::Plain));
+                ask(spec.name, asked, out)
+            }
+            Does::AskFor(read) => {
+                let asked = read(&mut self.words(args));
+                ask(spec.name, asked.map(|(command, excerpt)| (command, Shape::Excerpt(excerpt))), out)
             }
             Does::Describe => Handling::Ask {
                 command: Command::Status,
@@ -251,6 +250,11 @@ impl Conversation {
         }
     }
 
+    fn words(&self, args: Args) -> Words {
+        let Limits { key_max, value_max, .. } = self.facts.limits;
+        Words::after_name(args, Lengths { key_max, value_max })
+    }
+
     /// Answers a request that concerns only the connection; `args` is what follows the name.
     fn answer(&mut self, own: Own, name: &str, args: &[Bytes], out: &mut Vec<u8>) {
         // A subcommand's own arguments.
@@ -263,6 +267,7 @@ impl Conversation {
             },
             Own::Echo => args.iter().for_each(|message| bulk(out, message)),
             Own::Select => select(&args[0], out),
+            Own::OfCluster => error(out, NO_CLUSTER),
             // Those are handled before.
             Own::Hello | Own::Auth | Own::AclGenPass | Own::AclLoad | Own::AclList | Own::AclUsers => {}
             Own::Reset => {
@@ -613,11 +618,23 @@ fn origin(peer: &str) -> String {
     }
 }
 
+/// A request for the store, or the error for a malformed one.
+fn ask(name: &str, asked: Result<(Command, Shape), Unfit>, out: &mut Vec<u8>) -> Handling {
+    match asked {
+        Ok((command, shape)) => Handling::Ask { command, shape },
+        Err(unfit) => {
+            say_unfit(name, &unfit, out);
+            Handling::Answered
+        }
+    }
+}
+
 /// Appends the error for a malformed request.
 fn say_unfit(name: &str, unfit: &Unfit, out: &mut Vec<u8>) {
     match unfit {
         Unfit::Arity => command::wrong_arity(name, out),
         Unfit::Syntax => error(out, SYNTAX_ERROR),
+        Unfit::NoInteger => error(out, NOT_AN_INTEGER),
         Unfit::NoSlaveId => error(out, &format!("ERR {SlaveIdError}")),
         Unfit::Option { of, option } => {
             let of = of.as_bytes();

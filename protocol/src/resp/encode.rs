@@ -14,7 +14,7 @@
 //! ```
 
 use super::Protocol;
-use crate::command::Reply;
+use crate::command::{Excerpt, Reply};
 use crate::info::Sections;
 use crate::pieces::Sink;
 use bytes::Bytes;
@@ -26,10 +26,25 @@ pub enum Shape {
     Plain,
     /// A text is the answer to `INFO`: these sections of it, verbatim in RESP3.
     Info(Sections),
+    /// Only this of it is shown.
+    Excerpt(Excerpt),
 }
 
 /// Appends the store's reply to a command that came with `shape`.
 pub fn encode_reply(protocol: Protocol, shape: Shape, reply: &Reply, out: &mut impl Sink) {
+    match (shape, reply) {
+        (Shape::Excerpt(Excerpt::Range { .. }), Reply::NotFound) => bulk(out.tail(), b""),
+        (Shape::Excerpt(Excerpt::Range { first, last }), Reply::Value(value)) => {
+            stored(out, &cut(value, first, last));
+        }
+        (Shape::Excerpt(Excerpt::Type), Reply::Count(count)) => {
+            status(out.tail(), if *count > 0 { "string" } else { "none" });
+        }
+        _ => encode_whole(protocol, shape, reply, out),
+    }
+}
+
+fn encode_whole(protocol: Protocol, shape: Shape, reply: &Reply, out: &mut impl Sink) {
     match reply {
         Reply::Done => status(out.tail(), "OK"),
         Reply::Value(value) => stored(out, value),
@@ -40,7 +55,7 @@ pub fn encode_reply(protocol: Protocol, shape: Shape, reply: &Reply, out: &mut i
         }
         Reply::Count(count) => unsigned(out.tail(), *count),
         Reply::Text(text) => match shape {
-            Shape::Plain => bulk(out.tail(), text.as_bytes()),
+            Shape::Plain | Shape::Excerpt(_) => bulk(out.tail(), text.as_bytes()),
             Shape::Info(sections) => verbatim(protocol, out.tail(), &sections.select(text)),
         },
         Reply::Error(reply) => {
@@ -48,6 +63,26 @@ pub fn encode_reply(protocol: Protocol, shape: Shape, reply: &Reply, out: &mut i
             let parts = [reply.word.as_str().as_bytes(), space.as_bytes(), reply.detail.as_bytes()];
             error_parts(out.tail(), &parts);
         }
+    }
+}
+
+/// The bytes of `value` from `first` through `last`, as Redis' GETRANGE counts them. They keep the whole value in memory only
+/// if they are most of it.
+fn cut(value: &Bytes, first: i64, last: i64) -> Bytes {
+    if first < 0 && last < 0 && first > last {
+        return Bytes::new();
+    }
+    let length = value.len() as i64;
+    let from_start = |place: i64| if place < 0 { length.saturating_add(place).max(0) } else { place };
+    let (first, end) = (from_start(first), from_start(last).min(length - 1) + 1);
+    if first >= end {
+        return Bytes::new();
+    }
+    let range = value.slice(first as usize..end as usize);
+    if range.len() > value.len() / 2 {
+        range
+    } else {
+        Bytes::copy_from_slice(&range)
     }
 }
 

@@ -18,6 +18,7 @@ fn action() -> impl Strategy<Value = Action> {
         10 => (session, key).prop_map(|(session, key)| Action::Get { session, key }),
         2 => (session, keys).prop_map(|(session, keys)| Action::GetMany { session, keys }),
         1 => (session, key).prop_map(|(session, key)| Action::Exists { session, key }),
+        1 => (session, key).prop_map(|(session, key)| Action::Length { session, key }),
         1 => session.prop_map(|session| Action::KeyCount { session }),
         10 => (session, key).prop_map(|(session, key)| Action::Put { session, key }),
         2 => (session, keys).prop_map(|(session, keys)| Action::PutMany { session, keys }),

@@ -64,6 +64,7 @@ pub(crate) fn client_command(
         "get" => Command::Get { key: one(args)? },
         "mget" => Command::GetMany { keys: rest(args) },
         "exists" => Command::Exists { keys: rest(args) },
+        "length" => Command::ValueLength { key: one(args)? },
         "count" => Command::KeyCount,
         "set" => Command::Put { key: one(args)?, value: one(args)? },
         "mset" => {

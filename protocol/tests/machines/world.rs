@@ -42,6 +42,10 @@ pub(crate) enum Action {
         session: u8,
         key: u8,
     },
+    Length {
+        session: u8,
+        key: u8,
+    },
     KeyCount {
         session: u8,
     },
@@ -314,6 +318,7 @@ impl World {
             Action::Exists { session, key } => {
                 self.ask(session, Command::Exists { keys: vec![key_of(key)] });
             }
+            Action::Length { session, key } => self.ask(session, Command::ValueLength { key: key_of(key) }),
             Action::KeyCount { session } => self.ask(session, Command::KeyCount),
             Action::Put { session, key } => {
                 let value = self.fresh_value("");
@@ -423,7 +428,7 @@ impl World {
                 keys.dedup();
                 keys.iter().map(|key| begin(key, Did::Delete { existed: None })).collect()
             }
-            Command::Exists { .. } | Command::KeyCount => Vec::new(),
+            Command::Exists { .. } | Command::KeyCount | Command::ValueLength { .. } => Vec::new(),
             Command::Status | Command::Failover | Command::RemoveSlave { .. } => Vec::new(),
         };
         let own_before = keys_of(&command)
@@ -575,19 +580,24 @@ impl World {
                         self.history.finish(*begun, OperationOutcome::Done, now);
                     }
                 }
-                // The directory alone decides this, at this moment.
-                (Command::Exists { keys }, _) => {
-                    let directory = self.masters[self.active].directory();
-                    let exist = keys.iter().filter(|key| directory.get(key).is_some()).count();
-                    assert_eq!(*count, exist as u64);
-                }
-                (Command::KeyCount, _) => {
-                    assert_eq!(*count, self.masters[self.active].directory().len() as u64);
-                }
-                (other, _) => panic!("a count for {other:?}"),
+                (command, _) => self.counts_what_is_there(command, *count),
             },
             Reply::Text(text) => panic!("a text nobody asked for: {text}"),
         }
+    }
+
+    /// The directory alone decides this, at this moment.
+    fn counts_what_is_there(&self, command: &Command, count: u64) {
+        let directory = self.masters[self.active].directory();
+        let expected = match command {
+            Command::Exists { keys } => keys.iter().filter(|key| directory.get(key).is_some()).count() as u64,
+            Command::ValueLength { key } => {
+                directory.get(key).map_or(0, |entry| u64::from(entry.place.bytes))
+            }
+            Command::KeyCount => directory.len() as u64,
+            other => panic!("a count for {other:?}"),
+        };
+        assert_eq!(count, expected);
     }
 
     /// A slave that acknowledged `version` of `key` holds it, unless a later version has replaced it.

@@ -4,7 +4,7 @@ use dsm_consensus::ids::MemberId;
 use dsm_consensus::machine::{CommittedEntry, ProposalTag, ReadTag};
 use dsm_consensus::vote::VoteRecord;
 use dsm_consensus::LogEntry;
-use dsm_protocol::ids::Epoch;
+use dsm_protocol::ids::{Epoch, Version};
 use std::collections::{BTreeMap, BTreeSet};
 
 #[derive(Default)]
@@ -110,6 +110,24 @@ impl Checks {
                 self.acknowledged += 1;
                 self.acknowledged_through = self.acknowledged_through.max(index);
             }
+        }
+    }
+
+    /// A member's file has this base and these lines before the entries: all that is committed, in order.
+    pub(crate) fn has_file(&mut self, member: MemberId, base: Version, lines: &[u8]) {
+        if base.seq.0 == 0 && lines.is_empty() {
+            return;
+        }
+        let mut expected = format!("{}=CLUSTER\n", Version::new(1, 1));
+        let mut last = Version::new(1, 1);
+        for entry in self.committed.range(..=base.seq.0).map(|(_, entry)| entry) {
+            expected.push_str(&crate::disk::Disk::line(entry));
+            last = entry.version;
+        }
+        if last != base || expected.as_bytes() != lines {
+            self.fail(format!(
+                "{member} has a file through {base} that is not what is committed through {last}"
+            ));
         }
     }
 

@@ -1,6 +1,6 @@
 //! A member's disk: what is synced, what is being synced, and what a power loss leaves of it.
 
-use dsm_consensus::machine::{BatchNumber, LogBatch};
+use dsm_consensus::machine::{BatchNumber, LogBatch, StreamNumber};
 use dsm_consensus::vote::{VoteRecord, SLOT_BYTES};
 use dsm_consensus::LogEntry;
 use dsm_protocol::ids::{ClusterId, Epoch, Seq, Version};
@@ -9,13 +9,29 @@ use std::collections::VecDeque;
 /// One thing that is written and, where the next rests on it, synced.
 enum Step {
     Vote(VoteRecord),
+    Install(StreamNumber, Version),
     CutAfter(Seq),
     Entry(LogEntry),
 }
 
+/// The new file of a stream.
+struct NewFile {
+    stream: StreamNumber,
+    bytes: Vec<u8>,
+    is_synced: bool,
+}
+
 pub(crate) struct Disk {
     pub(crate) vote_file: Vec<u8>,
+    /// The compacted part of the log's file: a line with a name that no other file has, and one for each entry through the base.
+    pub(crate) compacted: Vec<u8>,
+    pub(crate) base: Version,
+    /// The entries after it.
     pub(crate) log: Vec<LogEntry>,
+    is_compacted_synced: bool,
+    new_file: Option<NewFile>,
+    files: u64,
+    pub(crate) installed: u64,
     waiting: VecDeque<LogBatch>,
     syncing: Vec<LogBatch>,
     pub(crate) cuts: u64,
@@ -35,12 +51,79 @@ impl Disk {
         };
         Disk {
             vote_file: vote.new_file(),
+            compacted: Vec::new(),
+            base: Version::default(),
+            is_compacted_synced: true,
+            new_file: None,
+            files: 0,
+            installed: 0,
             log: vec![LogEntry { version: Version::new(1, 1), data: "CLUSTER".into() }],
             waiting: VecDeque::new(),
             syncing: Vec::new(),
             cuts: 0,
             torn: 0,
         }
+    }
+
+    /// The line of an entry in the compacted part.
+    pub(crate) fn line(entry: &LogEntry) -> String {
+        format!("{}={}\n", entry.version, String::from_utf8_lossy(&entry.data))
+    }
+
+    /// The lines of the compacted part, without the file's name.
+    pub(crate) fn compacted_lines(&self) -> &[u8] {
+        let name = self.compacted.iter().position(|byte| *byte == b'\n').map_or(0, |end| end + 1);
+        &self.compacted[name..]
+    }
+
+    /// The place of an entry among those after the base.
+    pub(crate) fn place(&self, seq: Seq) -> Option<usize> {
+        (seq.0 as usize).checked_sub(self.base.seq.0 as usize + 1)
+    }
+
+    pub(crate) fn is_idle(&self) -> bool {
+        self.syncing.is_empty() && self.waiting.is_empty()
+    }
+
+    /// Compacts everything through this version: written beside the log, synced and swapped in.
+    pub(crate) fn compact(&mut self, member: usize, base: Version) {
+        let taken = self.place(base.seq).expect("it is after the base") + 1;
+        self.files += 1;
+        let mut compacted =
+            format!("file {}{} of {member}\n", "x".repeat(self.files as usize % 7), self.files);
+        compacted.push_str(&String::from_utf8_lossy(self.compacted_lines()));
+        self.log.drain(..taken).for_each(|entry| compacted.push_str(&Self::line(&entry)));
+        self.compacted = compacted.into_bytes();
+        self.is_compacted_synced = true;
+        self.base = base;
+    }
+
+    /// A chunk of the compacted part, and whether it is the last one.
+    pub(crate) fn chunk(&self, offset: u64, bytes_max: u64) -> (Vec<u8>, bool) {
+        let from = (offset as usize).min(self.compacted.len());
+        let to = (from + bytes_max as usize).min(self.compacted.len());
+        (self.compacted[from..to].to_vec(), to == self.compacted.len())
+    }
+
+    pub(crate) fn write_chunk(&mut self, stream: StreamNumber, offset: u64, data: &[u8]) {
+        if offset == 0 {
+            self.new_file = Some(NewFile { stream, bytes: Vec::new(), is_synced: false });
+        }
+        let file = self.new_file.as_mut().filter(|file| file.stream == stream);
+        let file = file.expect("the new file is begun");
+        file.bytes.resize(offset as usize, 0);
+        file.bytes.extend_from_slice(data);
+        file.is_synced = false;
+    }
+
+    pub(crate) fn sync_stream(&mut self, stream: StreamNumber) {
+        if let Some(file) = self.new_file.as_mut().filter(|file| file.stream == stream) {
+            file.is_synced = true;
+        }
+    }
+
+    pub(crate) fn drop_stream(&mut self, stream: StreamNumber) {
+        self.new_file.take_if(|file| file.stream == stream);
     }
 
     pub(crate) fn write(&mut self, batch: LogBatch) {
@@ -67,12 +150,17 @@ impl Disk {
     pub(crate) fn crash(&mut self) {
         self.does(u64::MAX);
         self.waiting.clear();
+        self.new_file = None;
     }
 
     /// The power goes: of what was being synced there is only a part.
     pub(crate) fn power_loss(&mut self, drawn: u64) {
         self.does(drawn);
         self.waiting.clear();
+        self.new_file = None;
+        if !self.is_compacted_synced {
+            self.compacted.truncate(self.compacted.len() / 2);
+        }
     }
 
     /// Does the first steps of what is being synced: all, or as many as is drawn. The one after them may be half done.
@@ -84,6 +172,7 @@ impl Disk {
             steps.push(Step::Vote(VoteRecord { number: before.number + 1, term, vote, commit, ..before }));
         }
         for batch in batches {
+            steps.extend(batch.install.map(|(stream, base)| Step::Install(stream, base)));
             steps.extend(batch.cut_after.map(Step::CutAfter));
             steps.extend(batch.entries.into_iter().map(Step::Entry));
         }
@@ -97,12 +186,13 @@ impl Disk {
                     self.vote_file[begin..begin + bytes].copy_from_slice(&slot[..bytes]);
                     self.torn += u64::from(at >= whole);
                 }
+                Step::Install(stream, base) if at < whole => self.install(stream, base),
                 Step::CutAfter(seq) if at < whole => {
-                    self.log.truncate(seq.0 as usize);
+                    self.log.truncate((seq.0 - self.base.seq.0) as usize);
                     self.cuts += 1;
                 }
                 Step::Entry(entry) if at < whole => {
-                    let place = entry.version.seq.0 as usize - 1;
+                    let place = self.place(entry.version.seq).expect("it is after the base");
                     if place < self.log.len() {
                         self.log[place] = entry;
                     } else {
@@ -110,11 +200,22 @@ impl Disk {
                         self.log.push(entry);
                     }
                 }
-                Step::CutAfter(_) | Step::Entry(_) => {}
+                Step::Install(..) | Step::CutAfter(_) | Step::Entry(_) => {}
             }
             if at >= whole {
                 return;
             }
         }
+    }
+
+    /// Renames the stream's file over the log.
+    fn install(&mut self, stream: StreamNumber, base: Version) {
+        let file = self.new_file.take().filter(|file| file.stream == stream);
+        let file = file.expect("the new file is there");
+        self.compacted = file.bytes;
+        self.is_compacted_synced = file.is_synced;
+        self.base = base;
+        self.log.clear();
+        self.installed += 1;
     }
 }

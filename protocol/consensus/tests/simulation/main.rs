@@ -43,6 +43,9 @@ fn three_hundred_seeds_break_nothing_and_meet_every_fault() {
         ("fetched", all.fetched),
         ("cut", all.cuts),
         ("torn", all.torn),
+        ("compacted", all.compacted),
+        ("installed", all.installed),
+        ("dropped", all.dropped),
     ] {
         assert!(count > 10, "hardly anything was {what}: {all:?}");
     }

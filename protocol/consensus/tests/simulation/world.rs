@@ -6,9 +6,10 @@ use bytes::Bytes;
 use dsm_consensus::ids::MemberId;
 use dsm_consensus::machine::{ProposalTag, ReadTag};
 use dsm_consensus::vote::VoteRecord;
+use dsm_consensus::wire::stream::StreamMessage;
 use dsm_consensus::wire::PeerMessage;
 use dsm_consensus::{Config, Consensus, Effect, Event, Start};
-use dsm_protocol::ids::{Millis, Version};
+use dsm_protocol::ids::{Millis, Seq, Version};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// How long faults happen, and how long all is well afterwards, in microseconds.
@@ -29,6 +30,9 @@ pub(crate) struct Outcome {
     pub(crate) fetched: u64,
     pub(crate) cuts: u64,
     pub(crate) torn: u64,
+    pub(crate) compacted: u64,
+    pub(crate) installed: u64,
+    pub(crate) dropped: u64,
 }
 
 impl Outcome {
@@ -42,6 +46,9 @@ impl Outcome {
         self.fetched += other.fetched;
         self.cuts += other.cuts;
         self.torn += other.torn;
+        self.compacted += other.compacted;
+        self.installed += other.installed;
+        self.dropped += other.dropped;
     }
 }
 
@@ -93,6 +100,7 @@ enum Happening {
         life: u64,
     },
     Client,
+    Compacts,
     Fault,
     Heal,
 }
@@ -121,6 +129,8 @@ struct World {
     acknowledged_before: u64,
     tag: u64,
     fetched: u64,
+    compacted: u64,
+    dropped: u64,
     trace: u64,
     events: u64,
 }
@@ -151,6 +161,8 @@ pub(crate) fn run(seed: u64, members: u64) -> Outcome {
         acknowledged_before: 0,
         tag: 0,
         fetched: 0,
+        compacted: 0,
+        dropped: 0,
         trace: 0,
         events: 0,
     };
@@ -158,12 +170,14 @@ pub(crate) fn run(seed: u64, members: u64) -> Outcome {
         world.later(0, Happening::Starts { member });
     }
     world.later(1, Happening::Client);
+    world.later(300_000, Happening::Compacts);
     world.later(400_000, Happening::Fault);
     world.later(FAULTS_US, Happening::Heal);
     world.goes_on();
     let cuts = world.nodes.iter().map(|node| node.disk.cuts).sum();
     let torn = world.nodes.iter().map(|node| node.disk.torn).sum();
-    let World { checks, trace, events, fetched, .. } = world;
+    let installed = world.nodes.iter().map(|node| node.disk.installed).sum();
+    let World { checks, trace, events, fetched, compacted, dropped, .. } = world;
     Outcome {
         trace,
         events,
@@ -175,6 +189,9 @@ pub(crate) fn run(seed: u64, members: u64) -> Outcome {
         fetched,
         cuts,
         torn,
+        compacted,
+        installed,
+        dropped,
         wrong: checks.wrong,
     }
 }
@@ -218,13 +235,7 @@ impl World {
                 let is_whole = self.link(from, to) == link && !self.cut.contains(&(from, to));
                 if is_whole {
                     let life = self.nodes[to].life;
-                    match PeerMessage::decode(bytes) {
-                        Ok(message) => {
-                            let from = self.nodes[from].id;
-                            self.event(to, life, Event::Message { from, message });
-                        }
-                        Err(error) => self.checks.fail(format!("{error}")),
-                    }
+                    self.arrives(from, to, life, bytes);
                 }
             }
             Happening::Synced { member, life } => {
@@ -243,9 +254,45 @@ impl World {
                 }
             }
             Happening::Client => self.client(),
+            Happening::Compacts => self.compacts(),
             Happening::Fault => self.fault(),
             Happening::Heal => self.heal(),
         }
+    }
+
+    fn arrives(&mut self, from: usize, to: usize, life: u64, bytes: Bytes) {
+        let from = self.nodes[from].id;
+        let event = if StreamMessage::is_one(&bytes) {
+            StreamMessage::decode(bytes).map(|message| Event::Stream { from, message })
+        } else {
+            PeerMessage::decode(bytes).map(|message| Event::Message { from, message })
+        };
+        match event {
+            Ok(event) => self.event(to, life, event),
+            Err(error) => self.checks.fail(format!("{error}")),
+        }
+    }
+
+    /// A member compacts its log, while nothing is written there.
+    fn compacts(&mut self) {
+        let us = self.random.between(20_000, 120_000);
+        self.later(us, Happening::Compacts);
+        let member = self.random.next() as usize % self.nodes.len();
+        let kept = self.random.between(0, 40);
+        let (now, node) = (self.now, &mut self.nodes[member]);
+        let Some(machine) = &node.machine else { return };
+        if !node.disk.is_idle() || node.paused_until > now {
+            return;
+        }
+        let base = machine.purgeable(Seq(machine.committed().0.saturating_sub(kept)));
+        if base.seq <= node.disk.base.seq {
+            return;
+        }
+        self.compacted += 1;
+        node.disk.compact(member, base);
+        let (id, life) = (node.id, node.life);
+        self.checks.has_file(id, base, self.nodes[member].disk.compacted_lines());
+        self.event(member, life, Event::Compacted(base));
     }
 
     fn link(&self, one: usize, other: usize) -> u64 {
@@ -306,17 +353,61 @@ impl World {
             Effect::Fetch { from, through, .. } => {
                 self.fetched += 1;
                 let node = &self.nodes[member];
-                let (from_place, end) = (from.0 as usize - 1, through.0 as usize);
-                let most = from_place + 1 + self.random.next() as usize % 20;
-                let entries = node.disk.log[from_place..end.min(most)].to_vec();
+                let most = 1 + self.random.next() as usize % 20;
+                let entries = match (node.disk.place(from), node.disk.place(through)) {
+                    (Some(first), Some(last)) => node.disk.log[first..=last.min(first + most)].to_vec(),
+                    _ => Vec::new(),
+                };
                 let (life, us) = (node.life, self.random.between(100, 3000));
                 self.later(us, Happening::Event { member, life, event: Event::Fetched { from, entries } });
             }
             Effect::LogLost { last, committed } => {
                 self.checks.fail(format!("{id} ends at {last} and had acknowledged {committed}"));
             }
+            Effect::SendStream(message) => self.send_stream(member, &message),
+            Effect::ReadChunk { .. }
+            | Effect::WriteChunk { .. }
+            | Effect::SyncStream(_)
+            | Effect::DropStream(_)
+            | Effect::Restored(_) => self.stream_effect(member, effect),
             Effect::ReadRefused(_) | Effect::Reigns(_) | Effect::Follows { .. } | Effect::TransferFailed => {}
         }
+    }
+
+    /// What a stream does to the disk.
+    fn stream_effect(&mut self, member: usize, effect: Effect) {
+        let (us, node) = (self.random.between(50, 3000), &mut self.nodes[member]);
+        let (id, life) = (node.id, node.life);
+        let event = match effect {
+            Effect::ReadChunk { to, base, offset, bytes_max } if node.disk.base == base => {
+                let (data, is_last) = node.disk.chunk(offset, bytes_max);
+                Event::ChunkRead { to, base, offset, data: data.into(), is_last }
+            }
+            Effect::WriteChunk { stream, offset, data } => {
+                node.disk.write_chunk(stream, offset, &data);
+                Event::ChunkWritten(stream)
+            }
+            Effect::SyncStream(stream) => {
+                node.disk.sync_stream(stream);
+                Event::StreamSynced(stream)
+            }
+            Effect::DropStream(stream) => {
+                self.dropped += 1;
+                return node.disk.drop_stream(stream);
+            }
+            Effect::Restored(base) => {
+                if node.disk.base != base {
+                    let what = format!("{id} says it has a file through {base}, and has {}", node.disk.base);
+                    self.checks.fail(what);
+                }
+                return self.checks.has_file(id, base, self.nodes[member].disk.compacted_lines());
+            }
+            _ => return,
+        };
+        if self.random.next().is_multiple_of(40) {
+            self.later(us, Happening::PowerFails { member, life });
+        }
+        self.later(us, Happening::Event { member, life, event });
     }
 
     fn syncs(&mut self, member: usize) {
@@ -335,6 +426,16 @@ impl World {
         }
         let mut bytes = Vec::new();
         message.encode(&mut bytes);
+        self.send_bytes(from, to, bytes);
+    }
+
+    fn send_stream(&mut self, from: usize, message: &StreamMessage) {
+        let mut bytes = Vec::new();
+        message.encode(&mut bytes);
+        self.send_bytes(from, message.to.get() as usize - 1, bytes);
+    }
+
+    fn send_bytes(&mut self, from: usize, to: usize, bytes: Vec<u8>) {
         let bytes = Bytes::from(bytes);
         let link = self.link(from, to);
         let drawn = self.random.next() % 1000;
@@ -365,14 +466,16 @@ impl World {
             Err(error) => return self.checks.fail(format!("{}: {error}", node.id)),
         };
         self.checks.starts(node.id, &vote);
-        let log = &node.disk.log;
+        self.checks.has_file(node.id, node.disk.base, node.disk.compacted_lines());
+        let (log, base) = (&node.disk.log, node.disk.base);
         let mut terms: Vec<Version> = Vec::new();
         for entry in log {
             if terms.last().is_none_or(|first| first.epoch != entry.version.epoch) {
                 terms.push(entry.version);
             }
         }
-        let from = (vote.commit.0.saturating_sub(kept) as usize).min(log.len().saturating_sub(1));
+        let held = (vote.commit.0.saturating_sub(kept) as usize).saturating_sub(base.seq.0 as usize);
+        let from = held.min(log.len().saturating_sub(1));
         let tail = log[from..].to_vec();
         let mut config = Config::new(node.id, voters, seed);
         config.tail_bytes_max = 100;
@@ -381,7 +484,9 @@ impl World {
         config.uncommitted_bytes_max = 2000;
         config.messages_in_flight_max = 8;
         config.commit_noted_entries = 15;
-        match Consensus::new(config, &Start { vote, base: Version::default(), terms, tail }) {
+        config.stream_retry_ms = 30;
+        config.stream_quiet_max_ms = 200;
+        match Consensus::new(config, &Start { vote, base, terms, tail }) {
             Ok(machine) => node.machine = Some(machine),
             Err(error) => return self.checks.fail(format!("{} cannot start: {error}", node.id)),
         }

@@ -652,6 +652,7 @@ impl Master {
             Command::GetMany { keys } => self.get_many(now, asker, deadline, keys, effects),
             Command::Exists { keys } => self.exists(asker, keys, effects),
             Command::KeyCount => self.key_count(asker, effects),
+            Command::ValueLength { key } => self.value_length(asker, key, effects),
             Command::Put { key, value } => {
                 let bytes = payload(&key, &value);
                 self.write(asker, Change::Put(SmallVec::from_iter([(key, value)])), bytes, effects);

@@ -255,6 +255,20 @@ impl Master {
         effects.push(Effect::Reply { to: asker, reply: Reply::Count(self.directory.len() as u64) });
     }
 
+    pub(super) fn value_length(&mut self, asker: Asker, key: Bytes, effects: &mut Vec<Effect>) {
+        match self.last_unwritten_of_any(asker, std::slice::from_ref(&key)) {
+            Some(write) => self.wait(write, HeldRead::ValueLength { asker, key }),
+            None => self.measure(asker, &key, effects),
+        }
+    }
+
+    /// Answers how long the value of `key` is: the directory knows.
+    pub(super) fn measure(&mut self, asker: Asker, key: &[u8], effects: &mut Vec<Effect>) {
+        let bytes = self.directory.get(key).map_or(0, |entry| entry.place.bytes);
+        self.counters.reads += 1;
+        effects.push(Effect::Reply { to: asker, reply: Reply::Count(u64::from(bytes)) });
+    }
+
     pub(super) fn start_read(
         &mut self,
         now: Millis,

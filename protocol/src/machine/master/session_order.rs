@@ -88,6 +88,7 @@ impl Master {
                 return Some(Work::Count { asker, keys: keys.into_iter(), existing: 0 });
             }
             HeldRead::KeyCount { asker } => self.count_keys(asker, effects),
+            HeldRead::ValueLength { asker, key } => self.measure(asker, &key, effects),
         }
         None
     }
@@ -98,7 +99,8 @@ impl Master {
         let (HeldRead::Get { asker: to, .. }
         | HeldRead::GetMany { asker: to, .. }
         | HeldRead::Exists { asker: to, .. }
-        | HeldRead::KeyCount { asker: to }) = *waiting;
+        | HeldRead::KeyCount { asker: to }
+        | HeldRead::ValueLength { asker: to, .. }) = *waiting;
         let reply = Reply::error(ErrorWord::Busy, "the outcome of the write before this one is unknown");
         effects.push(Effect::Reply { to, reply });
     }

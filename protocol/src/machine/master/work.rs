@@ -105,6 +105,7 @@ pub(super) enum HeldRead {
     GetMany { asker: Asker, deadline: Millis, keys: Vec<Bytes> },
     Exists { asker: Asker, keys: Vec<Bytes> },
     KeyCount { asker: Asker },
+    ValueLength { asker: Asker, key: Bytes },
 }
 
 /// The pairs of a write by their keys. A key that stands twice takes its last value.

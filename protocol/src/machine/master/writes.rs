@@ -566,6 +566,29 @@ pub(super) mod tests {
     }
 
     #[test]
+    fn a_length_is_that_of_the_latest_value_and_of_the_sessions_own_write() {
+        let mut world = World::new(1);
+        let length = |world: &mut World, session| world.ask(session, Command::ValueLength { key: key(0) });
+        let put = |world: &mut World, value| world.ask(1, Command::Put { key: key(0), value });
+        let written = |world: &mut World, bytes| {
+            let (write, _) = world.appended.pop_front().expect("something is appended");
+            world.seq += 1;
+            let places = SmallVec::from_elem(Place { bytes, ..Place::default() }, 1);
+            world.step(Event::Written { write, version: Version::new(1, world.seq), places });
+        };
+        let none = length(&mut world, 2);
+        put(&mut world, Bytes::from_static(b"short"));
+        written(&mut world, 5);
+        put(&mut world, Bytes::from_static(b"longer one"));
+        let (own, others) = (length(&mut world, 1), length(&mut world, 2));
+        assert_eq!(world.answer(own), None, "a session sees its own write");
+        written(&mut world, 10);
+        let answers = [none, others, own].map(|tag| world.answer(tag).cloned());
+        assert_eq!(answers, [0, 5, 10].map(|bytes| Some(Reply::Count(bytes))));
+        assert_eq!(world.master.counters().reads, 3);
+    }
+
+    #[test]
     fn a_record_that_was_refused_after_one_of_many_keys_is_refused_in_its_turn() {
         let mut world = World::new(1);
         let many = world.ask(1, put_many(KEYS));
