@@ -378,7 +378,7 @@ pub struct Consensus {
     fetches: BTreeMap<u64, GetEntriesContext>,
     is_lost: bool,
     cluster: ClusterId,
-    incoming: Option<stream::Incoming>,
+    incoming: Option<stream::ArrivingFile>,
     last_stream: u64,
     given: BTreeMap<MemberId, stream::Given>,
     /// The batch that swaps a stream's file in, and the file's base, until it is done.

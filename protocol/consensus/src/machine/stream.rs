@@ -36,7 +36,7 @@ enum Reception {
 
 /// A stream that this member gets.
 #[derive(Debug)]
-pub(super) struct Incoming {
+pub(super) struct ArrivingFile {
     pub(super) number: StreamNumber,
     from: MemberId,
     term: u64,
@@ -124,7 +124,8 @@ impl Consensus {
             self.tell_engine(offer.from, term, base);
             return;
         }
-        let is_same = |stream: &Incoming| (stream.from, stream.term, stream.base) == (offer.from, term, base);
+        let is_same =
+            |stream: &ArrivingFile| (stream.from, stream.term, stream.base) == (offer.from, term, base);
         if self.incoming.as_ref().is_some_and(is_same) {
             return;
         }
@@ -132,12 +133,12 @@ impl Consensus {
         if let Some(stream) = before.as_ref().filter(|_| planted!(StreamGoesOnElsewhere)) {
             let (number, next, reception) = (stream.number, stream.next, stream.reception);
             let (from, asked) = (offer.from, self.now);
-            self.incoming = Some(Incoming { number, from, term, base, next, asked, reception });
+            self.incoming = Some(ArrivingFile { number, from, term, base, next, asked, reception });
             return;
         }
         effects.extend(before.map(|stream| Effect::DropStream(stream.number)));
         self.last_stream += 1;
-        self.incoming = Some(Incoming {
+        self.incoming = Some(ArrivingFile {
             number: StreamNumber(self.last_stream),
             from: offer.from,
             term,
@@ -210,7 +211,8 @@ impl Consensus {
 
     /// The new file is whole and on disk: now the engine may hear of it.
     pub(super) fn stream_synced(&mut self, number: StreamNumber) {
-        let is_its = |stream: &&mut Incoming| stream.number == number && stream.reception == Reception::Syncs;
+        let is_its =
+            |stream: &&mut ArrivingFile| stream.number == number && stream.reception == Reception::Syncs;
         let Some(stream) = self.incoming.as_mut().filter(is_its) else { return };
         stream.reception = Reception::Told;
         let (from, term, base) = (stream.from, stream.term, stream.base);
