@@ -120,8 +120,9 @@ fn what_a_restored_backup_lacks_comes_back_from_the_slaves() {
     // A master does not serve it, and names the way.
     cluster.start(Node::Master);
     waits(&cluster, Node::Master);
-    let said = cluster.stderr(Node::Master);
-    assert!(said.contains("--from-slaves"), "{said}");
+    wait_for("it names the way", SOON, || {
+        cluster.stderr(Node::Master).contains("--from-slaves").then_some(())
+    });
     let (code, said) = run(repair(&cluster, &["--slaves", "3"]));
     assert_eq!((code, said.contains("is in use by a master")), (Some(2), true), "{said}");
     cluster.kill(Node::Master);

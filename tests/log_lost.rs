@@ -75,8 +75,9 @@ fn no_empty_cluster_is_served_in_the_place_of_a_log_that_was_moved_away() {
         assert!(is_loading(&asked(&cluster, Node::Master, "k")), "not NOT_FOUND");
         assert!(is_loading(&asked(&cluster, Node::Backup, "k")), "not NOT_FOUND");
         assert!(!cluster.log().exists(), "no log is begun");
-        let said = cluster.stderr(Node::Master);
-        assert!(said.contains("put the file back at"), "{said}");
+        let said = wait_for("it says what to do", seconds(10), || {
+            Some(cluster.stderr(Node::Master)).filter(|said| said.contains("put the file back at"))
+        });
         assert_eq!(
             said.matches("not serving: there is no log").count(),
             1 + usize::from(slaves_too),

@@ -173,7 +173,9 @@ fn a_standby_takes_over_from_no_other_file_and_goes_on_by_itself_when_the_log_is
     fs::remove_file(&log).expect("deleted");
     node_ends(&mut cluster, Node::Backup, begun, "nothing is there, it was deleted");
     nobody_serves(&cluster, Node::Master, "gone");
-    let said = cluster.stderr(Node::Master);
+    let said = wait_for("it says how", seconds(10), || {
+        Some(cluster.stderr(Node::Master)).filter(|said| said.contains("`cp "))
+    });
     let words = said.rsplit_once("`cp ").expect("it says how").1;
     let held = words.split(' ').next().expect("a path");
     assert!(held.starts_with("/proc/"), "{held}");

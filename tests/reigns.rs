@@ -85,8 +85,9 @@ fn a_slave_that_holds_what_was_given_up_with_the_log_serves_none_of_it() {
         (disputing(&cluster, Node::Master) == 1).then_some(())
     });
     always_reads(&mut connection, "k", "restored");
-    let said = cluster.stderr(Node::Master);
-    assert!(said.contains("slave set aside slave=slave-0"), "{said}");
+    wait_for("that is told", seconds(10), || {
+        cluster.stderr(Node::Master).contains("slave set aside slave=slave-0").then_some(())
+    });
     // Restarted, it is empty, and has a place again.
     cluster.restart(Node::Slave(0));
     cluster.wait_for_active_slaves(2, seconds(5));

@@ -498,9 +498,11 @@ fn when_a_slave_is_lost_the_others_get_its_copies_without_a_write_and_without_th
     cluster.wait_for_active_slaves(1, seconds(5));
     read_all(&mut connection);
     assert_eq!(info(&cluster).number("reads_from_log"), 0);
-    let told = cluster.stderr(Node::Master);
     let ended = format!("repair ended keys={repaired} bytes={} ms=", now.number("repaired_bytes"));
-    assert!(told.contains("repair began cause=\"a slave was lost\"") && told.contains(&ended), "{told}");
+    wait_for("the repair is told", seconds(10), || {
+        let told = cluster.stderr(Node::Master);
+        (told.contains("repair began cause=\"a slave was lost\"") && told.contains(&ended)).then_some(())
+    });
     // A slave that comes back empty gets its share.
     cluster.start(Node::Slave(1));
     let now = wait_for_repair(&cluster, 2, copies);
@@ -577,8 +579,10 @@ fn a_joining_slave_gets_its_share_and_the_others_give_up_theirs() {
         assert!(held.abs_diff(share) < share / 10, "{slave} has {held} keys of {share}");
     }
     assert_eq!(now.number("moved_keys"), copies_at(&now, "slave-2"));
-    let told = cluster.stderr(Node::Master);
-    assert!(told.contains("rebalancing began keys=") && told.contains("rebalancing ended keys="), "{told}");
+    wait_for("rebalancing is told", seconds(10), || {
+        let told = cluster.stderr(Node::Master);
+        (told.contains("rebalancing began keys=") && told.contains("rebalancing ended keys=")).then_some(())
+    });
     // Any one of them may go, and what it has been given is what counts.
     cluster.kill(Node::Slave(0));
     cluster.wait_for_active_slaves(2, seconds(5));

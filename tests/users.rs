@@ -335,6 +335,8 @@ fn a_file_that_others_may_read_is_told() {
     fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).expect("it is ours");
     let setup = Setup::slaves(1).beside_others();
     let cluster = setup.masters_with(&["--users-file", path.to_str().expect("text")]).start();
-    let told = cluster.stderr(Node::Master);
-    assert!(told.contains("WARN") && told.contains("chmod 600") && told.contains("users.acl"), "{told}");
+    wait_for("others may read it", seconds(10), || {
+        let told = cluster.stderr(Node::Master);
+        (told.contains("WARN") && told.contains("chmod 600") && told.contains("users.acl")).then_some(())
+    });
 }
