@@ -21,6 +21,8 @@
 //!
 //! The set of linearized operations is remembered as a 128 bit sum of random numbers, one for each operation.
 //!
+//! A key that is only incremented needs no search: [`check_counter`].
+//!
 //! ```
 //! use dsm_history::{Action, History, OperationOutcome, Violation};
 //!
@@ -40,6 +42,10 @@
 
 #![deny(clippy::disallowed_methods)]
 #![deny(clippy::wildcard_enum_match_arm)]
+
+mod counter;
+
+pub use counter::{check_counter, CounterStats, CounterViolation, Increment};
 
 use bytes::Bytes;
 use foldhash::fast::FixedState;
