@@ -24,15 +24,17 @@ use tempfile::TempDir;
 /// table in `docs/SEMANTICS.md` has a line for each reason.
 const DIFFERENCES: &[Difference] = &[
     Difference {
-        why: "SET takes no options",
+        why: "SET takes no time after which the key expires",
         answers: &[
             ("SET k v EX 10; GET k", "-ERR syntax error: options of SET are not supported yet: 'EX'^$-1^"),
-            ("SET k v nx", "-ERR syntax error: options of SET are not supported yet: 'nx'^"),
-            ("SET k v GET", "-ERR syntax error: options of SET are not supported yet: 'GET'^"),
+            (
+                "SET k v NX PXAT 9999999999999; GET k",
+                "-ERR syntax error: options of SET are not supported yet: 'PXAT'^$-1^",
+            ),
             (
                 "COMMAND INFO set",
-                "*1^*10^$3^set^:-3^*2^+write^+denyoom^:1^:1^:1^*3^+@write^+@string^+@slow^*0^*1^*6^$5^flags^*2^+OW^\
-                 +update^$12^begin_search^*4^$4^type^$5^index^$4^spec^*2^$5^index^:1^$9^find_keys^*4^$4^type^$5^\
+                "*1^*10^$3^set^:-3^*2^+write^+denyoom^:1^:1^:1^*3^+@write^+@string^+@slow^*0^*1^*6^$5^flags^*4^+RW^\
+                 +access^+update^+variable_flags^$12^begin_search^*4^$4^type^$5^index^$4^spec^*2^$5^index^:1^$9^find_keys^*4^$4^type^$5^\
                  range^$4^spec^*6^$7^lastkey^:0^$7^keystep^:1^$5^limit^:0^*0^",
             ),
         ],
@@ -40,7 +42,6 @@ const DIFFERENCES: &[Difference] = &[
     Difference {
         why: "No expiry, no other types, no scripts, no transactions, no subscriptions",
         answers: &[
-            ("INCR k", "-ERR unknown command 'INCR', with args beginning with: 'k' ^"),
             ("EXPIRE k 10", "-ERR unknown command 'EXPIRE', with args beginning with: 'k' '10' ^"),
             ("LPUSH k v", "-ERR unknown command 'LPUSH', with args beginning with: 'k' 'v' ^"),
             ("WATCH k", "-ERR unknown command 'WATCH', with args beginning with: 'k' ^"),
@@ -657,9 +658,28 @@ fn data() -> Vec<Script> {
         "SET a 1 b 2",
         "SET a 1\nSET a 2 foo\nGET a",
         "SET k v EX 10\nGET k",
-        "SET k v nx",
-        "SET k v GET",
-        "INCR k",
+        "SET k v NX PXAT 9999999999999\nGET k",
+        "SET k v nx\nGET k\nSET k w NX\nGET k\nSET k w nx nx",
+        "SET k v xx\nGET k\nSET k v\nSET k w XX\nGET k",
+        "SET k v GET\nGET k\nSET k w get\nGET k",
+        "SET k v NX GET\nSET k w GET NX\nGET k\nSET a v XX GET\nGET a\nSET k x XX GET\nGET k",
+        "SET k v NX XX\nSET k v XX NX\nSET k v KEEPTTL EX 10\nSET k v GET x\nSET k v NX 1\nGET k",
+        "SET k v KEEPTTL\nGET k\nSET k w NX KEEPTTL\nSET k w keepttl XX\nGET k",
+        "SETNX k v\nSETNX k w\nGET k\nDEL k\nSETNX k w\nGET k",
+        "GETSET k v\nGETSET k w\nGET k\nGETSET k \"\"\nGET k",
+        "GETDEL k\nSET k v\nGETDEL k\nGET k\nGETDEL k\nEXISTS k",
+        "MSETNX a 1 b 2\nMGET a b\nMSETNX b 3 c 4\nMGET a b c\nMSETNX c 5 c 6\nGET c",
+        "INCR k\nINCR k\nGET k\nDECR k\nINCRBY k 40\nDECRBY k 50\nGET k\nSTRLEN k",
+        "SET k 9223372036854775807\nINCR k\nINCRBY k -1\nINCRBY k 2\nGET k",
+        "SET k -9223372036854775808\nDECR k\nDECRBY k 1\nINCRBY k -1\nGET k",
+        "INCRBY k 9223372036854775807\nDECRBY k 9223372036854775807\nDECRBY k -9223372036854775808\nGET k",
+        "INCRBY k 9223372036854775808\nINCRBY k x\nINCRBY k 1.5\nDECRBY k \"\"\nINCRBY k 01\nGET k",
+        "SET k v\nINCR k\nDECRBY k 2\nSET k 01\nINCR k\nSET k +1\nINCR k\nSET k \"\"\nINCR k\nSET k -0\nINCR k\nGET k",
+        "APPEND k a\nAPPEND k bc\nGET k\nAPPEND k \"\"\nAPPEND a \"\"\nEXISTS a\nSTRLEN a",
+        "SETRANGE k 0 ab\nSETRANGE k 1 XY\nGET k\nSETRANGE k 6 z\nGET k\nSETRANGE k 3 \"\"\nSETRANGE a 3 \"\"\nEXISTS a",
+        "SETRANGE k -1 a\nSETRANGE k x a\nSETRANGE k 16777216 a\nSETRANGE k 9223372036854775807 ab\nEXISTS k",
+        "SETRANGE k 16777215 a\nSTRLEN k\nAPPEND k b\nSTRLEN k\nGETRANGE k 16777214 -1",
+        "SET k 1\nINCR k\nAPPEND k 0\nINCR k\nGETSET k 5\nDECR k\nSETRANGE k 1 9\nGETDEL k\nINCR k",
         "EXPIRE k 10",
         "LPUSH k v",
         "WATCH k",
@@ -1025,6 +1045,16 @@ fn arities() -> Vec<Script> {
         ("unlink", -2),
         ("exists", -2),
         ("touch", -2),
+        ("append", 3),
+        ("decr", 2),
+        ("decrby", 3),
+        ("getdel", 2),
+        ("getset", 3),
+        ("incr", 2),
+        ("incrby", 3),
+        ("msetnx", -3),
+        ("setnx", 3),
+        ("setrange", 4),
         ("type", 2),
         ("strlen", 2),
         ("getrange", 4),
@@ -1095,6 +1125,8 @@ fn introspection() -> Vec<Script> {
         "COMMAND INFO GET nosuch",
         "COMMAND INFO set",
         "COMMAND INFO mset del exists mget",
+        "COMMAND INFO setnx getset getdel msetnx",
+        "COMMAND INFO incr decr incrby decrby append setrange",
         "COMMAND INFO touch type strlen getrange substr readonly readwrite",
         "COMMAND INFO ping echo select dbsize",
         "COMMAND INFO client|id client|setname config|get",

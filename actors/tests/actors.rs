@@ -12,7 +12,7 @@ use dsm::journal::shared_file::log_writer::{
     self, Abandon, Abandoned, Append, Close, Closed, EpochWritten, LogDisplaced, LogFailed, LogWriter,
     Reopen, Reopened, Sync, Synced,
 };
-use dsm::journal::{LogEvent, Replay};
+use dsm::journal::{LogEvent, NewRecord, Replay};
 use dsm::node_error::NodeError;
 use dsm::slave_proxy::EndReason;
 use dsm::supervision::{Fate, PanicGuard, Stop};
@@ -22,7 +22,7 @@ use dsm_protocol::frame;
 use dsm_protocol::ids::{
     ClusterId, Epoch, Incarnation, LinkId, Millis, Reign, ReignId, Seq, SessionId, SlaveId, Version,
 };
-use dsm_protocol::machine::master::{self, Asker, Change, Effect, Master, WriteId};
+use dsm_protocol::machine::master::{self, Asker, Effect, Master, WriteId};
 use dsm_protocol::machine::reign::{self, Event, Leadership};
 use dsm_protocol::message::{Control, Hello, HelloRole, Message as Wire};
 use dsm_protocol::record::{self, FileNumber, Position, Scanner, Step};
@@ -259,7 +259,7 @@ mod log_writer_actor {
 
     impl Rig {
         /// A write of a key of its own.
-        fn change(&mut self) -> (WriteId, Arc<Change>) {
+        fn change(&mut self) -> NewRecord {
             self.asked += 1;
             let asker = Asker { session: SessionId(1), tag: self.asked };
             let command = Command::Put { key: format!("key{:03}", self.asked).into(), value: "value".into() };
@@ -267,7 +267,7 @@ mod log_writer_actor {
             let mut effects = Vec::new();
             self.machine.step(Millis(0), request, &mut effects);
             match effects.pop() {
-                Some(Effect::Append { write, change }) => (write, change),
+                Some(Effect::Append { write, change, after }) => NewRecord { write, change, after },
                 other => panic!("{other:?}"),
             }
         }
@@ -275,7 +275,7 @@ mod log_writer_actor {
         /// Appends `count` writes in one batch; their names.
         fn append(&mut self, count: usize) -> Vec<WriteId> {
             let changes: Vec<_> = (0..count).map(|_| self.change()).collect();
-            let names = changes.iter().map(|(write, _)| *write).collect();
+            let names = changes.iter().map(|record| record.write).collect();
             self.writer.do_send(Append { changes });
             names
         }

@@ -11,7 +11,7 @@ use dsm::journal::shared_file::log_tailer;
 use dsm::journal::shared_file::log_writer::{
     self, Append, Close, Closed, EpochWritten, LogFailed, LogWriter,
 };
-use dsm::journal::{LogEvent, Replay};
+use dsm::journal::{LogEvent, NewRecord, Replay};
 use dsm::node_error::{LogDamage, NodeError};
 use dsm::supervision::{Fate, PanicGuard};
 use dsm::testing::{
@@ -197,7 +197,7 @@ async fn write_history(world: &MemoryEnv) -> History {
         let changes: Vec<_> = effects
             .drain(..)
             .map(|effect| match effect {
-                Effect::Append { write, change } => (write, change),
+                Effect::Append { write, change, after } => NewRecord { write, change, after },
                 other => panic!("{other:?}"),
             })
             .collect();
@@ -210,7 +210,9 @@ async fn write_history(world: &MemoryEnv) -> History {
         let ends = &ends[ends.len() - changes.len() - 1..];
         assert_eq!(written.bytes as usize, ends[changes.len()]);
         history.groups.push((ends[0], ends[changes.len()]));
-        for ((record, (write, change)), end) in written.writes.into_iter().zip(changes).zip(&ends[1..]) {
+        for ((record, NewRecord { write, change, .. }), end) in
+            written.writes.into_iter().zip(changes).zip(&ends[1..])
+        {
             assert_eq!(record.write, write);
             let (version, places) = (record.version, record.places);
             let event = master::Event::Written { write, version, places: places.clone() };

@@ -191,6 +191,14 @@ mod on {
         LogPathNotWatched,
         /// A standby replays whatever is at the log's path instead of what it has.
         StandbyBelievesAnyFile,
+        /// An update is decided without the write before it that is not written yet.
+        UpdateIgnoresUnwritten,
+        /// An update is decided by a value that was fetched and has been replaced since.
+        UpdateOfOldValue,
+        /// A condition is answered as not met because of a write that may yet be refused.
+        RefusalOfUnwritten,
+        /// A request overtakes an update of its session that is not decided.
+        UpdateOvertaken,
     }
 
     thread_local! {

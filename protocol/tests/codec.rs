@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 use bytes::{Bytes, BytesMut};
-use dsm_protocol::command::{Command, ErrorWord, Reply};
+use dsm_protocol::command::{Command, Condition, ErrorWord, Reply, Update};
 use dsm_protocol::frame::{self, About, FrameError, Incoming, Unframer};
 use dsm_protocol::ids::{Epoch, Incarnation, Reign, ReignId, RequestId, Seq, SlaveId, Stamp, Version};
 use dsm_protocol::message::{
@@ -39,6 +39,23 @@ fn command() -> impl Strategy<Value = Command> {
         Just(Command::Failover),
         Just(Command::RemoveSlave { id: SlaveId::new("slave-2").unwrap() }),
         bytes().prop_map(|key| Command::ValueLength { key }),
+        (bytes(), update()).prop_map(|(key, update)| Command::Update { key, update }),
+        (bytes(), bytes(), condition()).prop_map(|(key, value, when)| Command::Swap { key, value, when }),
+        bytes().prop_map(|key| Command::Take { key }),
+        prop::collection::vec((bytes(), bytes()), 0..4).prop_map(|pairs| Command::PutManyIfNone { pairs }),
+    ]
+}
+
+fn condition() -> impl Strategy<Value = Condition> {
+    prop_oneof![Just(Condition::Always), Just(Condition::IfAbsent), Just(Condition::IfPresent)]
+}
+
+fn update() -> impl Strategy<Value = Update> {
+    prop_oneof![
+        (bytes(), condition()).prop_map(|(value, when)| Update::Set { value, when }),
+        bytes().prop_map(|tail| Update::Append { tail }),
+        (any::<u64>(), bytes()).prop_map(|(offset, bytes)| Update::SetRange { offset, bytes }),
+        any::<i64>().prop_map(|number| Update::Add { number }),
     ]
 }
 
@@ -48,6 +65,7 @@ fn reply() -> impl Strategy<Value = Reply> {
         Just(Reply::NotFound),
         bytes().prop_map(Reply::Value),
         any::<u64>().prop_map(Reply::Count),
+        any::<i64>().prop_map(Reply::Integer),
         prop::collection::vec(prop::option::of(bytes()), 0..4).prop_map(Reply::Values),
         "[ -~]{0,20}".prop_map(Reply::Text),
         (0..ErrorWord::ALL.len(), "[ -~]{0,20}")

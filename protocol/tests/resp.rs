@@ -6,7 +6,7 @@
 #![allow(clippy::unwrap_used)]
 
 use bytes::{Bytes, BytesMut};
-use dsm_protocol::command::{Command, ErrorWord, Excerpt, Reply};
+use dsm_protocol::command::{Command, Condition, ErrorWord, Excerpt, Reply, Update};
 use dsm_protocol::ids::SlaveId;
 use dsm_protocol::info::Sections;
 use dsm_protocol::resp::{
@@ -127,6 +127,9 @@ fn requests_for_the_store_become_commands() {
     let get = || Command::Get { key: key("k") };
     let put = || Command::Put { key: key("k"), value: key("v") };
     let keys = || vec![key("a"), key("b"), key("a")];
+    let update = |update| Command::Update { key: key("k"), update };
+    let set = |when| update(Update::Set { value: key("v"), when });
+    let swap = |when| Command::Swap { key: key("k"), value: key("v"), when };
     let server = || Shape::Info(Sections::named([&b"server"[..]]));
     for (request, command, shape) in [
         ("GET k", get(), Shape::Plain),
@@ -141,6 +144,23 @@ fn requests_for_the_store_become_commands() {
         (
             "MSET a 1 b 2",
             Command::PutMany { pairs: vec![(key("a"), key("1")), (key("b"), key("2"))] },
+            Shape::Plain,
+        ),
+        ("SET k v NX", set(Condition::IfAbsent), Shape::Plain),
+        ("SET k v KEEPTTL xx", set(Condition::IfPresent), Shape::Plain),
+        ("SET k v keepttl", put(), Shape::Plain),
+        ("SETNX k v", set(Condition::IfAbsent), Shape::Excerpt(Excerpt::WhetherDone)),
+        ("SET k v GET", swap(Condition::Always), Shape::Plain),
+        ("SET k v get NX", swap(Condition::IfAbsent), Shape::Plain),
+        ("GETSET k v", swap(Condition::Always), Shape::Plain),
+        ("GETDEL k", Command::Take { key: key("k") }, Shape::Plain),
+        ("INCR k", update(Update::Add { number: 1 }), Shape::Plain),
+        ("DECRBY k -7", update(Update::Add { number: 7 }), Shape::Plain),
+        ("APPEND k v", update(Update::Append { tail: key("v") }), Shape::Plain),
+        ("SETRANGE k 5 v", update(Update::SetRange { offset: 5, bytes: key("v") }), Shape::Plain),
+        (
+            "MSETNX a 1 b 2",
+            Command::PutManyIfNone { pairs: vec![(key("a"), key("1")), (key("b"), key("2"))] },
             Shape::Plain,
         ),
         ("DBSIZE", Command::KeyCount, Shape::Plain),
@@ -184,6 +204,10 @@ fn replies_are_encoded_as_redis_does() {
         (range(0, 0), Reply::error(ErrorWord::Busy, "x"), "-BUSY x^", SAME),
         (Shape::Plain, Reply::Values(vec![Some(value("1")), None]), "*2^$1^1^$-1^", "*2^$1^1^_^"),
         (Shape::Plain, Reply::Count(0), ":0^", SAME),
+        (Shape::Plain, Reply::Integer(i64::MIN), ":-9223372036854775808^", SAME),
+        (Shape::Excerpt(Excerpt::WhetherDone), Reply::Done, ":1^", SAME),
+        (Shape::Excerpt(Excerpt::WhetherDone), Reply::NotFound, ":0^", SAME),
+        (Shape::Excerpt(Excerpt::WhetherDone), Reply::error(ErrorWord::Busy, "x"), "-BUSY x^", SAME),
         (Shape::Plain, Reply::Count(u64::MAX), ":18446744073709551615^", SAME),
         (Shape::Plain, Reply::Text("a".to_owned()), "$1^a^", SAME),
         (info("keyspace"), text(), "$20^# Keyspace^keys:2^^", "=24^txt:# Keyspace^keys:2^^"),
@@ -957,7 +981,7 @@ const OUR_OWN: &[(&str, &str, &str)] = &[
     ("WRITE k v w", "-ERR wrong number of arguments for 'write' command^", SAME),
     ("SET k v EX 10", "-ERR syntax error: options of SET are not supported yet: 'EX'^", SAME),
     ("SET k v nonsense", "-ERR syntax error^", SAME),
-    ("SET k v KEEPTTL", "-ERR syntax error: options of SET are not supported yet: 'KEEPTTL'^", SAME),
+    ("SET k v NX PX 10", "-ERR syntax error: options of SET are not supported yet: 'PX'^", SAME),
     ("SELECT 1", "-ERR DB index is out of range^", SAME),
     (
         "HELLO",
@@ -1010,7 +1034,7 @@ const OUR_OWN: &[(&str, &str, &str)] = &[
          ere is no configuration file^+SET^+    Not supported: settings are fixed at the start^",
         SAME,
     ),
-    ("COMMAND COUNT", ":32^", SAME),
+    ("COMMAND COUNT", ":42^", SAME),
     (
         "COMMAND DOCS get",
         "*2^$3^get^*10^$7^summary^$22^Get the value of a key^$5^since^$5^0.1.0^$5^group^$6^string^$10\

@@ -56,6 +56,12 @@ enum Ask {
     /// Whether the keys are this request's alone.
     SetMany(Vec<Bytes>, Value, bool),
     Delete(Bytes),
+    /// Whether only to a key that is there; else only to one that is not.
+    SetIf(Bytes, Value, bool),
+    /// The answer is what was there.
+    Swap(Bytes, Value),
+    /// The same; then it is deleted.
+    Take(Bytes),
 }
 
 /// Keys that one request wrote together and that no other request writes, with the outcome.
@@ -88,6 +94,7 @@ impl Request {
     fn keys(&self) -> &[Bytes] {
         match &self.ask {
             Ask::Get(key) | Ask::Set(key, _) | Ask::Delete(key) => std::slice::from_ref(key),
+            Ask::SetIf(key, ..) | Ask::Swap(key, _) | Ask::Take(key) => std::slice::from_ref(key),
             Ask::GetMany(keys) | Ask::SetMany(keys, _, _) => keys,
         }
     }
@@ -96,6 +103,7 @@ impl Request {
     pub(crate) fn is_write(&self) -> bool {
         match &self.ask {
             Ask::Set(..) | Ask::SetMany(..) | Ask::Delete(_) => true,
+            Ask::SetIf(..) | Ask::Swap(..) | Ask::Take(_) => true,
             Ask::Get(_) | Ask::GetMany(_) => false,
         }
     }
@@ -103,7 +111,8 @@ impl Request {
     fn written(&self) -> Option<&Bytes> {
         match &self.ask {
             Ask::Set(_, value) | Ask::SetMany(_, value, _) => Some(&value.name),
-            Ask::Get(_) | Ask::GetMany(_) | Ask::Delete(_) => None,
+            Ask::SetIf(_, value, _) | Ask::Swap(_, value) => Some(&value.name),
+            Ask::Get(_) | Ask::GetMany(_) | Ask::Delete(_) | Ask::Take(_) => None,
         }
     }
 
@@ -113,6 +122,11 @@ impl Request {
             Ask::Get(_) | Ask::GetMany(_) => Action::Read(None),
             Ask::Set(_, value) | Ask::SetMany(_, value, _) => Action::Write(value.name.clone()),
             Ask::Delete(_) => Action::Delete { existed: None },
+            Ask::SetIf(_, value, if_present) => {
+                Action::WriteIf { value: value.name.clone(), if_present: *if_present, done: false }
+            }
+            Ask::Swap(_, value) => Action::Swap { value: Some(value.name.clone()), seen: None },
+            Ask::Take(_) => Action::Swap { value: None, seen: None },
         };
         let keys = self.keys().iter();
         self.begun = keys.map(|key| history.begin(client, key.clone(), action.clone(), now_ns)).collect();
@@ -124,6 +138,10 @@ impl Request {
             Ask::Get(key) => encoded(&[b"GET", key]),
             Ask::Delete(key) => encoded(&[b"DEL", key]),
             Ask::Set(key, value) => encoded(&[b"SET", key, &value.text()]),
+            Ask::SetIf(key, value, true) => encoded(&[b"SET", key, &value.text(), b"XX"]),
+            Ask::SetIf(key, value, false) => encoded(&[b"SET", key, &value.text(), b"NX"]),
+            Ask::Swap(key, value) => encoded(&[b"SET", key, &value.text(), b"GET"]),
+            Ask::Take(key) => encoded(&[b"GETDEL", key]),
             Ask::GetMany(keys) => {
                 let mut words: Vec<&[u8]> = vec![b"MGET"];
                 words.extend(keys.iter().map(|key| &**key));
@@ -165,6 +183,17 @@ impl Request {
                 self.outcome = OperationOutcome::Done;
                 history.finish_delete(self.begun[0], count == 1, now_ns);
             }
+            (Ask::SetIf(..), answer @ (Answer::Simple(_) | Answer::Null)) => {
+                let done = answer != Answer::Null;
+                // What was not written has overwritten nothing.
+                self.outcome = if done { OperationOutcome::Done } else { OperationOutcome::NotExecuted };
+                history.finish_write_if(self.begun[0], done, now_ns);
+            }
+            (Ask::Swap(..) | Ask::Take(_), answer @ (Answer::Bulk(_) | Answer::Null)) => {
+                let seen = if let Answer::Bulk(value) = answer { Some(name_of(value)) } else { None };
+                self.outcome = OperationOutcome::Done;
+                history.finish_swap(self.begun[0], seen, now_ns);
+            }
             (Ask::Get(_), answer @ (Answer::Bulk(_) | Answer::Null)) => {
                 self.finish_reads(vec![answer], now_ns, history)?
             }
@@ -202,6 +231,7 @@ impl Request {
                 Some(Together { keys: keys.clone(), value: value.name.clone(), outcome: self.outcome })
             }
             Ask::Get(_) | Ask::GetMany(_) | Ask::Set(..) | Ask::SetMany(..) | Ask::Delete(_) => None,
+            Ask::SetIf(..) | Ask::Swap(..) | Ask::Take(_) => None,
         }
     }
 }
@@ -254,7 +284,7 @@ impl Requests {
 
     /// Some writes go to keys that are never written again, so that nothing can hide their loss.
     fn ask(&mut self) -> Ask {
-        match self.random.random_range(0..20) {
+        match self.random.random_range(0..24) {
             0..=6 => Ask::Get(self.shared()),
             7..=8 => Ask::GetMany(self.several()),
             9..=10 => Ask::Delete(self.shared()),
@@ -269,6 +299,9 @@ impl Requests {
                 Ask::SetMany(keys.collect(), value, true)
             }
             14 => Ask::SetMany(self.several(), self.value(), false),
+            15..=16 => Ask::SetIf(self.shared(), self.value(), self.random.random_bool(0.5)),
+            17 => Ask::Swap(self.shared(), self.value()),
+            18 => Ask::Take(self.shared()),
             _ => Ask::Set(self.shared(), self.value()),
         }
     }

@@ -5,8 +5,8 @@
 //! leadership to that one, so any number of masters may share it. Nobody is ousted: who ends or drops its part leads no more.
 //! For tests alone.
 
+use super::{rests_on_refused, NewRecord, Wording, Written, WrittenRecord};
 use super::{Hindrance, Journal, LogEvent, LogId, LogRequest, ReadResult, Replay, ReplayPart, Sight, Unread};
-use super::{Wording, Written, WrittenRecord};
 use crate::node_error::NodeError;
 use actix::prelude::*;
 use dsm_protocol::command::ErrorWord;
@@ -21,7 +21,6 @@ use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::io;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::time::Duration;
 
 /// How often those who watch are told who leads.
@@ -66,6 +65,8 @@ struct Participant {
     watches: bool,
     /// So many records are replayed or written here.
     replayed: usize,
+    /// How many of its appends were refused in its reign.
+    refusals: u64,
     /// What was asked for and is not done.
     asked: VecDeque<Unanswered>,
 }
@@ -82,7 +83,7 @@ enum PartStage {
 }
 
 enum Unanswered {
-    Change(WriteId, Arc<Change>),
+    Change(NewRecord),
     Sync,
     Close,
     Abandon,
@@ -94,7 +95,7 @@ impl MemoryLog {
         let mut shared = self.0.borrow_mut();
         let (address, asked) = (address.to_owned(), VecDeque::new());
         let (stage, watches) = (PartStage::Following, false);
-        shared.members.push(Participant { address, events, stage, watches, replayed: 0, asked });
+        shared.members.push(Participant { address, events, stage, watches, replayed: 0, refusals: 0, asked });
         let member = shared.members.len() - 1;
         shared.replay(member);
         MemoryJournal { log: self.clone(), member }
@@ -192,16 +193,21 @@ impl LogInMemory {
     fn work(&mut self, index: usize) {
         let (mut writes, mut refused) = (Vec::new(), Vec::new());
         let asked = std::mem::take(&mut self.members[index].asked);
-        let stage = self.members[index].stage;
+        let (stage, refusals) = (self.members[index].stage, self.members[index].refusals);
         let mut is_left = stage == PartStage::Closing;
         let mut rest = Vec::new();
         for asked in asked {
             match asked {
-                Unanswered::Change(write, _) if stage == PartStage::Deposed => refused.push(write),
-                Unanswered::Change(write, _) if self.is_full => refused.push(write),
-                Unanswered::Change(write, change) => {
+                Unanswered::Change(record) if stage == PartStage::Deposed || self.is_full => {
+                    refused.push(record.write);
+                }
+                // What stands after what was refused is refused with it, so that the answers keep their order.
+                Unanswered::Change(record) if !refused.is_empty() || record.is_stale(refusals) => {
+                    refused.push(record.write);
+                }
+                Unanswered::Change(record) => {
                     is_left = true;
-                    writes.push(self.append(write, &change));
+                    writes.push(self.append(record.write, &record.change));
                 }
                 other => rest.push(other),
             }
@@ -209,8 +215,10 @@ impl LogInMemory {
         if !writes.is_empty() || !refused.is_empty() {
             let refusal = match stage {
                 PartStage::Deposed => (ErrorWord::Unknown, "this master leads no more".to_owned()),
-                _ => (ErrorWord::ReadOnly, "the log is full".to_owned()),
+                _ if self.is_full => (ErrorWord::ReadOnly, "the log is full".to_owned()),
+                _ => rests_on_refused(),
             };
+            self.members[index].refusals += refused.len() as u64;
             let refusal = (!refused.is_empty()).then_some(refusal);
             let bytes = self.end.offset;
             self.tell(index, LogEvent::Written(Written { writes, refused, refusal, bytes }));
@@ -281,6 +289,7 @@ impl LogInMemory {
         let replays = std::iter::once(begun).chain(given_up.into_iter().map(Replay::GivenUp)).collect();
         self.record(seq, replays);
         self.members[index].stage = PartStage::Reigning;
+        self.members[index].refusals = 0;
         self.noted = WitnessText::default();
         let (version, bytes) = (Version { epoch, seq }, self.end.offset);
         self.tell(index, LogEvent::Begun { cluster, version, id: reign.id, bytes });
@@ -410,7 +419,7 @@ impl Journal for MemoryJournal {
         let asked = &mut log.members[self.member].asked;
         match request {
             LogRequest::Append { changes } => {
-                asked.extend(changes.into_iter().map(|(write, change)| Unanswered::Change(write, change)));
+                asked.extend(changes.into_iter().map(Unanswered::Change));
             }
             LogRequest::Sync => asked.push_back(Unanswered::Sync),
             LogRequest::Abandon => asked.push_back(Unanswered::Abandon),

@@ -237,7 +237,7 @@ pub enum LogRequest {
     /// Append these writes, in this order. Answered by [`LogEvent::Written`].
     Append {
         /// The writes and what they change.
-        changes: Vec<(WriteId, Arc<Change>)>,
+        changes: Vec<NewRecord>,
     },
     /// Read a value that is written.
     Read {
@@ -453,6 +453,29 @@ impl fmt::Display for Sight {
             Sight::Gone(what) | Sight::Other(what) | Sight::Short(what) => f.write_str(what),
         }
     }
+}
+
+/// A record that is to be appended.
+#[derive(Clone, Debug)]
+pub struct NewRecord {
+    /// The write that it is of.
+    pub write: WriteId,
+    /// What it changes.
+    pub change: Arc<Change>,
+    /// It rests on a record before it, and on no more refusals than so many of this reign: it is refused if there were more.
+    pub after: Option<u64>,
+}
+
+impl NewRecord {
+    /// Whether it is to be refused after so many refusals.
+    pub(crate) fn is_stale(&self, refusals: u64) -> bool {
+        self.after.is_some_and(|known| known < refusals)
+    }
+}
+
+/// Why such a record is refused.
+pub(crate) fn rests_on_refused() -> (ErrorWord, String) {
+    (ErrorWord::Busy, "the write before this one, on which it rests, was refused".to_owned())
 }
 
 /// What became of writes. Written means durable, but for the modes of `--fsync` that promise less.

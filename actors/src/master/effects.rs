@@ -5,6 +5,7 @@ use super::forwards::Foreknowledge;
 use super::{long_answers, send, MasterActor};
 use crate::door::links::REPORT_BYTES_MAX;
 use crate::door::session::ANSWER_BYTES_FREE;
+use crate::journal::NewRecord;
 use dsm_protocol::command::{Command, ErrorWord, Reply};
 use dsm_protocol::ids::{LinkId, Millis, Stamp};
 use dsm_protocol::machine::front;
@@ -80,7 +81,7 @@ impl MasterActor {
     fn perform(&mut self, now: Millis, effect: Effect) {
         match effect {
             Effect::Reply { to, reply } => self.reply_if_it_fits(to, reply),
-            Effect::Append { write, change } => self.log.append(write, change),
+            Effect::Append { write, change, after } => self.log.append(NewRecord { write, change, after }),
             Effect::Joined { link } => self.slave_joined(link),
             Effect::NoSlot { link } => self.slave_without_slot(link),
             Effect::SlotFree { link } => self.announce_to(now, link),
@@ -135,7 +136,12 @@ impl MasterActor {
         let bytes = match &reply {
             Reply::Value(value) => value.len(),
             Reply::Values(values) => values.iter().flatten().map(bytes::Bytes::len).sum(),
-            Reply::Done | Reply::NotFound | Reply::Count(_) | Reply::Text(_) | Reply::Error(_) => 0,
+            Reply::Done
+            | Reply::NotFound
+            | Reply::Count(_)
+            | Reply::Integer(_)
+            | Reply::Text(_)
+            | Reply::Error(_) => 0,
         };
         let bytes_max = self.config.max_pipeline_bytes.as_u64() as usize;
         let fits =

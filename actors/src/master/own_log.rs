@@ -3,22 +3,21 @@
 //! Owns the port to it and the batch of a turn's appends, so that what is known changes together with what is asked. Never
 //! knows what it is made of: [`journal`](crate::journal) does. Never judges whose log counts: the machine of the reign does.
 
-use crate::journal::{CompactionNews, Hindrance, Journal, LogId, LogRequest, Sight, Wording};
+use crate::journal::{CompactionNews, Hindrance, Journal, LogId, LogRequest, NewRecord, Sight, Wording};
 use crate::node_error::NodeError;
 use dsm_protocol::ids::{ClusterId, Epoch, Seq, Version};
-use dsm_protocol::machine::master::{Change, Master, WriteId};
+use dsm_protocol::machine::master::Master;
 use dsm_protocol::machine::reign::Leadership;
 use dsm_protocol::record::{FileNumber, Position};
 use std::cell::Cell;
 use std::rc::Rc;
-use std::sync::Arc;
 use tokio::sync::oneshot;
 
 /// The log of one master.
 pub(super) struct OwnLog {
     journal: Box<dyn Journal>,
     /// What is to be appended at the end of the turn.
-    appends: Vec<(WriteId, Arc<Change>)>,
+    appends: Vec<NewRecord>,
     /// Which cluster's it is, shared with the links to other masters.
     cluster: Rc<Cell<Option<ClusterId>>>,
     /// Which log was replayed or written last.
@@ -112,8 +111,8 @@ impl OwnLog {
     }
 
     /// Adds to what is appended at the end of the turn.
-    pub(super) fn append(&mut self, write: WriteId, change: Arc<Change>) {
-        self.appends.push((write, change));
+    pub(super) fn append(&mut self, record: NewRecord) {
+        self.appends.push(record);
     }
 
     /// What is to be appended goes to the log as one batch.

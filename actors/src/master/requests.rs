@@ -151,7 +151,7 @@ pub(super) fn written_bytes(machine: &Master, command: &Command) -> usize {
     let written =
         |key: &bytes::Bytes| machine.directory().get(key).map_or(0, |entry| entry.place.bytes as usize);
     match (command.facts().answer, command.operands()) {
-        (AnswerLength::Values, Operands::Key(key)) => written(key),
+        (AnswerLength::Values, Operands::Key(key) | Operands::KeyAndValue(key, _)) => written(key),
         (AnswerLength::Values, Operands::Keys(keys)) => keys.iter().map(written).sum(),
         (AnswerLength::Values | AnswerLength::Short | AnswerLength::Status, _) => 0,
     }
@@ -167,7 +167,7 @@ fn foreseen(
 ) -> usize {
     let value = |key: &bytes::Bytes| machine.foreseen_bytes(session, key).max(front.longest_waiting(session));
     match (command.facts().answer, command.operands()) {
-        (AnswerLength::Values, Operands::Key(key)) => value(key),
+        (AnswerLength::Values, Operands::Key(key) | Operands::KeyAndValue(key, _)) => value(key),
         // To look up tens of thousands takes its time, and is done when they are read. More than that they are not.
         (AnswerLength::Values, Operands::Keys(keys)) if keys.len() > FORESEEN_KEYS_MAX => {
             bytes_max + keys.len() * PART_BYTES

@@ -2,13 +2,13 @@
 
 use crate::rigs::Rig;
 use dsm::journal::{
-    CompactionNews, Hindrance, Journal, LogEvent, LogRequest, Replay, Sight, Unread, ValueAnswer, Wording,
-    WrittenRecord,
+    CompactionNews, Hindrance, Journal, LogEvent, LogRequest, NewRecord, Replay, Sight, Unread, ValueAnswer,
+    Wording, WrittenRecord,
 };
 use dsm::testing::{Probe, Received};
 use dsm_protocol::command::{Command, ErrorWord};
 use dsm_protocol::ids::{ClusterId, Epoch, LinkId, Millis, Reign, ReignId, Seq, SessionId, SlaveId, Version};
-use dsm_protocol::machine::master::{self, Asker, Change, Effect, WriteId};
+use dsm_protocol::machine::master::{self, Asker, Effect, WriteId};
 use dsm_protocol::machine::reign::may_begin::{Lack, Log, Source};
 use dsm_protocol::message::Seen;
 use dsm_protocol::record::{Place, Position};
@@ -17,7 +17,6 @@ use dsm_protocol::witness_file::WitnessText;
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::sleep;
 
@@ -270,7 +269,7 @@ impl Part {
     }
 
     /// A write of a key.
-    fn change(&mut self, key: &str) -> (WriteId, Arc<Change>) {
+    fn change(&mut self, key: &str) -> NewRecord {
         self.asked += 1;
         let asker = Asker { session: SessionId(1), tag: self.asked };
         let command = Command::Put { key: key.to_owned().into(), value: value_of(key).into() };
@@ -278,15 +277,20 @@ impl Part {
         let mut effects = Vec::new();
         self.machine.step(Millis(0), request, &mut effects);
         match effects.pop() {
-            Some(Effect::Append { write, change }) => (write, change),
+            Some(Effect::Append { write, change, after }) => NewRecord { write, change, after },
             other => panic!("{other:?}"),
         }
     }
 
     /// Asks for writes of these keys as one batch.
     fn append(&mut self, keys: &[&str]) -> Vec<WriteId> {
-        let changes: Vec<_> = keys.iter().map(|key| self.change(key)).collect();
-        let names: Vec<WriteId> = changes.iter().map(|(write, _)| *write).collect();
+        self.append_after(keys, None)
+    }
+
+    /// The same, if no more appends were refused.
+    fn append_after(&mut self, keys: &[&str], after: Option<u64>) -> Vec<WriteId> {
+        let changes: Vec<_> = keys.iter().map(|key| NewRecord { after, ..self.change(key) }).collect();
+        let names: Vec<WriteId> = changes.iter().map(|record| record.write).collect();
         self.keys.extend(names.iter().copied().zip(keys.iter().map(|key| (*key).to_owned())));
         self.journal.ask(LogRequest::Append { changes });
         names
@@ -468,6 +472,28 @@ pub(crate) async fn a_refused_append_is_in_nobodys_log(rig: impl Rig) {
     assert_eq!(seqs[1], seqs[0] + 1, "no seq is left out");
     leader.hand_over(&mut follower, "two:1").await;
     assert_eq!(follower.told, ["a", "b"]);
+}
+
+pub(crate) async fn what_rests_on_a_refused_append_is_refused_in_its_turn(rig: impl Rig) {
+    let mut leader = Part::join(&rig, "one:1");
+    leader.lead().await;
+    leader.append(&["a"]);
+    leader.append_after(&["on a"], Some(0));
+    leader.until("written", |part| part.written.len() == 2).await;
+    rig.refuse();
+    let refused = leader.append(&["refused"]);
+    leader.until("refused", |part| !part.refused.is_empty()).await;
+    rig.mend();
+    // Sent before that refusal was heard of.
+    leader.append(&["b"]);
+    let resting = leader.append_after(&["on the refused one", "on that one"], Some(0));
+    leader.until("refused, too", |part| part.refused.len() == 3).await;
+    assert_eq!(leader.written.len(), 3, "what was asked for before is answered before");
+    let busy = |write: &WriteId| (*write, ErrorWord::Busy);
+    assert_eq!(leader.refused, [(refused[0], ErrorWord::ReadOnly), busy(&resting[0]), busy(&resting[1])]);
+    leader.append_after(&["after three refusals"], Some(3));
+    leader.until("written again", |part| part.written.len() == 4).await;
+    assert_eq!(leader.refused.len(), 3);
 }
 
 pub(crate) async fn a_sync_is_answered_and_does_not_stop_the_writing(rig: impl Rig) {

@@ -8,8 +8,8 @@ use crate::seed::Check;
 use crate::witness::Witness;
 use bytes::{Bytes, BytesMut};
 use dsm::env::{Env, Stream};
-use dsm_history::{Action, Begun, ClientOperation, History, OperationOutcome};
-use dsm_protocol::command::{Command, Reply};
+use dsm_history::{check_counter, Action, Begun, ClientOperation, History, Increment, OperationOutcome};
+use dsm_protocol::command::{Command, Condition, Reply, Update};
 use dsm_protocol::frame;
 use dsm_protocol::handshake::greet;
 use dsm_protocol::ids::RequestId;
@@ -18,6 +18,9 @@ use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::Duration;
+
+/// A key that is only incremented.
+pub(crate) const COUNTER: &str = "counter";
 
 /// How long an answer may take.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(3);
@@ -52,6 +55,8 @@ struct Recording {
     overtaken: RefCell<Vec<Overtaken>>,
     /// The first read that was answered with what its own pipeline writes after it.
     early: RefCell<Option<String>>,
+    /// What was asked of [`COUNTER`].
+    increments: RefCell<Vec<Increment>>,
     witness: Witness,
     /// Nothing happens at the same time in a simulated world: the order is a count.
     count: Cell<u64>,
@@ -124,6 +129,24 @@ impl Recorder {
             }
         }
         Ok(())
+    }
+
+    /// Holds the increments against what the counter holds at the end.
+    pub(crate) fn check_counter(&self, last: u64) -> Result<(), String> {
+        check_counter(&self.0.increments.borrow(), last).map(drop).map_err(|violation| violation.to_string())
+    }
+
+    /// Notes that an increment is about to be asked, whose outcome is unknown until it is answered.
+    fn begin_increment(&self, client: u64) -> usize {
+        let (invoked_ns, outcome) = (self.now(), OperationOutcome::Unknown);
+        let mut increments = self.0.increments.borrow_mut();
+        increments.push(Increment { client, outcome, answered: 0, invoked_ns, returned_ns: u64::MAX });
+        increments.len() - 1
+    }
+
+    fn finish_increment(&self, number: usize, outcome: OperationOutcome, answered: u64, now: u64) {
+        let increment = &mut self.0.increments.borrow_mut()[number];
+        (increment.outcome, increment.answered, increment.returned_ns) = (outcome, answered, now);
     }
 
     pub(crate) fn history(&self) -> History {
@@ -279,6 +302,17 @@ fn command(words: &[Bytes]) -> Command {
             Command::PutMany { pairs }
         }
         (b"DEL", keys) => Command::Delete { keys: keys.to_vec() },
+        (b"INCR", [key]) => Command::Update { key: key.clone(), update: Update::Add { number: 1 } },
+        (b"GETDEL", [key]) => Command::Take { key: key.clone() },
+        (b"SET", [key, value, option]) => {
+            let (key, value) = (key.clone(), value.clone());
+            let when = match &option[..] {
+                b"NX" => Condition::IfAbsent,
+                b"XX" => Condition::IfPresent,
+                _ => return Command::Swap { key, value, when: Condition::Always },
+            };
+            Command::Update { key, update: Update::Set { value, when } }
+        }
         (other, _) => panic!("no client here asks {other:?}"),
     }
 }
@@ -290,6 +324,7 @@ fn answer_of(reply: Reply) -> Answer {
         Reply::NotFound => Answer::Value(None),
         Reply::Values(values) => Answer::Values(values),
         Reply::Count(count) => Answer::Integer(count as i64),
+        Reply::Integer(number) => Answer::Integer(number),
         Reply::Text(text) => Answer::Value(Some(Bytes::from(text))),
         Reply::Error(error) => Answer::Error(format!("{} {}", error.word.as_str(), error.detail)),
     }
@@ -357,6 +392,8 @@ pub(crate) struct Habits {
     pub(crate) writes: u64,
     pub(crate) deletes: u64,
     pub(crate) many: u64,
+    /// Of the writes and deletes: those that are decided by what is there.
+    pub(crate) updates: u64,
     /// The most requests under way on its connection.
     pub(crate) pipeline: u64,
     /// The longest pause between requests, in milliseconds.
@@ -368,7 +405,7 @@ pub(crate) struct Habits {
 impl Habits {
     /// Of one who is only told what to read.
     pub(crate) fn reader(keys: u64) -> Self {
-        Habits { keys, writes: 0, deletes: 0, many: 0, pipeline: 1, think_ms: 0, value_bytes: 0 }
+        Habits { keys, writes: 0, deletes: 0, many: 0, updates: 0, pipeline: 1, think_ms: 0, value_bytes: 0 }
     }
 }
 
@@ -384,12 +421,18 @@ enum Asked {
     ReadMany(Vec<Part>),
     Write(Vec<(Part, Bytes)>),
     Delete(Part),
+    WriteIf(Part, Bytes),
+    Swap(Part, Option<Bytes>),
+    /// Its number among the increments.
+    Increment(usize),
 }
 
 impl Asked {
     fn begun(&self) -> Vec<Begun> {
         match self {
             Asked::Read(part) | Asked::Delete(part) => vec![part.begun],
+            Asked::WriteIf(part, _) | Asked::Swap(part, _) => vec![part.begun],
+            Asked::Increment(_) => Vec::new(),
             Asked::ReadMany(parts) => parts.iter().map(|part| part.begun).collect(),
             Asked::Write(parts) => parts.iter().map(|(part, _)| part.begun).collect(),
         }
@@ -513,7 +556,10 @@ impl Client {
         let word = |word: &'static str| Bytes::from_static(word.as_bytes());
         let dice = self.within(0, 999);
         let key = self.key();
-        if dice < self.habits.writes {
+        let is_update = dice < self.habits.writes + self.habits.deletes;
+        if is_update && self.within(0, 999) < self.habits.updates {
+            self.ask_update(key, dice < self.habits.writes)
+        } else if dice < self.habits.writes {
             let mut pairs = BTreeMap::from([(key, self.value())]);
             if self.within(0, 999) < self.habits.many {
                 for _ in 0..self.within(1, 3) {
@@ -539,6 +585,32 @@ impl Client {
             let part = self.begin(&key, Action::Read(None));
             (vec![word("GET"), key], Asked::Read(part))
         }
+    }
+
+    /// Asks for something that is decided by what is there.
+    fn ask_update(&mut self, key: Bytes, writes: bool) -> (Vec<Bytes>, Asked) {
+        if !writes {
+            let part = self.begin(&key, Action::Swap { value: None, seen: None });
+            return (vec!["GETDEL".into(), key], Asked::Swap(part, None));
+        }
+        let option = match self.within(0, 3) {
+            0 => {
+                let number = self.recorder.begin_increment(self.id);
+                return (vec!["INCR".into(), COUNTER.into()], Asked::Increment(number));
+            }
+            1 => "NX",
+            2 => "XX",
+            _ => "GET",
+        };
+        let value = self.value();
+        let request = vec!["SET".into(), key.clone(), value.clone(), option.into()];
+        if option == "GET" {
+            let part = self.begin(&key, Action::Swap { value: Some(value.clone()), seen: None });
+            return (request, Asked::Swap(part, Some(value)));
+        }
+        let if_present = option == "XX";
+        let part = self.begin(&key, Action::WriteIf { value: value.clone(), if_present, done: false });
+        (request, Asked::WriteIf(part, value))
     }
 
     fn begin(&self, key: &Bytes, action: Action) -> Part {
@@ -571,6 +643,9 @@ impl Client {
             for begun in asked.begun() {
                 history.finish(begun, outcome, now);
             }
+            if let Asked::Increment(number) = asked {
+                self.recorder.finish_increment(number, outcome, 0, now);
+            }
             return;
         }
         self.recorder.note(if self.is_native { "done natively" } else { "done" });
@@ -599,10 +674,56 @@ impl Client {
                 own.wrote(&part, None);
                 history.finish_delete(part.begun, count == 1, now);
             }
+            (asked @ (Asked::WriteIf(..) | Asked::Swap(..) | Asked::Increment(_)), answer) => {
+                self.finish_update(&mut history, asked, answer, own, later);
+            }
             (_, answer) => {
                 recording
                     .witness
                     .hear(Check::Answers, format!("a client is told {answer:?}, of another kind"));
+            }
+        }
+    }
+
+    /// The same for what was decided by what was there.
+    fn finish_update(
+        &self,
+        history: &mut History,
+        asked: Asked,
+        answer: Answer,
+        own: &mut Own,
+        later: &[Asked],
+    ) {
+        let witness = &self.recorder.0.witness;
+        let now = self.recorder.now();
+        match (asked, answer) {
+            (Asked::WriteIf(part, value), answer @ (Answer::Ok | Answer::Value(None))) => {
+                let done = answer == Answer::Ok;
+                if done {
+                    self.recorder.note_acknowledged(self.id, 1);
+                    witness.done(&part.key, &value);
+                    own.wrote(&part, Some(&value));
+                }
+                history.finish_write_if(part.begun, done, now);
+            }
+            (Asked::Swap(part, value), Answer::Value(seen)) => {
+                self.note_order(&part, seen.as_ref(), own, later);
+                // To take what is not there changes nothing.
+                if value.is_some() || seen.is_some() {
+                    self.recorder.note_acknowledged(self.id, 1);
+                    own.wrote(&part, value.as_ref());
+                }
+                if let Some(value) = &value {
+                    witness.done(&part.key, value);
+                }
+                history.finish_swap(part.begun, seen, now);
+            }
+            (Asked::Increment(number), Answer::Integer(answered)) => {
+                let (outcome, answered) = (OperationOutcome::Done, answered as u64);
+                self.recorder.finish_increment(number, outcome, answered, now);
+            }
+            (_, answer) => {
+                witness.hear(Check::Answers, format!("a client is told {answer:?}, of another kind"));
             }
         }
     }
@@ -613,7 +734,14 @@ impl Client {
             Asked::Write(parts) => {
                 parts.iter().any(|(write, value)| write.key == part.key && Some(value) == read)
             }
-            Asked::Read(_) | Asked::ReadMany(_) | Asked::Delete(_) => false,
+            Asked::WriteIf(write, value) | Asked::Swap(write, Some(value)) => {
+                write.key == part.key && Some(value) == read
+            }
+            Asked::Read(_)
+            | Asked::ReadMany(_)
+            | Asked::Delete(_)
+            | Asked::Swap(_, None)
+            | Asked::Increment(_) => false,
         });
         if is_early {
             let (client, key) = (self.id, &part.key);

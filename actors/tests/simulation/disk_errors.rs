@@ -35,8 +35,16 @@ async fn script(world: World, nth: u64, fault: DiskFault) -> Report {
     machine.fail(nth, fault);
     let recorder = Recorder::default();
     let stop = Rc::new(Cell::new(false));
-    let habits =
-        Habits { keys: 6, writes: 700, deletes: 100, many: 100, pipeline: 2, think_ms: 0, value_bytes: 100 };
+    let habits = Habits {
+        keys: 6,
+        writes: 700,
+        deletes: 100,
+        many: 100,
+        updates: 300,
+        pipeline: 2,
+        think_ms: 0,
+        value_bytes: 100,
+    };
     let mut clients = JoinSet::new();
     for id in 1..=2 {
         clients.spawn_local(Client::new(&cluster, id, &recorder, habits.clone(), &stop).run());

@@ -94,6 +94,10 @@ fn finders(mutant: Mutant) -> &'static [Check] {
         // It no longer knows through where a takeover may have cut: what was cut it misses for ever.
         Mutant::StandbyBelievesAnyFile => &[Check::Moved, Check::Serves],
         Mutant::BeginsNewLogOverCluster | Mutant::WitnessIgnored => &[Check::Lost],
+        // A lost update shows in a history of registers as well as in the number of increments.
+        Mutant::UpdateIgnoresUnwritten | Mutant::UpdateOfOldValue => &[Check::Counter, Check::Linearizable],
+        Mutant::RefusalOfUnwritten => &[Check::Linearizable],
+        Mutant::UpdateOvertaken => &[Check::Order, Check::Linearizable],
     }
 }
 

@@ -1,7 +1,7 @@
 //! One seed: a cluster, its clients, its faults, and the verdict on what came of it.
 
 use crate::callers;
-use crate::clients::{insist, insist_at, Answer, Client, Habits, Recorder, Trouble};
+use crate::clients::{insist, insist_at, Answer, Client, Habits, Recorder, Trouble, COUNTER};
 use crate::cluster::{Cluster, Node, Shape};
 use crate::damage;
 use crate::lost;
@@ -150,6 +150,8 @@ pub(crate) enum Check {
     Readable,
     /// The history of each key is linearizable.
     Linearizable,
+    /// No increment is lost, and none counts twice.
+    Counter,
     /// A read after a write of its own pipeline sees that write, or a later one; one in front of a write does not see it.
     Order,
     /// What is read at the end is what may stand there.
@@ -302,6 +304,7 @@ fn habits(world: &World) -> Habits {
         writes: draw(200, 700),
         deletes: draw(0, 100),
         many: draw(0, 200),
+        updates: [0, 200, 600][draw(0, 2) as usize],
         pipeline: [1, 1, 4][draw(0, 2) as usize],
         think_ms: draw(20, 200),
         value_bytes: [0, 20, 2000][draw(0, 2) as usize],
@@ -541,6 +544,17 @@ pub(crate) async fn verdict(
     }
     if let Err(overtaken) = recorder.check_order() {
         return Check::Order.failed(overtaken);
+    }
+    let counted = match insist(&env, &words(&["GET", COUNTER]), CONVERGE_LIMIT).await {
+        Some(Answer::Value(value)) => {
+            value.map_or(Some(0), |value| std::str::from_utf8(&value).ok()?.parse().ok())
+        }
+        _ => None,
+    };
+    match counted.map(|last| recorder.check_counter(last)) {
+        Some(Ok(())) => {}
+        Some(Err(violation)) => return Check::Counter.failed(violation),
+        None => return Check::Readable.failed("the counter cannot be read".to_owned()),
     }
     for (key, readable) in dsm_history::readable_after(history.operations()) {
         let value = held.get(&key).cloned().flatten();

@@ -126,6 +126,11 @@ fn replies(command: &Command) -> Vec<Reply> {
         Command::Delete { .. } | Command::Exists { .. } | Command::KeyCount | Command::ValueLength { .. } => {
             vec![Reply::Count(2)]
         }
+        Command::Update { .. } => {
+            vec![Reply::Done, Reply::NotFound, Reply::Count(7), Reply::Integer(-7)]
+        }
+        Command::Swap { .. } | Command::Take { .. } => vec![Reply::Value(value), Reply::NotFound],
+        Command::PutManyIfNone { .. } => vec![Reply::Count(1)],
         Command::Status => vec![Reply::Text("# Server\r\nrole:primary\r\n".to_owned())],
     };
     let errors = ErrorWord::ALL.iter().map(|word| Reply::error(*word, "line\r\nbreak"));

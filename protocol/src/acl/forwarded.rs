@@ -107,7 +107,11 @@ fn words_of(command: &Command) -> Vec<Bytes> {
     match command.operands() {
         Operands::None => {}
         Operands::Key(key) => words.push(key.clone()),
-        Operands::KeyAndValue(key, value) => words.extend([key.clone(), value.clone()]),
+        Operands::KeyAndValue(key, value) => {
+            words.extend([key.clone(), value.clone()]);
+            // A `SET` that reads.
+            words.extend(matches!(command, Command::Swap { .. }).then(|| Bytes::from_static(b"GET")));
+        }
         Operands::Keys(keys) => words.extend(keys.iter().cloned()),
         Operands::Pairs(pairs) => {
             words.extend(pairs.iter().flat_map(|(key, value)| [key.clone(), value.clone()]));

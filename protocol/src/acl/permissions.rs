@@ -312,8 +312,11 @@ impl Permissions {
             return Some(Err(Denied::Command(spec.name)));
         }
         let Some(keys) = spec.keys.filter(|_| !self.is_every_key) else { return Some(Ok(())) };
+        // `SET` reads only if it is asked for what was there.
+        let is_without_read = keys.flags.contains(&"variable_flags")
+            && !words.iter().skip(3).any(|word| word.eq_ignore_ascii_case(b"get"));
         let needs = Touch {
-            read: keys.flags.contains(&"access"),
+            read: keys.flags.contains(&"access") && !is_without_read,
             write: ["update", "insert", "delete"].iter().any(|flag| keys.flags.contains(flag)),
         };
         let last = match usize::try_from(keys.last) {
@@ -483,6 +486,11 @@ mod tests {
             "SET log1 v",
             "EXISTS log2",
             "MSET app:1 v log1 v",
+            "SET log1 v NX",
+            "SET app:1 v GET",
+            "SETNX log1 v",
+            "APPEND log1 v",
+            "INCR app:1",
         ] {
             assert_eq!(denied(&user, may), "", "{may}");
         }
@@ -494,6 +502,10 @@ mod tests {
             ("MSET app:1 other other v", "other"),
             ("GET APP:1", "APP:1"),
             ("DEL public:1", "public:1"),
+            ("SET log1 v NX get", "log1"),
+            ("GETSET log1 v", "log1"),
+            ("INCR log1", "log1"),
+            ("GETDEL public:1", "public:1"),
         ] {
             assert_eq!(denied(&user, may_not), format!("key {key}"), "{may_not}");
         }

@@ -8,6 +8,7 @@
 //! | `words.rs` | the words of a request, and the checks of them |
 //! | `lookup.rs` | the names, and the lookup in them |
 //! | `reply.rs` | answers |
+//! | `update.rs` | what becomes of a key by what it holds |
 //!
 //! A new command is a line in the list, an entry in the file of its family, and its semantics in the master machine
 //! (`machine/master/`). Everything else is derived.
@@ -20,12 +21,15 @@ mod lookup;
 mod reply;
 mod server;
 mod strings;
+mod update;
 mod words;
 
 pub use entry::{AnswerLength, Changes, CommandFacts, Operands, PromptLine};
 pub(crate) use entry::{Argument, Does, KeyList, Own, Spec};
 pub(crate) use lookup::{find_by_full_name, find_command, find_subcommand, COMMANDS};
 pub use reply::{ErrorWord, Excerpt, Reply, ReplyError};
+pub(crate) use update::Rule;
+pub use update::{Condition, Decision, Known, Update};
 pub(crate) use words::{Lengths, Unfit, Words};
 
 use crate::ids::SlaveId;
@@ -38,6 +42,9 @@ pub const KEY_MAX: usize = 64 * 1024;
 
 /// The most keys in one request.
 pub const KEYS_MAX: usize = 64 * 1024;
+
+/// The most keys that are looked at in one step before they are written: those of `MSETNX`.
+pub const CHECKED_KEYS_MAX: usize = 1024;
 
 /// The default of `--max-value`: the longest value, in bytes (16 MiB).
 pub const VALUE_MAX_DEFAULT: usize = 16 * 1024 * 1024;
@@ -207,6 +214,40 @@ commands! {
         /// Up to [`KEY_MAX`] bytes, any of them.
         key: Bytes,
     } => strings::STRLEN, Operands::Key(key);
+
+    /// Changes one key by what it holds, in one step. Answer: as the update says.
+    Update {
+        /// Up to [`KEY_MAX`] bytes, any of them.
+        key: Bytes,
+        /// What is done to it.
+        update: Update,
+    } => strings::UPDATE, match update.operand() {
+        Some(operand) => Operands::KeyAndValue(key, operand),
+        None => Operands::Key(key),
+    };
+
+    /// Writes one key under a condition and answers what it held: `Value` or `NotFound`.
+    Swap {
+        /// Up to [`KEY_MAX`] bytes, any of them.
+        key: Bytes,
+        /// Up to `--max-value` bytes, any of them.
+        value: Bytes,
+        /// When it is written.
+        when: Condition,
+    } => strings::SWAP, Operands::KeyAndValue(key, value);
+
+    /// Deletes one key and answers what it held: `Value` or `NotFound`.
+    Take {
+        /// Up to [`KEY_MAX`] bytes, any of them.
+        key: Bytes,
+    } => strings::TAKE, Operands::Key(key);
+
+    /// Writes several keys as one record if none of them is there. Answer: `Count`, 1 if they were written and 0 if not.
+    PutManyIfNone {
+        /// 1 to [`CHECKED_KEYS_MAX`].
+        #[serde(deserialize_with = "at_most_keys_max")]
+        pairs: Vec<(Bytes, Bytes)>,
+    } => strings::MSETNX, Operands::Pairs(pairs), list Pairs(pairs);
 }
 
 impl Command {
@@ -279,6 +320,16 @@ mod tests {
             Command::Failover,
             Command::RemoveSlave { id: SlaveId::new("one").unwrap() },
             Command::ValueLength { key: Bytes::from_static(b"key") },
+            Command::Update { key: Bytes::from_static(b"key"), update: Update::Add { number: 1 } },
+            Command::Swap {
+                key: Bytes::from_static(b"key"),
+                value: Bytes::from_static(b"value"),
+                when: Condition::Always,
+            },
+            Command::Take { key: Bytes::from_static(b"key") },
+            Command::PutManyIfNone {
+                pairs: vec![(Bytes::from_static(b"key"), Bytes::from_static(b"value"))],
+            },
         ];
         assert_eq!(all.len(), COMMAND_FACTS.len(), "each command is one of the samples");
         all
@@ -304,15 +355,19 @@ mod tests {
         let every = COMMANDS.iter().flat_map(|spec| std::iter::once(spec).chain(spec.subcommands));
         let mut known: Vec<_> = every.filter(asks).map(|spec| spec.name).collect();
         named.sort_unstable();
+        // `SET` asks for one of three commands.
+        named.dedup();
         known.sort_unstable();
         assert_eq!(named, known);
         let words = |name: &'static str| match name {
-            "mset" | "set" | "write" => vec![name, "key", "value"],
-            "getrange" | "substr" => vec![name, "key", "0", "1"],
+            "append" | "getset" | "mset" | "msetnx" | "set" | "setnx" | "write" => vec![name, "key", "value"],
+            "decrby" | "incrby" => vec![name, "key", "1"],
+            "getrange" | "setrange" | "substr" => vec![name, "key", "0", "1"],
             _ => vec![name, "key"],
         };
         for command in samples() {
-            for name in command.facts().asked_as {
+            let is_set = matches!(command, Command::Put { .. });
+            for name in command.facts().asked_as.iter().filter(|name| is_set || **name != "set") {
                 let args = words(name)
                     .into_iter()
                     .take(if command.operands().keys() > 0 || *name == "remove-slave" { 4 } else { 1 });
@@ -341,7 +396,7 @@ mod tests {
             assert_eq!(Command::from_list(number, list), Some(command));
             lists.push(number);
         }
-        assert_eq!(lists, [1, 3, 4, 5]);
+        assert_eq!(lists, [1, 3, 4, 5, 14]);
         assert_eq!(Command::from_list(1, KeyList::Pairs(Vec::new())), None, "of another kind");
         assert_eq!(Command::from_list(0, KeyList::Keys(Vec::new())), None, "not a list");
     }
@@ -369,6 +424,8 @@ mod tests {
                 })
             });
             let expected = match changes {
+                // There is nothing to be taken.
+                Changes::Keys if matches!(command, Command::Take { .. }) => None,
                 Changes::Values | Changes::Keys => Some(changes),
                 Changes::Nothing | Changes::Server => None,
             };
@@ -385,7 +442,10 @@ mod tests {
         });
         let (key, two_keys) = ((1, 3, 3, 0), (2, 9 + 64, 6, 0));
         let (pair, pairs, none) = ((1, 8, 3, 5), (1, 8 + 32, 3, 5), (0, 0, 0, 0));
-        let expected = [key, two_keys, pair, pairs, two_keys, two_keys, none, none, none, none, key];
+        let expected = [
+            key, two_keys, pair, pairs, two_keys, two_keys, none, none, none, none, key, key, pair, key,
+            pairs,
+        ];
         assert!(measured.eq(expected));
         assert!(Command::Exists { keys: Vec::new() }.operands().lacks_keys());
         assert!(!Command::KeyCount.operands().lacks_keys());

@@ -21,6 +21,8 @@ pub enum Reply {
     Text(String),
     /// The request has no result.
     Error(ReplyError),
+    /// What a key's number is by now.
+    Integer(i64),
 }
 
 /// What a client is shown of a reply, where that is not all of it.
@@ -28,6 +30,8 @@ pub enum Reply {
 pub enum Excerpt {
     /// Of a count of one key: its type, `string`; or `none`.
     Type,
+    /// Of `Done` or `NotFound`: 1 or 0.
+    WhetherDone,
     /// Of a value: its bytes from `first` through `last`, both counted from 0, or from the end if they are negative. Of a
     /// key that is not there: an empty value.
     Range {

@@ -1,11 +1,12 @@
-//! Commands on strings: GET and READ, GETRANGE and SUBSTR, MGET, SET and WRITE, MSET, STRLEN.
+//! Commands on strings: those that read, those that write, and those that do both in one step.
 
 use super::entry::{
-    argument, spec, AnswerLength, Argument, Changes, CommandFacts, Does, KeyRange, PromptLine, Spec, KEY,
-    KEYS, VALUE,
+    argument, spec, token, AnswerLength, Argument, Changes, CommandFacts, Does, KeyRange, PromptLine, Spec,
+    KEY, KEYS, VALUE,
 };
 use super::words::{Unfit, Words};
-use super::{Command, Excerpt};
+use super::{Command, Condition, Excerpt, Update, CHECKED_KEYS_MAX};
+use bytes::Bytes;
 
 /// The names of this family, the busiest first.
 pub(super) const NAMES: &[Spec] = &[
@@ -14,11 +15,41 @@ pub(super) const NAMES: &[Spec] = &[
     MGET_SPEC,
     MSET_SPEC,
     STRLEN_SPEC,
+    INCR_SPEC,
+    SETNX_SPEC,
     GETRANGE_SPEC,
+    APPEND_SPEC,
+    DECR_SPEC,
+    DECRBY_SPEC,
+    GETDEL_SPEC,
+    GETSET_SPEC,
+    INCRBY_SPEC,
+    MSETNX_SPEC,
+    SETRANGE_SPEC,
     Spec { name: "read", ..GET_SPEC },
     WRITE_SPEC,
     Spec { name: "substr", ..GETRANGE_SPEC },
 ];
+
+/// What all of those are that change one key by what it holds.
+const UPDATE_SPEC: Spec = Spec {
+    flags: &["write", "denyoom", "fast"],
+    keys: Some(KeyRange { last: 0, step: 1, flags: &["RW", "access", "update"] }),
+    categories: &["write", "string", "fast"],
+    group: "string",
+    ..GET_SPEC
+};
+
+/// An entry of such a command.
+const fn update_spec(
+    name: &'static str,
+    does: Does,
+    arity: i32,
+    summary: &'static str,
+    arguments: &'static [Argument],
+) -> Spec {
+    Spec { name, does, arity, summary, arguments, ..UPDATE_SPEC }
+}
 
 /// See [`Command::Get`].
 pub(super) static GET: CommandFacts = CommandFacts {
@@ -117,29 +148,243 @@ pub(super) static SET: CommandFacts = CommandFacts {
     }),
 };
 
+const CONDITION: Argument = Argument {
+    flags: &["optional"],
+    arguments: &[token("nx", "NX"), token("xx", "XX")],
+    ..argument("condition", "oneof")
+};
+const OLD: Argument = Argument { flags: &["optional"], ..token("get", "GET") };
+const KEEPTTL: Argument = Argument { flags: &["optional"], ..token("keepttl", "KEEPTTL") };
+
 const SET_SPEC: Spec = Spec {
     flags: &["write", "denyoom"],
-    keys: Some(KeyRange { last: 0, step: 1, flags: &["OW", "update"] }),
+    keys: Some(KeyRange { last: 0, step: 1, flags: &["RW", "access", "update", "variable_flags"] }),
     categories: &["write", "string", "slow"],
     group: "string",
-    arguments: &[KEY, VALUE],
+    arguments: &[KEY, VALUE, CONDITION, OLD, KEEPTTL],
     ..spec("set", Does::Ask(set), -3, "Set the string value of a key")
 };
 
-const WRITE_SPEC: Spec = Spec { name: "write", arity: 3, ..SET_SPEC };
+const WRITE_SPEC: Spec = Spec { name: "write", arity: 3, does: Does::Ask(write), ..SET_SPEC };
+
+fn write(words: &mut Words) -> Result<Command, Unfit> {
+    let key = words.key()?;
+    Ok(Command::Put { key, value: words.value()? })
+}
 
 /// Options of `SET` that Redis 7 has and this server does not have yet.
-const SET_OPTIONS: [&str; 8] = ["NX", "XX", "GET", "EX", "PX", "EXAT", "PXAT", "KEEPTTL"];
+const SET_OPTIONS: [&str; 4] = ["EX", "PX", "EXAT", "PXAT"];
+
+/// What a `SET` asks for beside the value.
+#[derive(Clone, Copy, Default)]
+struct SetOptions {
+    condition: Option<Condition>,
+    wants_old: bool,
+    keeps_ttl: bool,
+}
+
+impl SetOptions {
+    fn read(words: &mut Words) -> Result<Self, Unfit> {
+        let mut options = SetOptions::default();
+        while let Some(option) = words.word() {
+            let is = |name: &str| option.eq_ignore_ascii_case(name.as_bytes());
+            if is("NX") && options.condition != Some(Condition::IfPresent) {
+                options.condition = Some(Condition::IfAbsent);
+            } else if is("XX") && options.condition != Some(Condition::IfAbsent) {
+                options.condition = Some(Condition::IfPresent);
+            } else if is("GET") {
+                options.wants_old = true;
+            } else if is("KEEPTTL") {
+                // Nothing expires.
+                options.keeps_ttl = true;
+            } else if SET_OPTIONS.iter().any(|known| is(known)) && !options.keeps_ttl {
+                return Err(Unfit::Option { of: "SET", option });
+            } else {
+                return Err(Unfit::Syntax);
+            }
+        }
+        Ok(options)
+    }
+}
 
 fn set(words: &mut Words) -> Result<Command, Unfit> {
     let (Some(key), Some(value)) = (words.word(), words.word()) else { return Err(Unfit::Arity) };
-    match words.word() {
-        None => Ok(Command::Put { key: words.is_key(key)?, value: words.is_value(value)? }),
-        Some(option) if SET_OPTIONS.iter().any(|known| option.eq_ignore_ascii_case(known.as_bytes())) => {
-            Err(Unfit::Option { of: "SET", option })
-        }
-        Some(_) => Err(Unfit::Syntax),
+    let options = SetOptions::read(words)?;
+    let (key, value) = (words.is_key(key)?, words.is_value(value)?);
+    Ok(match (options.condition, options.wants_old) {
+        (None, false) => Command::Put { key, value },
+        (Some(when), false) => Command::Update { key, update: Update::Set { value, when } },
+        (when, true) => Command::Swap { key, value, when: when.unwrap_or(Condition::Always) },
+    })
+}
+
+/// See [`Command::Update`].
+pub(super) static UPDATE: CommandFacts = CommandFacts {
+    changes: Changes::Values,
+    answer: AnswerLength::Short,
+    log_word: "UPDATE",
+    asked_as: &["append", "decr", "decrby", "incr", "incrby", "set", "setnx", "setrange"],
+    prompt: None,
+};
+
+const SETNX_SPEC: Spec = Spec {
+    keys: Some(KeyRange { last: 0, step: 1, flags: &["OW", "insert"] }),
+    ..update_spec(
+        "setnx",
+        Does::AskFor(set_if_absent),
+        3,
+        "Set the value of a key, only if the key does not exist",
+        &[KEY, VALUE],
+    )
+};
+
+fn set_if_absent(words: &mut Words) -> Result<(Command, Excerpt), Unfit> {
+    let key = words.key()?;
+    let update = Update::Set { value: words.value()?, when: Condition::IfAbsent };
+    Ok((Command::Update { key, update }, Excerpt::WhetherDone))
+}
+
+const INCR_SPEC: Spec =
+    update_spec("incr", Does::Ask(increment), 2, "Increment the integer value of a key by one", &[KEY]);
+
+fn increment(words: &mut Words) -> Result<Command, Unfit> {
+    Ok(add(words.key()?, 1))
+}
+
+fn add(key: Bytes, number: i64) -> Command {
+    Command::Update { key, update: Update::Add { number } }
+}
+
+const DECR_SPEC: Spec =
+    update_spec("decr", Does::Ask(decrement), 2, "Decrement the integer value of a key by one", &[KEY]);
+
+fn decrement(words: &mut Words) -> Result<Command, Unfit> {
+    Ok(add(words.key()?, -1))
+}
+
+const INCRBY_SPEC: Spec = update_spec(
+    "incrby",
+    Does::Ask(increment_by),
+    3,
+    "Increment the integer value of a key by the given amount",
+    &[KEY, argument("increment", "integer")],
+);
+
+fn increment_by(words: &mut Words) -> Result<Command, Unfit> {
+    let key = words.key()?;
+    Ok(add(key, words.integer()?))
+}
+
+const DECRBY_SPEC: Spec = update_spec(
+    "decrby",
+    Does::Ask(decrement_by),
+    3,
+    "Decrement the integer value of a key by the given number",
+    &[KEY, argument("decrement", "integer")],
+);
+
+fn decrement_by(words: &mut Words) -> Result<Command, Unfit> {
+    let key = words.key()?;
+    let number = words.integer()?.checked_neg().ok_or(Unfit::NoNegative)?;
+    Ok(add(key, number))
+}
+
+const APPEND_SPEC: Spec = Spec {
+    keys: Some(KeyRange { last: 0, step: 1, flags: &["RW", "insert"] }),
+    complexity: "O(N) where N is the length of the value after it.",
+    ..update_spec("append", Does::Ask(append), 3, "Append a value to a key", &[KEY, VALUE])
+};
+
+fn append(words: &mut Words) -> Result<Command, Unfit> {
+    let key = words.key()?;
+    Ok(Command::Update { key, update: Update::Append { tail: words.value()? } })
+}
+
+const SETRANGE_SPEC: Spec = Spec {
+    flags: &["write", "denyoom"],
+    keys: Some(KeyRange { last: 0, step: 1, flags: &["RW", "update"] }),
+    categories: &["write", "string", "slow"],
+    complexity: "O(N) where N is the length of the value after it.",
+    ..update_spec(
+        "setrange",
+        Does::Ask(set_range),
+        4,
+        "Overwrite part of a string at key starting at the specified offset",
+        &[KEY, argument("offset", "integer"), VALUE],
+    )
+};
+
+fn set_range(words: &mut Words) -> Result<Command, Unfit> {
+    let key = words.key()?;
+    let offset = u64::try_from(words.integer()?).map_err(|_| Unfit::Offset)?;
+    Ok(Command::Update { key, update: Update::SetRange { offset, bytes: words.value()? } })
+}
+
+/// See [`Command::Swap`].
+pub(super) static SWAP: CommandFacts = CommandFacts {
+    changes: Changes::Values,
+    answer: AnswerLength::Values,
+    log_word: "SWAP",
+    asked_as: &["getset", "set"],
+    prompt: None,
+};
+
+const GETSET_SPEC: Spec = update_spec(
+    "getset",
+    Does::Ask(get_and_set),
+    3,
+    "Set the string value of a key and return its old value",
+    &[KEY, VALUE],
+);
+
+fn get_and_set(words: &mut Words) -> Result<Command, Unfit> {
+    let key = words.key()?;
+    Ok(Command::Swap { key, value: words.value()?, when: Condition::Always })
+}
+
+/// See [`Command::Take`].
+pub(super) static TAKE: CommandFacts = CommandFacts {
+    changes: Changes::Keys,
+    answer: AnswerLength::Values,
+    log_word: "TAKE",
+    asked_as: &["getdel"],
+    prompt: None,
+};
+
+const GETDEL_SPEC: Spec = Spec {
+    flags: &["write", "fast"],
+    keys: Some(KeyRange { last: 0, step: 1, flags: &["RW", "access", "delete"] }),
+    ..update_spec("getdel", Does::Ask(get_and_delete), 2, "Get the value of a key and delete the key", &[KEY])
+};
+
+fn get_and_delete(words: &mut Words) -> Result<Command, Unfit> {
+    Ok(Command::Take { key: words.key()? })
+}
+
+/// See [`Command::PutManyIfNone`].
+pub(super) static MSETNX: CommandFacts = CommandFacts {
+    changes: Changes::Values,
+    answer: AnswerLength::Short,
+    log_word: "WRITE",
+    asked_as: &["msetnx"],
+    prompt: None,
+};
+
+const MSETNX_SPEC: Spec = Spec {
+    name: "msetnx",
+    does: Does::Ask(set_many_if_none),
+    keys: Some(KeyRange { last: -1, step: 2, flags: &["OW", "insert"] }),
+    tips: &["request_policy:multi_shard", "response_policy:agg_min"],
+    summary: "Set multiple keys to multiple values, only if none of the keys exist",
+    ..MSET_SPEC
+};
+
+fn set_many_if_none(words: &mut Words) -> Result<Command, Unfit> {
+    let pairs = words.pairs()?;
+    if pairs.len() > CHECKED_KEYS_MAX {
+        return Err(Unfit::TooManyKeys { keys: pairs.len(), keys_max: CHECKED_KEYS_MAX });
     }
+    Ok(Command::PutManyIfNone { pairs })
 }
 
 /// See [`Command::PutMany`].

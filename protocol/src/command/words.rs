@@ -23,6 +23,14 @@ pub(crate) enum Unfit {
     Syntax,
     /// A word is no integer of 64 bits.
     NoInteger,
+    /// A number has no negative of 64 bits.
+    NoNegative,
+    /// An offset is negative.
+    Offset,
+    TooManyKeys {
+        keys: usize,
+        keys_max: usize,
+    },
     /// A word is no slave's name.
     NoSlaveId,
     /// An option that Redis has, and this server has not.
@@ -60,6 +68,12 @@ impl Words {
     pub(crate) fn key(&mut self) -> Result<Bytes, Unfit> {
         let key = self.word().ok_or(Unfit::Arity)?;
         self.is_key(key)
+    }
+
+    /// The next word as a value.
+    pub(crate) fn value(&mut self) -> Result<Bytes, Unfit> {
+        let value = self.word().ok_or(Unfit::Arity)?;
+        self.is_value(value)
     }
 
     /// The next word as an integer.

@@ -502,6 +502,7 @@ impl ClientMachine {
             | Reply::NotFound
             | Reply::Values(_)
             | Reply::Count(_)
+            | Reply::Integer(_)
             | Reply::Text(_)) => {
                 // A master that stops has answered all earlier requests.
                 if kind != RequestKind::Status && !open.stops {

@@ -425,6 +425,7 @@ impl Front {
             | Reply::NotFound
             | Reply::Values(_)
             | Reply::Count(_)
+            | Reply::Integer(_)
             | Reply::Text(_) => None,
         };
         if word == Some(ErrorWord::Standby) && stance != Stance::Stopping {

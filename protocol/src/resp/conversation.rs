@@ -635,6 +635,11 @@ fn say_unfit(name: &str, unfit: &Unfit, out: &mut Vec<u8>) {
         Unfit::Arity => command::wrong_arity(name, out),
         Unfit::Syntax => error(out, SYNTAX_ERROR),
         Unfit::NoInteger => error(out, NOT_AN_INTEGER),
+        Unfit::NoNegative => error(out, "ERR decrement would overflow"),
+        Unfit::Offset => error(out, "ERR offset is out of range"),
+        Unfit::TooManyKeys { keys, keys_max } => {
+            error(out, &format!("ERR too many keys: {keys}, the limit is {keys_max} for '{name}'"));
+        }
         Unfit::NoSlaveId => error(out, &format!("ERR {SlaveIdError}")),
         Unfit::Option { of, option } => {
             let of = of.as_bytes();

@@ -40,6 +40,8 @@ pub fn encode_reply(protocol: Protocol, shape: Shape, reply: &Reply, out: &mut i
         (Shape::Excerpt(Excerpt::Type), Reply::Count(count)) => {
             status(out.tail(), if *count > 0 { "string" } else { "none" });
         }
+        (Shape::Excerpt(Excerpt::WhetherDone), Reply::Done) => unsigned(out.tail(), 1),
+        (Shape::Excerpt(Excerpt::WhetherDone), Reply::NotFound) => unsigned(out.tail(), 0),
         _ => encode_whole(protocol, shape, reply, out),
     }
 }
@@ -54,6 +56,7 @@ fn encode_whole(protocol: Protocol, shape: Shape, reply: &Reply, out: &mut impl 
             values.iter().for_each(|value| encode_entry(protocol, value.as_ref(), out));
         }
         Reply::Count(count) => unsigned(out.tail(), *count),
+        Reply::Integer(number) => integer(out.tail(), *number),
         Reply::Text(text) => match shape {
             Shape::Plain | Shape::Excerpt(_) => bulk(out.tail(), text.as_bytes()),
             Shape::Info(sections) => verbatim(protocol, out.tail(), &sections.select(text)),

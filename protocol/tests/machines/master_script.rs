@@ -95,7 +95,7 @@ impl Runner {
             Effect::Reply { to, reply } => {
                 format!("answer s{}#{}: {}", to.session, to.tag, show_reply(&reply))
             }
-            Effect::Append { write, change } => {
+            Effect::Append { write, change, after } => {
                 let values = match &*change {
                     Change::Put(pairs) => pairs.iter().map(|(_, value)| value.len()).collect(),
                     Change::Delete(_) => Vec::new(),
@@ -113,7 +113,8 @@ impl Runner {
                         format!("delete {}", keys.join(" "))
                     }
                 };
-                format!("append w{}: {change}", self.writes.len())
+                let rests = after.map(|after| format!(", not after more than {after} refusals"));
+                format!("append w{}: {change}{}", self.writes.len(), rests.unwrap_or_default())
             }
             Effect::Joined { link } => {
                 *self.count(link) = Some(Count::default());

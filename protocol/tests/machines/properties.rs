@@ -24,6 +24,8 @@ fn action() -> impl Strategy<Value = Action> {
         2 => (session, keys).prop_map(|(session, keys)| Action::PutMany { session, keys }),
         4 => (session, key).prop_map(|(session, key)| Action::Delete { session, key }),
         1 => (session, keys).prop_map(|(session, keys)| Action::DeleteMany { session, keys }),
+        8 => (session, key, any::<u8>()).prop_map(|(session, key, kind)| Action::Update { session, key, kind }),
+        1 => (session, keys).prop_map(|(session, keys)| Action::PutManyIfNone { session, keys }),
         10 => (1..5u8).prop_map(|count| Action::Log { count }),
         1 => Just(Action::LogRefuses),
         4 => (any::<u8>(), prop::bool::weighted(0.1)).prop_map(|(which, fails)| Action::LogRead { which, fails }),
@@ -79,8 +81,9 @@ proptest! {
 fn the_driver_reaches_every_way_out() {
     let mut runner = TestRunner::deterministic();
     let (mut done, mut unknown, mut read, mut counters) = (0, 0, 0, Counters::default());
+    let (mut updated, mut kept, mut rested) = (0, 0, 0);
     let (mut without_copy, mut repaired, mut moved, mut surplus, mut let_go) = (0, 0, 0, 0, 0);
-    for number in 0..150 {
+    for number in 0..250 {
         let memory = memory().new_tree(&mut runner).unwrap().current();
         let actions = prop::collection::vec(action(), 100..200).new_tree(&mut runner).unwrap().current();
         let placement = if number % 2 == 0 { Placement::Random } else { Placement::Hash };
@@ -94,6 +97,7 @@ fn the_driver_reaches_every_way_out() {
         done += world.acknowledged;
         unknown += world.unknown;
         read += world.read;
+        (updated, kept, rested) = (updated + world.updated.0, kept + world.updated.1, rested + world.rested);
         without_copy += world.without_copy;
         repaired += world.repaired;
         let counted = world.counters();
@@ -105,6 +109,7 @@ fn the_driver_reaches_every_way_out() {
         counters.hedges_won += counted.hedges_won;
     }
     println!("writes {done} unknown {unknown} without copy {without_copy} repaired {repaired} reads {read} {counters:?}");
+    assert!(updated > 300 && kept > 100 && rested > 3, "updates {updated} kept {kept} rested {rested}");
     assert!(repaired > 30, "{repaired} keys repaired");
     assert!(let_go > 5, "{let_go} slaves drained");
     assert!(moved > 5 && surplus > 2, "{moved} keys moved, {surplus} copies too many");

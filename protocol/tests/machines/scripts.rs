@@ -3,7 +3,7 @@
 //! A transcript lives in `src/testscripts/MACHINE/`, proves one behaviour, and says which in its first lines.
 //! `UPDATE_GOLDENFILES=1` writes the outputs anew; commit only a difference that you can explain.
 
-use dsm_protocol::command::{Command, Reply};
+use dsm_protocol::command::{Command, Condition, Reply, Update};
 use dsm_protocol::ids::Version;
 use std::error::Error;
 use std::path::Path;
@@ -44,6 +44,7 @@ pub(crate) fn show_reply(reply: &Reply) -> String {
             format!("values {}", values.join(" "))
         }
         Reply::Count(count) => format!("count {count}"),
+        Reply::Integer(number) => format!("integer {number}"),
         Reply::Text(said) => format!("text {said}"),
         Reply::Error(error) => error.to_string(),
     }
@@ -72,6 +73,18 @@ pub(crate) fn client_command(
             Command::PutMany { pairs: std::iter::from_fn(|| args.next_key()).map(pair).collect() }
         }
         "del" => Command::Delete { keys: rest(args) },
+        "setnx" => {
+            let (key, value) = (one(args)?, one(args)?);
+            Command::Update { key, update: Update::Set { value, when: Condition::IfAbsent } }
+        }
+        "append" => Command::Update { key: one(args)?, update: Update::Append { tail: one(args)? } },
+        "incr" => Command::Update { key: one(args)?, update: Update::Add { number: 1 } },
+        "getset" => Command::Swap { key: one(args)?, value: one(args)?, when: Condition::Always },
+        "getdel" => Command::Take { key: one(args)? },
+        "msetnx" => {
+            let pair = |pair: (&str, &str)| (pair.0.to_owned().into(), pair.1.to_owned().into());
+            Command::PutManyIfNone { pairs: std::iter::from_fn(|| args.next_key()).map(pair).collect() }
+        }
         _ => return Ok(None),
     }))
 }

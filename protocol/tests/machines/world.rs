@@ -6,7 +6,7 @@
 
 use bytes::Bytes;
 use dsm_history::{check, Action as Did, Begun, History, OperationOutcome};
-use dsm_protocol::command::{Command, ErrorWord, Operands, Reply};
+use dsm_protocol::command::{Command, Condition, ErrorWord, Operands, Reply, Update};
 use dsm_protocol::ids::{LinkId, Millis, Reign, ReignId, Seq, SessionId, SlaveId, Version};
 use dsm_protocol::info::{RebalanceState, RepairState};
 use dsm_protocol::machine::link::Count;
@@ -23,6 +23,9 @@ pub(crate) const KEYS: u8 = 5;
 pub(crate) const SESSIONS: u8 = 4;
 const PIPELINE_MAX: usize = 5;
 const DEADLINE_MS: u64 = 1000;
+
+/// What the log answers where it cannot be read.
+const NOT_READ: &str = "the disk says no";
 
 /// Who removes slaves.
 const OPERATOR: SessionId = SessionId(99);
@@ -62,6 +65,16 @@ pub(crate) enum Action {
         key: u8,
     },
     DeleteMany {
+        session: u8,
+        keys: (u8, u8),
+    },
+    /// An update of one key, one of several kinds.
+    Update {
+        session: u8,
+        key: u8,
+        kind: u8,
+    },
+    PutManyIfNone {
         session: u8,
         keys: (u8, u8),
     },
@@ -169,7 +182,9 @@ struct Asked {
     session: SessionId,
     begun: Vec<Begun>,
     command: Command,
-    /// For each key the session's own last write without an answer, and whether the log had not answered it either.
+    /// When it was asked, and how long the log was then.
+    at: (u64, usize),
+    /// For each key the session's own last write without an answer, and whether it waits for just that one.
     own_before: Vec<(Bytes, Option<(u64, bool)>)>,
 }
 
@@ -187,7 +202,9 @@ pub(crate) struct World {
     active: usize,
     reign: Version,
     log: Vec<Record>,
-    appends: VecDeque<(WriteId, Change)>,
+    /// With the refusals that each is decided after, if it rests on another one.
+    appends: VecDeque<(WriteId, Change, Option<u64>)>,
+    refusals: u64,
     /// Reads of the log that are under way, with the master that has asked: no other one hears of the answer.
     log_reads: Vec<(usize, ReadId, Place, Version, Bytes)>,
     nodes: Vec<Node>,
@@ -210,6 +227,10 @@ pub(crate) struct World {
     pub(crate) unknown: usize,
     pub(crate) without_copy: usize,
     pub(crate) read: usize,
+    /// Updates that have written, and those that were answered without.
+    pub(crate) updated: (usize, usize),
+    /// Appends that were refused because they rest on a refused one.
+    pub(crate) rested: usize,
     /// Keys that repair gave copies at last.
     pub(crate) repaired: u64,
     /// What was rebalanced in the last reign.
@@ -278,6 +299,7 @@ impl World {
             reign: Version::default(),
             log: Vec::new(),
             appends: VecDeque::new(),
+            refusals: 0,
             log_reads: Vec::new(),
             nodes,
             links: BTreeMap::new(),
@@ -295,6 +317,8 @@ impl World {
             unknown: 0,
             without_copy: 0,
             read: 0,
+            updated: (0, 0),
+            rested: 0,
             repaired: 0,
             moved: Moved::default(),
             leaving: Vec::new(),
@@ -334,6 +358,14 @@ impl World {
             }
             Action::DeleteMany { session, keys: (a, b) } => {
                 self.ask(session, Command::Delete { keys: vec![key_of(a), key_of(b)] });
+            }
+            Action::Update { session, key, kind } => {
+                let command = self.update(key_of(key), kind);
+                self.ask(session, command);
+            }
+            Action::PutManyIfNone { session, keys: (a, b) } => {
+                let pairs = vec![(key_of(a), self.fresh_value("a")), (key_of(b), self.fresh_value("b"))];
+                self.ask(session, Command::PutManyIfNone { pairs });
             }
             Action::Log { count } => (0..count).for_each(|_| self.log_answers(false)),
             Action::LogRefuses => self.log_answers(true),
@@ -406,6 +438,27 @@ impl World {
         Bytes::from(format!("value{}{suffix}", self.clock))
     }
 
+    fn update(&mut self, key: Bytes, kind: u8) -> Command {
+        let value = self.fresh_value("");
+        // So that sums are unique, too.
+        let number = self.clock as i64 * 1_000_000;
+        let (absent, present) = (Condition::IfAbsent, Condition::IfPresent);
+        let update = match kind % 12 {
+            0 => return Command::Swap { key, value, when: Condition::Always },
+            1 => return Command::Swap { key, value, when: absent },
+            2 => return Command::Swap { key, value, when: present },
+            3 => return Command::Take { key },
+            4 => Update::Set { value: Bytes::from(number.to_string()), when: Condition::Always },
+            5 => Update::Set { value, when: absent },
+            6 => Update::Set { value, when: present },
+            7 => Update::Append { tail: value },
+            8 => Update::SetRange { offset: 3, bytes: value },
+            9 => Update::SetRange { offset: 3, bytes: Bytes::new() },
+            _ => Update::Add { number },
+        };
+        Command::Update { key, update }
+    }
+
     fn ask(&mut self, session: u8, command: Command) {
         let session = SessionId(u64::from(session % SESSIONS));
         if self.asked.values().filter(|asked| asked.session == session).count() >= PIPELINE_MAX {
@@ -429,8 +482,16 @@ impl World {
                 keys.iter().map(|key| begin(key, Did::Delete { existed: None })).collect()
             }
             Command::Exists { .. } | Command::KeyCount | Command::ValueLength { .. } => Vec::new(),
+            // What they write is known once it is appended.
+            Command::Update { .. }
+            | Command::Swap { .. }
+            | Command::Take { .. }
+            | Command::PutManyIfNone { .. } => Vec::new(),
             Command::Status | Command::Failover | Command::RemoveSlave { .. } => Vec::new(),
         };
+        // Behind an update it may wait longer than for the write.
+        let is_in_line =
+            self.asked.values().any(|asked| asked.session == session && is_update(&asked.command));
         let own_before = keys_of(&command)
             .into_iter()
             .map(|key| {
@@ -439,7 +500,7 @@ impl World {
                     .iter()
                     .filter(|(_, asked)| asked.session == session && asked.command.is_write())
                     .filter(|(_, asked)| keys_of(&asked.command).contains(&key))
-                    .map(|(tag, _)| (*tag, self.fates[tag] == Fate::Open))
+                    .map(|(tag, _)| (*tag, self.fates[tag] == Fate::Open && !is_in_line))
                     .next_back();
                 (key, last)
             })
@@ -449,7 +510,8 @@ impl World {
         if command.is_write() {
             self.fates.insert(tag, Fate::Open);
         }
-        self.asked.insert(tag, Asked { session, begun, command: command.clone(), own_before });
+        let at = (now, self.log.len());
+        self.asked.insert(tag, Asked { session, begun, command: command.clone(), at, own_before });
         let deadline = self.now.plus(DEADLINE_MS);
         self.step(Event::Request { asker: Asker { session, tag }, deadline, command });
     }
@@ -475,11 +537,12 @@ impl World {
             Effect::Leaving { state: Leaving::Draining, .. } => {}
             Effect::Leaving { link, state: Leaving::LetGo } => self.leaving.push(link),
             Effect::Reply { to, reply } => self.answered(to, reply),
-            Effect::Append { write, change } => {
+            Effect::Append { write, change, after } => {
                 let asker = self.masters[self.active].asker(write);
                 let tag = asker.expect("a write that is appended is in flight").tag;
                 self.tags.push((write, tag));
-                self.appends.push_back((write, Arc::unwrap_or_clone(change)));
+                self.note_update(tag, &change);
+                self.appends.push_back((write, Arc::unwrap_or_clone(change), after));
             }
             Effect::Joined { link } => {
                 let reign = reign_of(self.reign);
@@ -521,6 +584,71 @@ impl World {
         link.to_slave.push_back(message);
     }
 
+    /// An update is appended: what it writes is known by now.
+    fn note_update(&mut self, tag: u64, change: &Change) {
+        let Some(asked) = self.asked.get_mut(&tag).filter(|asked| is_update(&asked.command)) else { return };
+        let did = match change {
+            Change::Put(pairs) => {
+                pairs.iter().map(|(key, value)| (key.clone(), Did::Write(value.clone()))).collect()
+            }
+            Change::Delete(keys) => {
+                keys.iter().map(|key| (key.clone(), Did::Delete { existed: None })).collect::<Vec<_>>()
+            }
+        };
+        let (client, at) = (asked.session.0, asked.at.0);
+        asked.begun = did.into_iter().map(|(key, did)| self.history.begin(client, key, did, at)).collect();
+    }
+
+    /// What `key` holds after so many records of the log.
+    fn held_after(&self, records: usize, key: &[u8]) -> Option<Bytes> {
+        let changes = self.log[..records].iter().rev().filter_map(|record| record.change.as_ref());
+        changes.filter_map(|change| value_in(change, key)).next().flatten()
+    }
+
+    /// An update was answered: by what its keys hold at its place in the log.
+    fn check_update(&mut self, asked: Asked, reply: &Reply, fate: Option<Fate>) {
+        let now = self.clock;
+        let at = |world: &World, records: usize| {
+            let keys = keys_of(&asked.command);
+            let held: Vec<_> = keys.iter().map(|key| world.held_after(records, key)).collect();
+            outcome_of(&asked.command, &held)
+        };
+        if let Some(Fate::Written(version)) = fate {
+            let place = self.log.iter().position(|record| record.version == version);
+            let place = place.expect("it is written");
+            let (change, expected) = at(self, place);
+            assert_eq!((change.as_ref(), reply), (self.log[place].change.as_ref(), &expected));
+            for begun in asked.begun {
+                self.history.finish(begun, OperationOutcome::Done, now);
+            }
+            self.updated.0 += 1;
+            return;
+        }
+        let is_of_store = |word| word != ErrorWord::Bad;
+        let refused =
+            matches!(reply, Reply::Error(error) if is_of_store(error.word) || error.detail == NOT_READ);
+        if !refused {
+            let own = asked.own_before.iter().filter_map(|(_, own)| own.as_ref());
+            let own = own.filter_map(|(tag, _)| match self.fates[tag] {
+                Fate::Written(version) => Some(version),
+                Fate::Open | Fate::Refused => None,
+            });
+            let after = own.max().map_or(0, |version| version.seq.0 as usize);
+            let places = asked.at.1.max(after)..=self.log.len();
+            // In the places of this log all values have one byte.
+            let expected = |records| match at(self, records) {
+                (None, Reply::Count(2..)) if *reply == Reply::Count(1) => (None, Reply::Count(1)),
+                outcome => outcome,
+            };
+            let fits = places.clone().any(|records| expected(records) == (None, reply.clone()));
+            assert!(fits, "{reply:?} to {:?} at no place of {places:?}", asked.command);
+            self.updated.1 += 1;
+        }
+        for begun in asked.begun {
+            self.history.finish(begun, OperationOutcome::NotExecuted, now);
+        }
+    }
+
     fn answered(&mut self, to: Asker, reply: Reply) {
         self.clock += 1;
         let now = self.clock;
@@ -537,6 +665,7 @@ impl World {
                 assert!(active == 0 || is_sliced, "{reply:?} with {active} slaves, full or not");
                 self.unknown += 1;
             }
+            reply if is_update(&asked.command) => self.check_update(asked, reply, fate),
             Reply::Error(_) => {
                 assert!(!matches!(fate, Some(Fate::Written(_))), "{reply:?} to what is in the log");
                 for begun in asked.begun {
@@ -582,7 +711,7 @@ impl World {
                 }
                 (command, _) => self.counts_what_is_there(command, *count),
             },
-            Reply::Text(text) => panic!("a text nobody asked for: {text}"),
+            other @ (Reply::Text(_) | Reply::Integer(_)) => panic!("nobody asked for {other:?}"),
         }
     }
 
@@ -642,12 +771,16 @@ impl World {
     }
 
     fn log_answers(&mut self, refuses: bool) {
-        let Some((write, change)) = self.appends.pop_front() else { return };
+        let Some((write, change, after)) = self.appends.pop_front() else { return };
         let index = self.tags.iter().position(|(id, _)| *id == write).expect("it was appended");
         let (_, tag) = self.tags.swap_remove(index);
-        if refuses {
+        let is_stale = after.is_some_and(|after| after < self.refusals);
+        if refuses || is_stale {
             self.fates.insert(tag, Fate::Refused);
-            self.step(Event::NotWritten { write, word: ErrorWord::ReadOnly, detail: String::new() });
+            self.refusals += 1;
+            self.rested += usize::from(is_stale);
+            let word = if is_stale { ErrorWord::Busy } else { ErrorWord::ReadOnly };
+            self.step(Event::NotWritten { write, word, detail: String::new() });
             return;
         }
         let (version, place) = self.append(change);
@@ -678,7 +811,7 @@ impl World {
         assert_eq!(record.version, version, "the place names another version");
         let change = record.change.as_ref().expect("the place of an EPOCH");
         let value = value_in(change, &key).flatten().expect("the place names another key");
-        let result = if fails { Err("the disk says no".to_owned()) } else { Ok(value) };
+        let result = if fails { Err(NOT_READ.to_owned()) } else { Ok(value) };
         let event = Event::LogRead { read, result };
         if master == self.active {
             self.step(event);
@@ -806,6 +939,7 @@ impl World {
         let epoch = self.reign.epoch.next();
         self.reign = Version::new(epoch.0, self.log.len() as u64 + 1);
         self.log.push(Record { version: self.reign, change: None });
+        self.refusals = 0;
         let version = self.reign;
         let id = reign_of(version).id;
         self.step(Event::ReignBegan { version, id });
@@ -833,8 +967,12 @@ impl World {
     fn crash(&mut self, logged: usize) {
         // Some of the records that were handed to the disk are in the log although this was not reported.
         for _ in 0..logged {
-            let Some((_, change)) = self.appends.pop_front() else { break };
-            self.append(change);
+            let Some((_, change, after)) = self.appends.pop_front() else { break };
+            if after.is_some_and(|after| after < self.refusals) {
+                self.refusals += 1;
+            } else {
+                self.append(change);
+            }
         }
         self.appends.clear();
         self.log_reads.retain(|(master, ..)| *master != self.active);
@@ -1031,6 +1169,83 @@ impl World {
         if let Err(violation) = check(self.history.operations()) {
             panic!("{violation}");
         }
+    }
+}
+
+fn is_update(command: &Command) -> bool {
+    matches!(
+        command,
+        Command::Update { .. } | Command::Swap { .. } | Command::Take { .. } | Command::PutManyIfNone { .. }
+    )
+}
+
+/// What an update writes, and answers, if its keys hold that: written down once more, and as simply as can be.
+fn outcome_of(command: &Command, held: &[Option<Bytes>]) -> (Option<Change>, Reply) {
+    let put = |key: &Bytes, value: Vec<u8>| {
+        Some(Change::Put([(key.clone(), Bytes::from(value))].into_iter().collect()))
+    };
+    let holds = |when: Condition| match when {
+        Condition::Always => true,
+        Condition::IfAbsent => held[0].is_none(),
+        Condition::IfPresent => held[0].is_some(),
+    };
+    let old = || held[0].clone().map_or(Reply::NotFound, Reply::Value);
+    match command {
+        Command::Swap { key, value, when } => {
+            (if holds(*when) { put(key, value.to_vec()) } else { None }, old())
+        }
+        Command::Take { key } => {
+            let change = Change::Delete([key.clone()].into_iter().collect());
+            (held[0].as_ref().map(|_| change), old())
+        }
+        Command::PutManyIfNone { .. } if held.iter().any(Option::is_some) => (None, Reply::Count(0)),
+        Command::PutManyIfNone { pairs } => {
+            // A key that is named twice takes its last value.
+            let mut distinct: Vec<(Bytes, Bytes)> = Vec::new();
+            for (key, value) in pairs {
+                match distinct.iter_mut().find(|(k, _)| k == key) {
+                    Some((_, earlier)) => *earlier = value.clone(),
+                    None => distinct.push((key.clone(), value.clone())),
+                }
+            }
+            (Some(Change::Put(distinct.into_iter().collect())), Reply::Count(1))
+        }
+        Command::Update { key, update } => {
+            let value = held[0].clone().unwrap_or_default().to_vec();
+            match update {
+                Update::Set { value, when } if holds(*when) => (put(key, value.to_vec()), Reply::Done),
+                Update::Set { .. } => (None, Reply::NotFound),
+                Update::Append { tail } => {
+                    let value = [value, tail.to_vec()].concat();
+                    let length = value.len() as u64;
+                    (put(key, value), Reply::Count(length))
+                }
+                Update::SetRange { bytes, .. } if bytes.is_empty() => {
+                    (None, Reply::Count(value.len() as u64))
+                }
+                Update::SetRange { offset, bytes } => {
+                    let (mut value, end) = (value, *offset as usize + bytes.len());
+                    value.resize(end.max(value.len()), 0);
+                    value.splice(*offset as usize..end, bytes.iter().copied());
+                    let length = value.len() as u64;
+                    (put(key, value), Reply::Count(length))
+                }
+                Update::Add { number } => {
+                    let text = if held[0].is_some() { value } else { b"0".to_vec() };
+                    match std::str::from_utf8(&text).ok().and_then(|text| text.parse::<i64>().ok()) {
+                        Some(present) => {
+                            let sum = present + number;
+                            (put(key, sum.to_string().into_bytes()), Reply::Integer(sum))
+                        }
+                        None => {
+                            let why = "value is not an integer or out of range";
+                            (None, Reply::error(ErrorWord::Bad, why))
+                        }
+                    }
+                }
+            }
+        }
+        other => panic!("{other:?} is no update"),
     }
 }
 

@@ -8,7 +8,7 @@
 
 use crate::config::Fsync;
 use crate::env::{Appended, Displaced, Env, File, FileIdentity, Group, Post};
-use crate::journal::{LogEvent, Written, WrittenRecord};
+use crate::journal::{rests_on_refused, LogEvent, NewRecord, Written, WrittenRecord};
 use crate::node_error::LogStep;
 use crate::supervision::PanicGuard;
 use crate::turns::{Turn, TurnLengths};
@@ -74,7 +74,7 @@ const SYNC_EVERY: Duration = Duration::from_secs(1);
 #[rtype(result = "()")]
 pub struct Append {
     /// The writes and what they change.
-    pub changes: Vec<(WriteId, Arc<Change>)>,
+    pub changes: Vec<NewRecord>,
 }
 
 /// Says that the reign's EPOCH record is durable.
@@ -290,6 +290,8 @@ pub struct LogWriter {
     start: Start,
     ports: Ports,
     queue: VecDeque<Queued>,
+    /// How many appends were refused.
+    refusals: u64,
     buffer: Vec<u8>,
     busy: bool,
     /// When what waits becomes a group.
@@ -333,7 +335,7 @@ pub struct LogWriter {
 
 #[derive(Debug)]
 enum Queued {
-    Change(WriteId, Arc<Change>),
+    Change(NewRecord),
     /// Begins the reign, as the only entry of its group.
     Epoch,
 }
@@ -377,6 +379,7 @@ impl LogWriter {
             start,
             ports,
             queue: VecDeque::from([Queued::Epoch]),
+            refusals: 0,
             buffer: Vec::new(),
             busy: false,
             grouping: Grouping::default(),
@@ -427,6 +430,7 @@ impl LogWriter {
             });
             return;
         }
+        self.refuse_stale();
         if self.queue.is_empty() {
             if self.closing {
                 self.close(ctx);
@@ -457,7 +461,8 @@ impl LogWriter {
             payload_bytes += bytes;
             queued.push(next);
             // One group has one epoch, and an EPOCH record is one by itself.
-            let is_last = is_epoch || matches!(self.queue.front(), Some(Queued::Epoch));
+            let is_last =
+                is_epoch || matches!(self.queue.front(), Some(Queued::Epoch)) || self.is_next_stale();
             if is_last || payload_bytes >= bytes_max || queued.len() >= GROUP_ENTRIES_MAX {
                 break;
             }
@@ -479,6 +484,27 @@ impl LogWriter {
         };
         self.busy = true;
         self.write(draft, payload_bytes >= LONG_BYTES_MIN, has_epoch, ctx);
+    }
+
+    /// Whether the first of what waits rests on what was refused.
+    fn is_next_stale(&self) -> bool {
+        matches!(self.queue.front(), Some(Queued::Change(record)) if record.is_stale(self.refusals))
+    }
+
+    /// Refuses the first of what waits that rest on what was refused. Everything before them is answered.
+    fn refuse_stale(&mut self) {
+        let mut refused = Vec::new();
+        while self.is_next_stale() {
+            if let Some(Queued::Change(record)) = self.queue.pop_front() {
+                self.refusals += 1;
+                refused.push(record.write);
+            }
+        }
+        if !refused.is_empty() {
+            let refusal = Some(rests_on_refused());
+            let written = Written { writes: Vec::new(), refused, refusal, bytes: self.offset };
+            self.ports.written.do_send(LogEvent::Written(written));
+        }
     }
 
     /// Whether what waits must wait for a copy of the log. A reign that begins or ends does not.
@@ -769,12 +795,12 @@ impl LogWriter {
         let mut epoch_written = false;
         for (index, Encoded { queued, length, places }) in entries.into_iter().enumerate() {
             match queued {
-                Queued::Change(write, _) if index < whole => {
+                Queued::Change(NewRecord { write, .. }) if index < whole => {
                     seq = seq.next();
                     let version = Version { epoch, seq };
                     writes.push(WrittenRecord { write, version, places });
                 }
-                Queued::Change(write, _) => refused.push(write),
+                Queued::Change(record) => refused.push(record.write),
                 Queued::Epoch if index < whole => {
                     seq = seq.next();
                     if let Some(head) = self.start.head.take() {
@@ -797,13 +823,14 @@ impl LogWriter {
             // What waits stands after what was refused.
             for queued in std::mem::take(&mut self.queue) {
                 match queued {
-                    Queued::Change(write, _) => refused.push(write),
+                    Queued::Change(record) => refused.push(record.write),
                     epoch @ Queued::Epoch => epochs.push(epoch),
                 }
             }
             self.waits_for_room = !epochs.is_empty();
             self.queue = epochs.into();
         }
+        self.refusals += refused.len() as u64;
         self.seq = seq;
         self.offset = offset;
         // A group of which nothing stands needs no mark: on a full disk marks would use up the reserve.
@@ -1057,7 +1084,7 @@ impl LogWriter {
     fn refuse(&self, word: ErrorWord, queued: impl Iterator<Item = Queued>) {
         let Some(found) = &self.displaced else { return };
         let writes = queued.filter_map(|queued| match queued {
-            Queued::Change(write, _) => Some(write),
+            Queued::Change(record) => Some(record.write),
             Queued::Epoch => None,
         });
         let refused: Vec<WriteId> = writes.collect();
@@ -1090,7 +1117,7 @@ impl Queued {
     /// Bytes of keys and values, and what a line has beside them.
     fn payload_bytes(&self) -> usize {
         let keys_and_values: usize = match self {
-            Queued::Change(_, change) => match &**change {
+            Queued::Change(record) => match &*record.change {
                 Change::Put(pairs) => pairs.iter().map(|(key, value)| key.len() + value.len()).sum(),
                 Change::Delete(keys) => keys.iter().map(|key| key.len()).sum(),
             },
@@ -1131,7 +1158,7 @@ impl Draft {
             last = last.next();
             let trailer = Trailer::new(last, epoch, synced);
             match &queued {
-                Queued::Change(_, change) => match &**change {
+                Queued::Change(record) => match &*record.change {
                     Change::Put(pairs) => {
                         let offset = self.offset + before as u64;
                         let at = (self.number, offset);
@@ -1178,7 +1205,7 @@ impl Handler<Append> for LogWriter {
     type Result = ();
 
     fn handle(&mut self, append: Append, ctx: &mut Self::Context) {
-        let changes = append.changes.into_iter().map(|(write, change)| Queued::Change(write, change));
+        let changes = append.changes.into_iter().map(Queued::Change);
         if self.displaced.is_some() {
             self.refuse(ErrorWord::ReadOnly, changes);
             return;

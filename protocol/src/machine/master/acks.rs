@@ -153,13 +153,13 @@ impl Master {
         if self.writes.all.get(id.0).is_none_or(|write| write.items_open > 0) || self.writes.is_bereft(id) {
             return;
         }
-        let Some(write) = self.writes.all.remove(id.0) else { return };
+        let Some(write) = self.end_write(id) else { return };
         let reply = if write.stranded {
             self.counters.unknown += 1;
             Reply::error(ErrorWord::Unknown, "the write is logged, but no slave was left to acknowledge it")
         } else {
             self.counters.writes += 1;
-            Reply::Done
+            write.reply.unwrap_or(Reply::Done)
         };
         effects.push(Effect::Reply { to: write.asker, reply });
         self.slices.forget(write.change, self.config.slice_keys);

@@ -64,7 +64,7 @@ impl RepairBench {
         let mut effects = Vec::new();
         self.master.step(self.now, event, &mut effects);
         for effect in effects {
-            if let Effect::Append { write, change } = effect {
+            if let Effect::Append { write, change, .. } = effect {
                 self.seq += 1;
                 let items = match &*change {
                     Change::Put(pairs) => pairs.len(),

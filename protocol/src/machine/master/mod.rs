@@ -18,6 +18,7 @@ mod copies;
 mod directory;
 mod hash;
 mod hedges;
+mod latest;
 mod leaving;
 mod log_reads;
 mod membership;
@@ -33,6 +34,7 @@ mod slices;
 mod slots;
 mod substitutes;
 mod unwritten;
+mod updates;
 mod work;
 mod writes;
 
@@ -63,6 +65,7 @@ use slices::Slices;
 use slotmap::{new_key_type, Key as _, KeyData};
 use smallvec::SmallVec;
 use std::sync::Arc;
+use updates::Lines;
 use work::DistinctPairs;
 use writes::Writes;
 
@@ -300,6 +303,9 @@ pub enum Effect {
         write: WriteId,
         /// The keys and values of the record.
         change: Arc<Change>,
+        /// The log refuses it, too, if it has refused more than so many appends of this reign: it rests on one that was not
+        /// written when it was decided.
+        after: Option<u64>,
     },
     /// A slave has its slot; count its messages from 1.
     Joined {
@@ -426,6 +432,7 @@ pub struct Master {
     writes: Writes,
     reads: Reads,
     slices: Slices,
+    lines: Lines,
     repair: Repair,
     rebalance: Rebalance,
     leaving: LeavingSlaves,
@@ -446,6 +453,7 @@ impl Master {
             writes: Writes::default(),
             reads: Reads::default(),
             slices: Slices::default(),
+            lines: Lines::default(),
             repair: Repair::default(),
             rebalance: Rebalance::default(),
             leaving: LeavingSlaves::default(),
@@ -532,7 +540,8 @@ impl Master {
 
     /// Writes and reads that have not been answered yet.
     pub fn in_flight(&self) -> usize {
-        self.writes.len() + self.reads.len() + self.slices.requests() - self.repair.reading()
+        let waiting = self.slices.requests() + self.lines.requests();
+        self.writes.len() + self.reads.len() + waiting - self.repair.reading()
     }
 
     /// The active slaves: name, slot, copies it is known to hold, bytes it has room for.
@@ -577,7 +586,8 @@ impl Master {
     pub fn foreseen_bytes(&self, session: SessionId, key: &Bytes) -> usize {
         let written = || self.directory.get(key).map_or(0, |entry| entry.place.bytes as usize);
         let (unwritten, longest_of_many) = self.writes.unwritten_bytes(session, key);
-        unwritten.unwrap_or_else(written).max(longest_of_many).max(self.slices.longest_of(session))
+        let waiting = self.slices.longest_of(session).max(self.lines.longest_of(session));
+        unwritten.unwrap_or_else(written).max(longest_of_many).max(waiting)
     }
 
     /// Whether a read still waits for an answer.
@@ -636,6 +646,9 @@ impl Master {
             Event::Hedge => self.hedge_reads(now, effects),
             Event::Chore => self.chore(now, effects),
         }
+        if !self.lines.is_quiet() {
+            self.go_on_with_lines(now, effects);
+        }
     }
 
     /// Begins a request that is not done in slices.
@@ -664,6 +677,10 @@ impl Master {
             Command::Delete { keys } => {
                 self.write(asker, Change::Delete(SmallVec::from_vec(keys)), 0, effects);
             }
+            command @ (Command::Update { .. }
+            | Command::Swap { .. }
+            | Command::Take { .. }
+            | Command::PutManyIfNone { .. }) => self.update(now, asker, deadline, command, effects),
             Command::RemoveSlave { id } => self.remove_slave(now, asker, id, effects),
             Command::Status | Command::Failover => {
                 let reply = Reply::error(ErrorWord::Bad, "this command is for the node, not for the store");
@@ -683,6 +700,7 @@ impl Master {
         self.leaving.clear();
         self.waiting_for_slot.clear();
         self.writes.forget_losses();
+        self.writes.refusals = 0;
         for slot in self.members.live().iter() {
             self.members.leave(slot);
         }
@@ -697,6 +715,7 @@ impl Master {
     pub fn has_chores(&self) -> bool {
         self.members.acknowledging().is_some()
             || !self.is_settled()
+            || !self.lines.is_quiet()
             || !self.directory.is_at_rest()
             || self.may_repair()
             || self.may_rebalance()

@@ -8,7 +8,7 @@ use super::hedges::Hedges;
 use super::log_reads::LogReads;
 use super::membership::SlotSet;
 use super::read_deadlines::more_time_ms;
-use super::work::{GatherKey, HeldRead, Work};
+use super::work::{GatherKey, HeldRead, UpdateKey, Work};
 use super::{Asker, Effect, Entry, Master, ReadId, ReadKey, Slot};
 use crate::command::{ErrorWord, Reply};
 use crate::ids::{Millis, Stamp, Version};
@@ -79,6 +79,8 @@ pub(super) struct Read {
 pub(super) enum Destination {
     Asker(Asker),
     Part(GatherKey, usize),
+    /// An update that depends on the value.
+    Update(UpdateKey),
     /// Repair or rebalancing, with so many bytes of their window.
     Repair {
         bytes: u64,
@@ -466,6 +468,7 @@ impl Master {
                 Destination::Repair { bytes, purpose } => {
                     self.repair_read((read.key, read.wanted), (bytes, purpose), reply, effects);
                 }
+                Destination::Update(update) => self.fetched(update, read.wanted, reply, effects),
                 to @ (Destination::Asker(_) | Destination::Part(..)) => self.answer(to, reply, effects),
             }
         }
@@ -473,8 +476,8 @@ impl Master {
 
     pub(super) fn answer(&mut self, to: Destination, reply: Reply, effects: &mut Vec<Effect>) {
         match to {
-            // What it reads comes to `end_read`.
-            Destination::Repair { .. } => {}
+            // What they read comes to `end_read`.
+            Destination::Repair { .. } | Destination::Update(_) => {}
             Destination::Asker(asker) => {
                 self.counters.reads += 1;
                 effects.push(Effect::Reply { to: asker, reply });
@@ -490,6 +493,7 @@ impl Master {
                     other @ (Reply::Done
                     | Reply::Values(_)
                     | Reply::Count(_)
+                    | Reply::Integer(_)
                     | Reply::Text(_)
                     | Reply::Error(_)) => all.failed = Some(other),
                 }

@@ -1,8 +1,9 @@
 //! The order of one session: its requests take effect in the order in which it sends them.
 //!
-//! Two rules ensure this. A read waits for the unwritten writes of its own session to the same keys, and is bound at
+//! Three rules ensure this. A read waits for the unwritten writes of its own session to the same keys, and is bound at
 //! their place in the log (`docs/ARCHITECTURE.md`, *How a write and a read go*). And requests of a session after one that
-//! is done in slices queue after it (`slices.rs`). A session never waits for another one.
+//! is done in slices queue after it (`slices.rs`), and so do those after one that is not decided (`updates.rs`). No request waits
+//! for another session's but an update for the write on which it depends.
 //!
 //! The session's own task owns the order in which answers are sent.
 
@@ -12,6 +13,7 @@ use super::work::{HeldRead, Work};
 use super::{Asker, Change, Effect, Master, WriteId};
 use crate::command::{Command, ErrorWord, Reply};
 use crate::ids::{Millis, SessionId};
+use crate::planted;
 use bytes::Bytes;
 use std::sync::Arc;
 
@@ -28,9 +30,12 @@ impl Master {
         command: Command,
         effects: &mut Vec<Effect>,
     ) {
-        if self.slices.has_of(asker.session) || self.is_wide(&command) {
+        let has_line = self.lines.has_of(asker.session) && !planted!(UpdateOvertaken);
+        if self.slices.has_of(asker.session) || (self.is_wide(&command) && !has_line) {
             self.slices.push_back(Work::Request { asker, deadline, command });
             self.work_on(now, effects);
+        } else if has_line {
+            self.queue_up(now, asker, deadline, command, effects);
         } else {
             self.begin(now, asker, deadline, command, effects);
         }
@@ -74,8 +79,13 @@ impl Master {
         written: Option<&Change>,
         effects: &mut Vec<Effect>,
     ) -> Option<Work> {
+        if let HeldRead::Line { update } = waiting {
+            self.line_resumed(update, written.is_some(), effects);
+            return None;
+        }
         self.reads.waiting -= 1;
         match waiting {
+            HeldRead::Line { .. } => {}
             HeldRead::Get { asker, deadline, key } => {
                 let to = Destination::Asker(asker);
                 match written.and_then(|change| value_in(change, &key)) {
@@ -95,13 +105,20 @@ impl Master {
 
     /// The outcome of the write that held this back is unknown.
     pub(super) fn give_up(&mut self, waiting: &HeldRead, effects: &mut Vec<Effect>) {
+        let reply = Reply::error(ErrorWord::Busy, "the outcome of the write before this one is unknown");
+        if let HeldRead::Line { update } = waiting {
+            self.line_given_up(*update, reply, effects);
+            return;
+        }
         self.reads.waiting -= 1;
         let (HeldRead::Get { asker: to, .. }
         | HeldRead::GetMany { asker: to, .. }
         | HeldRead::Exists { asker: to, .. }
         | HeldRead::KeyCount { asker: to }
-        | HeldRead::ValueLength { asker: to, .. }) = *waiting;
-        let reply = Reply::error(ErrorWord::Busy, "the outcome of the write before this one is unknown");
+        | HeldRead::ValueLength { asker: to, .. }) = *waiting
+        else {
+            return;
+        };
         effects.push(Effect::Reply { to, reply });
     }
 }

@@ -6,6 +6,7 @@
 //! are put here.
 
 use super::work::{DistinctPairs, HeldRead, LogOutcome, Work};
+use super::writes::Terms;
 use super::{Asker, Change, Effect, Master, WriteId};
 use crate::command::{Command, Operands, Reply};
 use crate::ids::{Millis, SessionId};
@@ -164,7 +165,12 @@ impl Master {
                 }
                 (waiting.len() > 0).then_some(Work::Resumed { session, waiting, written, may_read })
             }
-            Work::Request { asker, deadline, command } => {
+            Work::Request { asker, deadline, command } if self.lines.has_of(asker.session) => {
+                *left -= 1;
+                self.queue_up(now, asker, deadline, command, effects);
+                None
+            }
+            Work::Request { asker, deadline, command } | Work::FromLine { asker, deadline, command } => {
                 *left -= 1;
                 self.begin_slices(now, asker, deadline, command, effects)
             }
@@ -213,7 +219,9 @@ impl Master {
             }
             Work::Admit { asker, longest, change, mut admission } => {
                 match self.admit_on(&change, &mut admission, left) {
-                    Ok(true) => self.accept(asker, change, admission.into_reserved(), effects),
+                    Ok(true) => {
+                        self.accept(asker, change, admission.into_reserved(), Terms::default(), effects)
+                    }
                     Ok(false) => return Some(Work::Admit { asker, longest, change, admission }),
                     Err(refusal) => effects.push(Effect::Reply { to: asker, reply: refusal }),
                 }

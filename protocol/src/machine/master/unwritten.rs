@@ -194,7 +194,7 @@ mod tests {
             self.master.step(Millis(0), event, &mut effects);
             for effect in effects {
                 match effect {
-                    Effect::Append { write, change } => {
+                    Effect::Append { write, change, .. } => {
                         let lengths = match &*change {
                             Change::Put(pairs) => pairs.iter().map(|(_, value)| value.len() as u32).collect(),
                             Change::Delete(_) => Vec::new(),

@@ -16,6 +16,8 @@ use std::sync::Arc;
 
 new_key_type! {
     pub(super) struct GatherKey;
+    /// Names an update that is not decided.
+    pub(super) struct UpdateKey;
 }
 
 /// Work that is done in slices.
@@ -34,6 +36,8 @@ pub(super) enum Work {
     },
     /// A request that has not begun.
     Request { asker: Asker, deadline: Millis, command: Command },
+    /// The same, before what waits in its session's line.
+    FromLine { asker: Asker, deadline: Millis, command: Command },
     /// A read of several keys, some of which are not asked for yet.
     Gather { asker: Asker, deadline: Millis, gather: GatherKey, next: usize, keys: std::vec::IntoIter<Bytes> },
     /// A count of those that exist.
@@ -58,6 +62,7 @@ impl Work {
             Work::Outcome(_) | Work::Forget { .. } => None,
             Work::Resumed { session, .. } => Some(*session),
             Work::Request { asker, .. }
+            | Work::FromLine { asker, .. }
             | Work::Gather { asker, .. }
             | Work::Count { asker, .. }
             | Work::Distinguish { asker, .. }
@@ -69,7 +74,9 @@ impl Work {
     pub(super) fn longest(&self) -> usize {
         match self {
             Work::Distinguish { longest, .. } | Work::Admit { longest, .. } => *longest,
-            Work::Request { command, .. } => command.operands().longest_value(),
+            Work::Request { command, .. } | Work::FromLine { command, .. } => {
+                command.operands().longest_value()
+            }
             Work::Outcome(_)
             | Work::Forget { .. }
             | Work::Resumed { .. }
@@ -98,7 +105,7 @@ pub(super) enum LogOutcome {
     },
 }
 
-/// A read that waits for a write of the same session.
+/// A read that waits for a write of the same session, or an update that depends on a write of any.
 #[derive(Clone, Debug)]
 pub(super) enum HeldRead {
     Get { asker: Asker, deadline: Millis, key: Bytes },
@@ -106,6 +113,7 @@ pub(super) enum HeldRead {
     Exists { asker: Asker, keys: Vec<Bytes> },
     KeyCount { asker: Asker },
     ValueLength { asker: Asker, key: Bytes },
+    Line { update: UpdateKey },
 }
 
 /// The pairs of a write by their keys. A key that stands twice takes its last value.

@@ -4,6 +4,7 @@
 //! left.
 
 use super::hash::hash_bytes;
+use super::latest::Latest;
 use super::membership::Sent;
 use super::placement::choose;
 use super::room::{charge, payload, RoomReserved};
@@ -31,6 +32,21 @@ pub(super) struct Writes {
     pub(super) losses: VecDeque<SlaveLoss>,
     /// Those whose records are not written yet.
     pub(super) unwritten: Unwritten,
+    /// The last one of each key.
+    pub(super) latest: Latest,
+    /// How many the log has refused in this reign.
+    pub(super) refusals: u64,
+}
+
+/// What else is to be known of a write that is accepted. Nothing for one that depends on no other.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Terms {
+    /// The answer, once it is safe, if that is not the usual one.
+    pub(super) reply: Option<Reply>,
+    /// How many refusals its decision takes into account, if it rests on a write that is not written.
+    pub(super) after: Option<u64>,
+    /// By how many bytes its value is longer than its request.
+    pub(super) made_bytes: u64,
 }
 
 #[derive(Clone, Debug)]
@@ -46,7 +62,12 @@ pub(super) struct Write {
     pub(super) stranded: bool,
     /// The room that is set aside until the record is written.
     pub(super) reserved: RoomReserved,
-    /// Reads of the same session that must see this write.
+    /// Whether it is taken in: its keys are in the directory.
+    pub(super) is_resolved: bool,
+    /// The answer, if that is not the usual one.
+    pub(super) reply: Option<Reply>,
+    made_bytes: u64,
+    /// Reads of the same session that must see this write, and updates that depend on it.
     waiting: Vec<HeldRead>,
 }
 
@@ -88,6 +109,7 @@ impl Writes {
         let longest = if hashes.is_none() { longest_value(&write.change) } else { 0 };
         let id = WriteId(self.all.insert(write));
         self.unwritten.push(id, session, hashes.as_deref(), longest);
+        self.latest.note(id, hashes.as_deref());
         id
     }
 
@@ -133,8 +155,17 @@ impl Writes {
 
     /// Removes `id` from the unwritten ones.
     fn resolved(&mut self, id: WriteId) {
-        let write = self.all.get(id.0).expect("an unwritten write is in flight");
+        let write = self.all.get_mut(id.0).expect("an unwritten write is in flight");
+        write.is_resolved = true;
         self.unwritten.resolve(id, write.asker.session, key_hashes(&write.change).as_deref());
+        self.latest.resolved(id);
+    }
+
+    /// Removes a write that is in flight no more.
+    fn remove(&mut self, id: WriteId) -> Option<Write> {
+        let write = self.all.remove(id.0)?;
+        self.latest.forget(id, key_hashes(&write.change).as_deref());
+        Some(write)
     }
 }
 
@@ -159,14 +190,39 @@ fn key_hashes(change: &Change) -> Option<SmallVec<[u64; 4]>> {
 impl Master {
     /// Admits a write of few keys and passes it to the log, or refuses it: not executed. `bytes` is its total size.
     pub(super) fn write(&mut self, asker: Asker, change: Change, bytes: u64, effects: &mut Vec<Effect>) {
+        self.write_on(asker, change, bytes, Terms::default(), effects);
+    }
+
+    /// The same on these terms; whether it was admitted.
+    pub(super) fn write_on(
+        &mut self,
+        asker: Asker,
+        change: Change,
+        bytes: u64,
+        terms: Terms,
+        effects: &mut Vec<Effect>,
+    ) -> bool {
         let mut left = usize::MAX;
         let admitted = self.begin_admission(&change, bytes).and_then(|mut admission| {
             self.admit_on(&change, &mut admission, &mut left).map(|_| admission.into_reserved())
         });
         match admitted {
-            Ok(reserved) => self.accept(asker, change, reserved, effects),
-            Err(refusal) => effects.push(Effect::Reply { to: asker, reply: refusal }),
+            Ok(reserved) => {
+                self.accept(asker, change, reserved, terms, effects);
+                true
+            }
+            Err(refusal) => {
+                effects.push(Effect::Reply { to: asker, reply: refusal });
+                false
+            }
         }
+    }
+
+    /// Removes a write that is in flight no more, and gives it.
+    pub(super) fn end_write(&mut self, id: WriteId) -> Option<Write> {
+        let write = self.writes.remove(id)?;
+        self.lines.unmake(write.made_bytes);
+        Some(write)
     }
 
     /// Passes a write to the log, after room was reserved for it.
@@ -175,8 +231,10 @@ impl Master {
         asker: Asker,
         change: Change,
         reserved: RoomReserved,
+        terms: Terms,
         effects: &mut Vec<Effect>,
     ) {
+        let Terms { reply, after, made_bytes } = terms;
         let change = Arc::new(change);
         let write = self.writes.insert(Write {
             asker,
@@ -186,9 +244,12 @@ impl Master {
             items_open: 0,
             stranded: false,
             reserved,
+            is_resolved: false,
+            reply,
+            made_bytes,
             waiting: Vec::new(),
         });
-        effects.push(Effect::Append { write, change });
+        effects.push(Effect::Append { write, change, after });
     }
 
     pub(super) fn choose(&mut self, among: SlotSet, count: usize, key: &[u8]) -> SlotSet {
@@ -249,7 +310,8 @@ impl Master {
             LogOutcome::NotWritten { write, word, detail } => {
                 self.writes.resolved(write);
                 self.release_rest(write);
-                let refused = self.writes.all.remove(write.0).expect("an unwritten write is in flight");
+                self.writes.refusals += 1;
+                let refused = self.end_write(write).expect("an unwritten write is in flight");
                 effects.push(Effect::Reply { to: refused.asker, reply: Reply::error(word, detail) });
                 // They could read a value that is older than the unknown write before them.
                 let may_read = word != ErrorWord::Unknown;
@@ -308,9 +370,10 @@ impl Master {
             }
             // The directory alone decides what exists: a deletion needs no slave's word.
             Change::Delete(_) => {
-                self.writes.all.remove(id.0);
+                let reply = self.end_write(id).and_then(|write| write.reply);
                 self.counters.writes += 1;
-                effects.push(Effect::Reply { to: asker, reply: Reply::Count(existed) });
+                let reply = reply.unwrap_or(Reply::Count(existed));
+                effects.push(Effect::Reply { to: asker, reply });
             }
         }
         self.resume_all(asker.session, waiting, Some(change), true);
@@ -448,7 +511,7 @@ pub(super) mod tests {
             assert!(effects.len() <= EFFECTS_MAX, "{} effects of one step", effects.len());
             for effect in effects {
                 match effect {
-                    Effect::Append { write, change } => {
+                    Effect::Append { write, change, .. } => {
                         self.last_appended = match &*change {
                             Change::Put(pairs) => pairs.to_vec(),
                             Change::Delete(_) => Vec::new(),

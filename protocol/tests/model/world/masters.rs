@@ -21,7 +21,7 @@ impl World {
                 }
                 self.reply(m, to, reply, true);
             }
-            master::Effect::Append { write, change } => {
+            master::Effect::Append { write, change, .. } => {
                 let change = std::sync::Arc::unwrap_or_clone(change);
                 self.masters[m].shell.change().queue.push_back(Queued::Change(write, change));
             }

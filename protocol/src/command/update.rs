@@ -1,0 +1,345 @@
+//! Changes of one key that depend on what it holds, as rules: from what is there to what is to be there, and the answer.
+//!
+//! Knows nothing of the log or of slaves. The master machine calls it at the change's place in the log
+//! (`machine/master/updates.rs`), and what is logged is the result: to replay it never applies it twice.
+
+use super::reply::{ErrorWord, Reply};
+use super::Command;
+use crate::integer::parse_integer;
+use bytes::{Bytes, BytesMut};
+use serde::{Deserialize, Serialize};
+
+/// When a value is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Condition {
+    /// In any case.
+    Always,
+    /// If the key is not there: `NX`.
+    IfAbsent,
+    /// If the key is there: `XX`.
+    IfPresent,
+}
+
+impl Condition {
+    fn holds(self, is_there: bool) -> bool {
+        match self {
+            Condition::Always => true,
+            Condition::IfAbsent => !is_there,
+            Condition::IfPresent => is_there,
+        }
+    }
+}
+
+/// A change of one key that depends on what it holds, and that is answered shortly.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Update {
+    /// Writes the value under a condition. Answer: `Done`, or `NotFound` if nothing was written.
+    Set {
+        /// Up to `--max-value` bytes, any of them.
+        value: Bytes,
+        /// When it is written.
+        when: Condition,
+    },
+    /// Adds to the end of the value; a key that is not there holds nothing. Answer: `Count`, how many bytes there are then.
+    Append {
+        /// What is added.
+        tail: Bytes,
+    },
+    /// Overwrites a part of the value; up to there it is filled with zero bytes. Answer: as `Append`.
+    SetRange {
+        /// From which byte on.
+        offset: u64,
+        /// The new bytes. With none nothing is written.
+        bytes: Bytes,
+    },
+    /// Adds to the value, which is a decimal number; a key that is not there holds 0. Answer: `Integer`, the sum.
+    Add {
+        /// What is added; may be negative.
+        number: i64,
+    },
+}
+
+/// What is known of a key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Known {
+    /// It is not there.
+    Missing,
+    /// It holds this.
+    Value(Bytes),
+    /// It holds so many bytes, which are not at hand.
+    Bytes(u64),
+}
+
+impl Known {
+    fn is_there(&self) -> bool {
+        *self != Known::Missing
+    }
+}
+
+/// What is to become of a key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Decision {
+    /// That depends on the value, which is not at hand.
+    NeedsValue,
+    /// Nothing; and the answer.
+    Keep(Reply),
+    /// It gets this value; and the answer once that is safe.
+    Put(Bytes, Reply),
+    /// It is removed; and the answer once that is safe.
+    Delete(Reply),
+}
+
+const NOT_AN_INTEGER: &str = "value is not an integer or out of range";
+const OVERFLOW: &str = "increment or decrement would overflow";
+const TOO_LONG: &str = "string exceeds maximum allowed size (proto-max-bulk-len)";
+
+fn refused(why: &str) -> Decision {
+    Decision::Keep(Reply::error(ErrorWord::Bad, why))
+}
+
+impl Update {
+    /// The bytes that it brings.
+    pub fn operand(&self) -> Option<&Bytes> {
+        match self {
+            Update::Set { value, .. } => Some(value),
+            Update::Append { tail } => Some(tail),
+            Update::SetRange { bytes, .. } => Some(bytes),
+            Update::Add { .. } => None,
+        }
+    }
+
+    /// What becomes of a key of which that is known. No value is longer than `value_max` bytes.
+    pub fn decide(&self, known: &Known, value_max: usize) -> Decision {
+        match self {
+            Update::Set { value, when } if when.holds(known.is_there()) => {
+                Decision::Put(value.clone(), Reply::Done)
+            }
+            Update::Set { .. } => Decision::Keep(Reply::NotFound),
+            Update::Append { tail } => match known {
+                Known::Missing => written_at(&Bytes::new(), 0, tail, value_max),
+                Known::Value(value) => written_at(value, value.len() as u64, tail, value_max),
+                Known::Bytes(_) => Decision::NeedsValue,
+            },
+            Update::SetRange { bytes, .. } if bytes.is_empty() => Decision::Keep(Reply::Count(match known {
+                Known::Missing => 0,
+                Known::Value(value) => value.len() as u64,
+                Known::Bytes(length) => *length,
+            })),
+            Update::SetRange { offset, bytes } => match known {
+                Known::Missing => written_at(&Bytes::new(), *offset, bytes, value_max),
+                Known::Value(value) => written_at(value, *offset, bytes, value_max),
+                Known::Bytes(_) => Decision::NeedsValue,
+            },
+            Update::Add { number } => match known {
+                Known::Missing => sum(0, *number),
+                Known::Value(value) => match parse_integer(value) {
+                    Some(present) => sum(present, *number),
+                    None => refused(NOT_AN_INTEGER),
+                },
+                Known::Bytes(_) => Decision::NeedsValue,
+            },
+        }
+    }
+}
+
+fn sum(present: i64, number: i64) -> Decision {
+    match present.checked_add(number) {
+        Some(sum) => Decision::Put(Bytes::from(sum.to_string()), Reply::Integer(sum)),
+        None => refused(OVERFLOW),
+    }
+}
+
+/// `bytes` written over `value` from `offset` on.
+fn written_at(value: &Bytes, offset: u64, bytes: &Bytes, value_max: usize) -> Decision {
+    let end = usize::try_from(offset).ok().and_then(|offset| offset.checked_add(bytes.len()));
+    let Some(end) = end.filter(|end| *end <= value_max) else { return refused(TOO_LONG) };
+    let offset = end - bytes.len();
+    let mut written = BytesMut::with_capacity(end.max(value.len()));
+    written.extend_from_slice(value);
+    written.resize(end.max(value.len()), 0);
+    written[offset..end].copy_from_slice(bytes);
+    let length = written.len() as u64;
+    Decision::Put(written.freeze(), Reply::Count(length))
+}
+
+/// A command that is decided by what its keys hold.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Rule<'a> {
+    /// Of one key.
+    One(&'a Bytes, OneKey<'a>),
+    /// All of them are written if none is there.
+    IfNone(&'a [(Bytes, Bytes)]),
+}
+
+/// What such a command does to one key.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum OneKey<'a> {
+    Update(&'a Update),
+    Swap(&'a Bytes, Condition),
+    Take,
+}
+
+impl<'a> Rule<'a> {
+    /// The rule of a command; `None` for one that is not decided so.
+    pub(crate) fn of(command: &'a Command) -> Option<Self> {
+        match command {
+            Command::Update { key, update } => Some(Rule::One(key, OneKey::Update(update))),
+            Command::Swap { key, value, when } => Some(Rule::One(key, OneKey::Swap(value, *when))),
+            Command::Take { key } => Some(Rule::One(key, OneKey::Take)),
+            Command::PutManyIfNone { pairs } => Some(Rule::IfNone(pairs)),
+            Command::Get { .. }
+            | Command::GetMany { .. }
+            | Command::Put { .. }
+            | Command::PutMany { .. }
+            | Command::Delete { .. }
+            | Command::Exists { .. }
+            | Command::KeyCount
+            | Command::Status
+            | Command::Failover
+            | Command::RemoveSlave { .. }
+            | Command::ValueLength { .. } => None,
+        }
+    }
+}
+
+impl OneKey<'_> {
+    /// What becomes of the key of which that is known.
+    pub(crate) fn decide(self, known: &Known, value_max: usize) -> Decision {
+        match self {
+            OneKey::Update(update) => update.decide(known, value_max),
+            OneKey::Swap(value, when) => swap(value, when, known),
+            OneKey::Take => take(known),
+        }
+    }
+
+    /// By how many bytes a value that it leaves is longer than what its request brought, unless that is a number.
+    pub(crate) fn made_bytes(self, value: &Bytes) -> u64 {
+        match self {
+            OneKey::Update(Update::Append { tail: brought } | Update::SetRange { bytes: brought, .. }) => {
+                (value.len() - brought.len()) as u64
+            }
+            OneKey::Update(Update::Set { .. } | Update::Add { .. }) | OneKey::Swap(..) | OneKey::Take => 0,
+        }
+    }
+}
+
+/// The value is replaced under a condition, and the answer is what was there: `Value`, or `NotFound`.
+fn swap(value: &Bytes, when: Condition, known: &Known) -> Decision {
+    let reply = match known {
+        Known::Missing => Reply::NotFound,
+        Known::Value(old) => Reply::Value(old.clone()),
+        Known::Bytes(_) => return Decision::NeedsValue,
+    };
+    if when.holds(known.is_there()) {
+        Decision::Put(value.clone(), reply)
+    } else {
+        Decision::Keep(reply)
+    }
+}
+
+/// The key is removed, and the answer is what was there: `Value`, or `NotFound`.
+fn take(known: &Known) -> Decision {
+    match known {
+        Known::Missing => Decision::Keep(Reply::NotFound),
+        Known::Value(old) => Decision::Delete(Reply::Value(old.clone())),
+        Known::Bytes(_) => Decision::NeedsValue,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MAX: usize = 10;
+
+    fn bytes(text: &'static str) -> Bytes {
+        Bytes::from_static(text.as_bytes())
+    }
+
+    fn there(text: &'static str) -> Known {
+        Known::Value(bytes(text))
+    }
+
+    fn put(text: &'static str, reply: Reply) -> Decision {
+        Decision::Put(bytes(text), reply)
+    }
+
+    #[test]
+    fn a_condition_is_decided_by_what_is_there_and_without_its_value() {
+        let decide = |when, known: &Known| Update::Set { value: bytes("new"), when }.decide(known, MAX);
+        let (written, kept) = (put("new", Reply::Done), Decision::Keep(Reply::NotFound));
+        for (when, missing, is_there) in [
+            (Condition::Always, &written, &written),
+            (Condition::IfAbsent, &written, &kept),
+            (Condition::IfPresent, &kept, &written),
+        ] {
+            assert_eq!(&decide(when, &Known::Missing), missing, "{when:?}");
+            assert_eq!(&decide(when, &Known::Bytes(3)), is_there, "{when:?}");
+            assert_eq!(&decide(when, &there("old")), is_there, "{when:?}");
+        }
+    }
+
+    #[test]
+    fn a_swap_answers_what_was_there_whether_it_writes_or_not() {
+        let old = || Reply::Value(bytes("old"));
+        let new = bytes("new");
+        for (when, known, decision) in [
+            (Condition::Always, Known::Missing, put("new", Reply::NotFound)),
+            (Condition::Always, there("old"), put("new", old())),
+            (Condition::IfAbsent, Known::Missing, put("new", Reply::NotFound)),
+            (Condition::IfAbsent, there("old"), Decision::Keep(old())),
+            (Condition::IfPresent, Known::Missing, Decision::Keep(Reply::NotFound)),
+            (Condition::IfPresent, there("old"), put("new", old())),
+            (Condition::IfAbsent, Known::Bytes(3), Decision::NeedsValue),
+        ] {
+            assert_eq!(swap(&new, when, &known), decision, "{when:?} {known:?}");
+        }
+        assert_eq!(take(&there("old")), Decision::Delete(old()));
+        assert_eq!(take(&Known::Missing), Decision::Keep(Reply::NotFound));
+        assert_eq!(take(&Known::Bytes(3)), Decision::NeedsValue);
+    }
+
+    #[test]
+    fn a_part_is_written_over_what_is_there_up_to_the_longest_value() {
+        let over = |offset, text| Update::SetRange { offset, bytes: bytes(text) };
+        for (update, known, decision) in [
+            (over(0, "ab"), Known::Missing, put("ab", Reply::Count(2))),
+            (over(2, "ab"), Known::Missing, put("\0\0ab", Reply::Count(4))),
+            (over(1, "XY"), there("abcd"), put("aXYd", Reply::Count(4))),
+            (over(3, "XY"), there("abcd"), put("abcXY", Reply::Count(5))),
+            (over(8, "XY"), there("abcd"), put("abcd\0\0\0\0XY", Reply::Count(10))),
+            (over(9, "XY"), there("abcd"), refused(TOO_LONG)),
+            (over(u64::MAX, "XY"), there("abcd"), refused(TOO_LONG)),
+            (over(3, ""), there("abcd"), Decision::Keep(Reply::Count(4))),
+            (over(u64::MAX, ""), Known::Missing, Decision::Keep(Reply::Count(0))),
+            (over(3, ""), Known::Bytes(7), Decision::Keep(Reply::Count(7))),
+            (over(3, "X"), Known::Bytes(7), Decision::NeedsValue),
+        ] {
+            assert_eq!(update.decide(&known, MAX), decision, "{update:?} of {known:?}");
+        }
+        let append = |text| Update::Append { tail: bytes(text) };
+        for (update, known, decision) in [
+            (append("ab"), Known::Missing, put("ab", Reply::Count(2))),
+            (append(""), Known::Missing, put("", Reply::Count(0))),
+            (append("cd"), there("ab"), put("abcd", Reply::Count(4))),
+            (append("123456789"), there("ab"), refused(TOO_LONG)),
+            (append("cd"), Known::Bytes(2), Decision::NeedsValue),
+        ] {
+            assert_eq!(update.decide(&known, MAX), decision, "{update:?} of {known:?}");
+        }
+    }
+
+    #[test]
+    fn a_number_is_added_to_a_number_alone_and_within_64_bits() {
+        let add = |number, known: &Known| Update::Add { number }.decide(known, MAX);
+        assert_eq!(add(5, &Known::Missing), put("5", Reply::Integer(5)));
+        assert_eq!(add(-7, &there("5")), put("-2", Reply::Integer(-2)));
+        assert_eq!(add(1, &Known::Bytes(1)), Decision::NeedsValue);
+        for (present, number) in [("9223372036854775807", 1), ("-9223372036854775808", -1)] {
+            assert_eq!(add(number, &there(present)), refused(OVERFLOW));
+        }
+        for no_number in ["", " 1", "1 ", "+1", "01", "1.0", "x", "9223372036854775808"] {
+            assert_eq!(add(1, &there(no_number)), refused(NOT_AN_INTEGER), "{no_number:?}");
+        }
+    }
+}

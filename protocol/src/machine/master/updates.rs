@@ -1,0 +1,532 @@
+//! Requests that are decided by what their keys hold: conditions, swaps, numbers.
+//!
+//! An update is decided and appended in one step, at its place in the log: by what the last accepted write of its key gives
+//! it, or else by the directory and the value that a holder or the log has sent. So nothing comes in between, and what is
+//! logged is the result. Meanwhile the later requests of its session wait in its [`Line`]; other sessions never do.
+//!
+//! A decision that rests on a write that is not written yet may be wrong: that one may be refused. What is appended then is
+//! refused with it (`after` of [`Effect::Append`]); an answer without a write waits until that one is written, and is decided
+//! anew if it was refused.
+
+use super::hash::hash_bytes;
+use super::latest::Found;
+use super::reads::Destination;
+use super::room::payload;
+use super::work::{DistinctPairs, HeldRead, UpdateKey, Work};
+use super::writes::Terms;
+use super::{Asker, Change, Effect, Entry, Master, WriteId};
+use crate::command::{Command, Decision, ErrorWord, Known, Reply, Rule, CHECKED_KEYS_MAX};
+use crate::ids::{Millis, SessionId, Version};
+use crate::planted;
+use bytes::Bytes;
+use slotmap::SlotMap;
+use smallvec::SmallVec;
+use std::collections::hash_map::Entry as Occupancy;
+use std::collections::{HashMap, VecDeque};
+
+/// Values that updates have made longer than their requests are in flight up to so many bytes in all, unless it is one alone.
+const MADE_BYTES_MAX: u64 = 64 << 20;
+
+/// A value that is not longer is fetched before its update's turn comes, in bytes.
+const FETCHED_AHEAD_MAX: u32 = 4 * 1024;
+
+/// The updates that are not decided, and what waits behind them.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Lines {
+    /// By session. Never iterated.
+    of: HashMap<SessionId, Line, foldhash::fast::FixedState>,
+    updates: SlotMap<UpdateKey, Undecided>,
+    /// How many requests are in all lines.
+    requests: usize,
+    /// The sessions whose lines may go on.
+    ready: VecDeque<SessionId>,
+    /// The sessions whose requests of many keys are done in slices, before their lines go on.
+    resting: Vec<SessionId>,
+    /// The sessions that wait until fewer values are in flight.
+    crowded: VecDeque<SessionId>,
+    /// Bytes of values that updates have made longer than their requests, in flight.
+    made_bytes: u64,
+}
+
+/// The requests of one session from the first update on that is not decided, in their order.
+#[derive(Clone, Debug, Default)]
+struct Line {
+    queue: VecDeque<Waiter>,
+    /// The longest value that was to be written by one of those, in bytes.
+    longest: usize,
+}
+
+#[derive(Clone, Debug)]
+enum Waiter {
+    Update(UpdateKey),
+    Request { asker: Asker, deadline: Millis, command: Command },
+}
+
+/// An update that is not decided.
+#[derive(Clone, Debug)]
+struct Undecided {
+    asker: Asker,
+    deadline: Millis,
+    command: Command,
+    /// The version whose value is under way.
+    asked: Option<Version>,
+    fetched: Option<(Version, Bytes)>,
+    /// Whether it goes on only once a write is resolved.
+    is_held: bool,
+    /// The answer without a write, if that one is written.
+    rests: Option<Reply>,
+}
+
+/// What has become of a decision.
+enum Outlook {
+    /// It is made: the request is appended or answered.
+    Decided,
+    /// The value of this key is needed.
+    Fetch(Bytes, Entry),
+    /// That depends on what becomes of this write.
+    Behind(WriteId),
+    /// The answer, if that write is written.
+    RestsOn(WriteId, Reply),
+    /// Too many values are in flight.
+    Crowded,
+}
+
+/// What a key holds by the last accepted write.
+enum Holds {
+    Nothing,
+    Value(Bytes),
+    /// Its value is not in memory.
+    Stored(Entry),
+}
+
+impl Lines {
+    /// Requests that no write or read of their own is in flight for.
+    pub(super) fn requests(&self) -> usize {
+        self.requests
+    }
+
+    /// Whether nothing of it can go on by itself.
+    pub(super) fn is_quiet(&self) -> bool {
+        self.ready.is_empty() && self.resting.is_empty()
+    }
+
+    pub(super) fn has_of(&self, session: SessionId) -> bool {
+        !self.of.is_empty() && self.of.contains_key(&session)
+    }
+
+    /// An upper bound of the longest value that a session is to write from its line, in bytes.
+    pub(super) fn longest_of(&self, session: SessionId) -> usize {
+        self.of.get(&session).map_or(0, |line| line.longest)
+    }
+
+    /// A write in flight has ended that has made its value so much longer.
+    pub(super) fn unmake(&mut self, bytes: u64) {
+        if bytes > 0 {
+            self.made_bytes -= bytes;
+            self.ready.extend(self.crowded.pop_front());
+        }
+    }
+
+    fn may_make(&self, bytes: u64) -> bool {
+        bytes == 0 || self.made_bytes == 0 || self.made_bytes + bytes <= MADE_BYTES_MAX
+    }
+
+    /// Takes the first request out of a session's line.
+    fn pop(&mut self, session: SessionId) -> Option<Waiter> {
+        let Occupancy::Occupied(mut line) = self.of.entry(session) else { return None };
+        let waiter = line.get_mut().queue.pop_front();
+        if line.get().queue.is_empty() {
+            line.remove();
+        }
+        if let Some(waiter) = &waiter {
+            self.requests -= 1;
+            if let Waiter::Update(update) = waiter {
+                self.updates.remove(*update);
+            }
+        }
+        waiter
+    }
+
+    /// Whether this update is the first request of its session's line.
+    fn is_first(&self, session: SessionId, update: UpdateKey) -> bool {
+        let first = self.of.get(&session).and_then(|line| line.queue.front());
+        matches!(first, Some(Waiter::Update(first)) if *first == update)
+    }
+}
+
+impl Master {
+    /// Decides an update, or begins its session's line.
+    pub(super) fn update(
+        &mut self,
+        now: Millis,
+        asker: Asker,
+        deadline: Millis,
+        command: Command,
+        effects: &mut Vec<Effect>,
+    ) {
+        match self.decide(asker, &command, None, effects) {
+            Outlook::Decided => {}
+            outlook @ (Outlook::Fetch(..) | Outlook::Behind(_) | Outlook::RestsOn(..) | Outlook::Crowded) => {
+                let update = self.line_up(asker, deadline, command);
+                self.hold(now, update, outlook, effects);
+            }
+        }
+    }
+
+    /// Puts a request behind those of its session that wait.
+    pub(super) fn queue_up(
+        &mut self,
+        now: Millis,
+        asker: Asker,
+        deadline: Millis,
+        command: Command,
+        effects: &mut Vec<Effect>,
+    ) {
+        if Rule::of(&command).is_some() {
+            let ahead = self.fetched_ahead(&command);
+            let update = self.line_up(asker, deadline, command);
+            if let Some((key, entry)) = ahead {
+                self.fetch(now, update, key, entry, effects);
+            }
+        } else {
+            let longest = self.longest_after(&command);
+            self.push(asker.session, longest, Waiter::Request { asker, deadline, command });
+        }
+    }
+
+    /// An upper bound of the value that the command leaves, in bytes.
+    fn longest_after(&self, command: &Command) -> usize {
+        let operands = command.operands();
+        let present = match Rule::of(command) {
+            Some(Rule::One(key, _)) => self.directory.get(key).map_or(0, |entry| entry.place.bytes as usize),
+            Some(Rule::IfNone(_)) | None => 0,
+        };
+        operands.longest_value() + present
+    }
+
+    fn push(&mut self, session: SessionId, longest: usize, waiter: Waiter) {
+        let line = self.lines.of.entry(session).or_default();
+        line.longest = line.longest.max(longest);
+        line.queue.push_back(waiter);
+        self.lines.requests += 1;
+    }
+
+    fn line_up(&mut self, asker: Asker, deadline: Millis, command: Command) -> UpdateKey {
+        let longest = self.longest_after(&command);
+        let (asked, fetched, rests) = (None, None, None);
+        let undecided = Undecided { asker, deadline, command, asked, fetched, is_held: false, rests };
+        let update = self.lines.updates.insert(undecided);
+        self.push(asker.session, longest, Waiter::Update(update));
+        update
+    }
+
+    /// What is to be fetched for an update whose turn has not come.
+    fn fetched_ahead(&self, command: &Command) -> Option<(Bytes, Entry)> {
+        let Some(Rule::One(key, rule)) = Rule::of(command) else { return None };
+        match self.look(key) {
+            Ok((Holds::Stored(entry), _)) if entry.place.bytes <= FETCHED_AHEAD_MAX => {
+                let known = Known::Bytes(u64::from(entry.place.bytes));
+                let decision = rule.decide(&known, self.config.value_max);
+                (decision == Decision::NeedsValue).then(|| (key.clone(), entry))
+            }
+            Ok(_) | Err(_) => None,
+        }
+    }
+
+    fn fetch(&mut self, now: Millis, update: UpdateKey, key: Bytes, entry: Entry, effects: &mut Vec<Effect>) {
+        let Some(undecided) = self.lines.updates.get_mut(update) else { return };
+        if undecided.asked == Some(entry.version) {
+            return;
+        }
+        undecided.asked = Some(entry.version);
+        let deadline = undecided.deadline;
+        self.read_entry(now, Destination::Update(update), deadline, key, entry, effects);
+    }
+
+    /// The value for an update has come, or why there is none.
+    pub(super) fn fetched(
+        &mut self,
+        update: UpdateKey,
+        version: Version,
+        reply: Reply,
+        effects: &mut Vec<Effect>,
+    ) {
+        let Some(undecided) = self.lines.updates.get_mut(update) else { return };
+        if undecided.asked != Some(version) {
+            return;
+        }
+        undecided.asked = None;
+        let (asker, is_held) = (undecided.asker, undecided.is_held);
+        let failed = match reply {
+            Reply::Value(value) => {
+                undecided.fetched = Some((version, value));
+                None
+            }
+            refusal @ (Reply::Done
+            | Reply::NotFound
+            | Reply::Values(_)
+            | Reply::Count(_)
+            | Reply::Text(_)
+            | Reply::Error(_)
+            | Reply::Integer(_)) => Some(refusal),
+        };
+        if is_held || !self.lines.is_first(asker.session, update) {
+            // What was not had ahead is asked for again when its turn comes.
+            return;
+        }
+        if let Some(reply) = failed {
+            self.lines.pop(asker.session);
+            effects.push(Effect::Reply { to: asker, reply });
+        }
+        self.lines.ready.push_back(asker.session);
+    }
+
+    /// The write is resolved for which an update has waited.
+    pub(super) fn line_resumed(&mut self, update: UpdateKey, written: bool, effects: &mut Vec<Effect>) {
+        let Some(undecided) = self.lines.updates.get_mut(update) else { return };
+        undecided.is_held = false;
+        let (rests, asker) = (undecided.rests.take(), undecided.asker);
+        if let Some(reply) = rests.filter(|_| written) {
+            self.keep(asker, reply, effects);
+            self.lines.pop(asker.session);
+        }
+        self.lines.ready.push_back(asker.session);
+    }
+
+    /// The outcome of the write is unknown for which an update has waited.
+    pub(super) fn line_given_up(&mut self, update: UpdateKey, reply: Reply, effects: &mut Vec<Effect>) {
+        let Some(undecided) = self.lines.updates.get(update) else { return };
+        let to = undecided.asker;
+        effects.push(Effect::Reply { to, reply });
+        self.lines.pop(to.session);
+        self.lines.ready.push_back(to.session);
+    }
+
+    /// Goes on with the lines that may, for a bounded number of requests.
+    pub(super) fn go_on_with_lines(&mut self, now: Millis, effects: &mut Vec<Effect>) {
+        let Master { lines, slices, .. } = self;
+        lines.resting.retain(|session| {
+            let rests = slices.has_of(*session);
+            if !rests {
+                lines.ready.push_back(*session);
+            }
+            rests
+        });
+        let mut left = self.config.slice_keys.max(1);
+        while left > 0 {
+            let Some(session) = self.lines.ready.pop_front() else { return };
+            let is_crowded = self.advance(now, session, &mut left, effects);
+            if !is_crowded && self.lines.may_make(1) {
+                let Lines { ready, crowded, .. } = &mut self.lines;
+                ready.extend(crowded.pop_front());
+            }
+        }
+    }
+
+    /// Goes on with one session's line; whether it waits until fewer values are in flight.
+    fn advance(
+        &mut self,
+        now: Millis,
+        session: SessionId,
+        left: &mut usize,
+        effects: &mut Vec<Effect>,
+    ) -> bool {
+        while let Some(first) = self.lines.of.get(&session).and_then(|line| line.queue.front()) {
+            if *left == 0 {
+                self.lines.ready.push_front(session);
+                return false;
+            }
+            if self.slices.has_of(session) {
+                self.lines.resting.push(session);
+                return false;
+            }
+            *left -= 1;
+            if let Waiter::Update(update) = first {
+                let update = *update;
+                let Some(undecided) = self.lines.updates.get(update).filter(|update| !update.is_held) else {
+                    return false;
+                };
+                let (asker, command) = (undecided.asker, undecided.command.clone());
+                let fetched = undecided.fetched.clone();
+                match self.decide(asker, &command, fetched, effects) {
+                    Outlook::Decided => drop(self.lines.pop(session)),
+                    outlook @ (Outlook::Fetch(..)
+                    | Outlook::Behind(_)
+                    | Outlook::RestsOn(..)
+                    | Outlook::Crowded) => return self.hold(now, update, outlook, effects),
+                }
+            } else if let Some(Waiter::Request { asker, deadline, command }) = self.lines.pop(session) {
+                if self.is_wide(&command) {
+                    self.slices.push_back(Work::FromLine { asker, deadline, command });
+                    self.work_on(now, effects);
+                } else {
+                    self.begin(now, asker, deadline, command, effects);
+                }
+            }
+        }
+        false
+    }
+
+    /// Sees to it that a line goes on when its first update can be decided; whether that is once fewer values are in flight.
+    fn hold(&mut self, now: Millis, update: UpdateKey, outlook: Outlook, effects: &mut Vec<Effect>) -> bool {
+        let (write, rests) = match outlook {
+            Outlook::Decided => return false,
+            Outlook::Fetch(key, entry) => {
+                self.fetch(now, update, key, entry, effects);
+                return false;
+            }
+            Outlook::Crowded => {
+                let session = self.lines.updates.get(update).map(|undecided| undecided.asker.session);
+                self.lines.crowded.extend(session);
+                return true;
+            }
+            Outlook::Behind(write) => (write, None),
+            Outlook::RestsOn(write, reply) => (write, Some(reply)),
+        };
+        if let Some(undecided) = self.lines.updates.get_mut(update) {
+            (undecided.is_held, undecided.rests) = (true, rests);
+            self.writes.wait(write, HeldRead::Line { update });
+        }
+        false
+    }
+
+    /// What `key` holds by the last accepted write, and that one if it is not written yet.
+    ///
+    /// # Errors
+    /// The write on which that depends.
+    fn look(&self, key: &Bytes) -> Result<(Holds, Option<WriteId>), WriteId> {
+        let stored = || self.directory.get(key).map_or(Holds::Nothing, Holds::Stored);
+        let id = match self.writes.latest.of(hash_bytes(key)) {
+            None => return Ok((stored(), None)),
+            Some(Found::Perhaps(write)) => return Err(write),
+            Some(Found::Here(write)) => write,
+        };
+        planted!(UpdateIgnoresUnwritten => { return Ok((stored(), None)); });
+        let Some(write) = self.writes.all.get(id.0) else { return Ok((stored(), None)) };
+        let given = match &*write.change {
+            Change::Put(pairs) => {
+                pairs.iter().find(|(k, _)| k == key).map(|(_, value)| Holds::Value(value.clone()))
+            }
+            Change::Delete(keys) => keys.contains(key).then_some(Holds::Nothing),
+        };
+        if write.is_resolved {
+            // A write of many keys may have come after it, and has been taken in.
+            let is_latest = self.directory.get(key).is_some_and(|entry| entry.version == write.version);
+            return Ok((given.filter(|_| is_latest).unwrap_or_else(stored), None));
+        }
+        // Another key has the same hash, and hides what comes before.
+        given.map(|given| (given, Some(id))).ok_or(id)
+    }
+
+    /// Decides an update, if what it needs is at hand; appends it or answers it then.
+    fn decide(
+        &mut self,
+        asker: Asker,
+        command: &Command,
+        fetched: Option<(Version, Bytes)>,
+        effects: &mut Vec<Effect>,
+    ) -> Outlook {
+        let (key, rule) = match Rule::of(command) {
+            Some(Rule::One(key, rule)) => (key, rule),
+            Some(Rule::IfNone(pairs)) => return self.put_if_none(asker, pairs, effects),
+            None => return Outlook::Decided,
+        };
+        let (holds, unwritten) = match self.look(key) {
+            Ok(found) => found,
+            Err(write) => return Outlook::Behind(write),
+        };
+        let (known, stored) = match holds {
+            Holds::Nothing => (Known::Missing, None),
+            Holds::Value(value) => (Known::Value(value), None),
+            Holds::Stored(entry) => match fetched {
+                Some((version, value)) if version == entry.version || planted!(UpdateOfOldValue) => {
+                    (Known::Value(value), None)
+                }
+                Some(_) | None => (Known::Bytes(u64::from(entry.place.bytes)), Some(entry)),
+            },
+        };
+        match rule.decide(&known, self.config.value_max) {
+            Decision::NeedsValue => {
+                let entry = stored.expect("what is in memory is known");
+                Outlook::Fetch(key.clone(), entry)
+            }
+            Decision::Keep(reply) => self.keep_if_written(asker, reply, unwritten, effects),
+            Decision::Put(value, reply) => {
+                let made = rule.made_bytes(&value);
+                if !self.lines.may_make(made) {
+                    return Outlook::Crowded;
+                }
+                let bytes = payload(key, &value);
+                let change = Change::Put(SmallVec::from_iter([(key.clone(), value)]));
+                self.write_update(asker, change, (bytes, made), reply, unwritten.is_some(), effects);
+                Outlook::Decided
+            }
+            Decision::Delete(reply) => {
+                let change = Change::Delete(SmallVec::from_iter([key.clone()]));
+                self.write_update(asker, change, (0, 0), reply, unwritten.is_some(), effects);
+                Outlook::Decided
+            }
+        }
+    }
+
+    /// Writes all of the keys if none is there.
+    fn put_if_none(&mut self, asker: Asker, pairs: &[(Bytes, Bytes)], effects: &mut Vec<Effect>) -> Outlook {
+        if pairs.len() > CHECKED_KEYS_MAX {
+            let reply = Reply::error(ErrorWord::Bad, format!("more than {CHECKED_KEYS_MAX} keys"));
+            effects.push(Effect::Reply { to: asker, reply });
+            return Outlook::Decided;
+        }
+        let mut rests = false;
+        for (key, _) in pairs {
+            match self.look(key) {
+                Err(write) => return Outlook::Behind(write),
+                Ok((Holds::Nothing, unwritten)) => rests |= unwritten.is_some(),
+                Ok((Holds::Value(_) | Holds::Stored(_), unwritten)) => {
+                    return self.keep_if_written(asker, Reply::Count(0), unwritten, effects);
+                }
+            }
+        }
+        let (pairs, bytes) = DistinctPairs::from_iter(pairs.to_vec()).into_pairs();
+        self.write_update(asker, Change::Put(pairs), (bytes, 0), Reply::Count(1), rests, effects);
+        Outlook::Decided
+    }
+
+    /// Answers without a write, as soon as what that rests on is written.
+    fn keep_if_written(
+        &mut self,
+        asker: Asker,
+        reply: Reply,
+        unwritten: Option<WriteId>,
+        effects: &mut Vec<Effect>,
+    ) -> Outlook {
+        match unwritten {
+            Some(write) if !planted!(RefusalOfUnwritten) => Outlook::RestsOn(write, reply),
+            Some(_) | None => {
+                self.keep(asker, reply, effects);
+                Outlook::Decided
+            }
+        }
+    }
+
+    fn keep(&mut self, asker: Asker, reply: Reply, effects: &mut Vec<Effect>) {
+        self.counters.reads += 1;
+        effects.push(Effect::Reply { to: asker, reply });
+    }
+
+    /// `bytes` as room is counted, and by how many the value is longer than its request.
+    fn write_update(
+        &mut self,
+        asker: Asker,
+        change: Change,
+        (bytes, made_bytes): (u64, u64),
+        reply: Reply,
+        rests: bool,
+        effects: &mut Vec<Effect>,
+    ) {
+        let after = rests.then_some(self.writes.refusals);
+        let terms = Terms { reply: Some(reply), after, made_bytes };
+        if self.write_on(asker, change, bytes, terms, effects) {
+            self.lines.made_bytes += made_bytes;
+        }
+    }
+}
