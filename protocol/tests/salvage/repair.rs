@@ -143,16 +143,25 @@ impl Text {
     }
 
     /// Takes out some of its lines, as `dsm-log repair` does with damaged ones; not the first and the last one.
-    fn damage(&mut self, world: &mut World) {
+    fn damage(&mut self, world: &mut World, fork: Seq) {
         let lines: Vec<Vec<u8>> =
             self.bytes.split_inclusive(|byte| *byte == b'\n').map(<[u8]>::to_vec).collect();
         let (mut bytes, mut seq) = (Vec::new(), Seq(0));
+        // Single lines, or what a bad place of the disk has held of the records after the fork.
+        let is_place = world.chance(50);
+        let mut is_lost = false;
         for (index, line) in lines.iter().enumerate() {
-            if index > 0 && index + 1 < lines.len() && world.chance(12) {
+            let record = parse_line(&line[..line.len() - 1]).unwrap();
+            let percent = match (is_place, is_lost) {
+                (false, _) => 12,
+                (true, true) => 75,
+                (true, false) => 35 * u64::from(record.seq > fork),
+            };
+            is_lost = world.chance(percent);
+            if is_lost && index > 0 && index + 1 < lines.len() {
                 self.is_damaged = true;
                 continue;
             }
-            let record = parse_line(&line[..line.len() - 1]).unwrap();
             let is_mark = matches!(record.body, Body::Synced);
             let before = record.after.unwrap_or(if is_mark { record.seq } else { Seq(record.seq.0 - 1) });
             if before == seq {
@@ -353,8 +362,9 @@ impl Repairs {
         let path = world.path(tip);
         let left_out = world.chance(35).then(|| path[world.below(path.len() as u64) as usize]);
         let mut text = Text::of(&world, tip, left_out);
-        if world.chance(30) {
-            text.damage(&mut world);
+        if world.chance(40) {
+            let fork = world.first_fork(tip);
+            text.damage(&mut world, fork);
             for _ in 0..world.below(3) {
                 text.compact();
             }
