@@ -61,7 +61,7 @@ pub enum Update {
 
 /// What is known of a key.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Known {
+pub enum KnownValue {
     /// It is not there.
     Missing,
     /// It holds this.
@@ -70,9 +70,9 @@ pub enum Known {
     Bytes(u64),
 }
 
-impl Known {
+impl KnownValue {
     fn is_there(&self) -> bool {
-        *self != Known::Missing
+        *self != KnownValue::Missing
     }
 }
 
@@ -109,34 +109,34 @@ impl Update {
     }
 
     /// What becomes of a key of which that is known. No value is longer than `value_max` bytes.
-    pub fn decide(&self, known: &Known, value_max: usize) -> Decision {
+    pub fn decide(&self, known: &KnownValue, value_max: usize) -> Decision {
         match self {
             Update::Set { value, when } if when.holds(known.is_there()) => {
                 Decision::Put(value.clone(), Reply::Done)
             }
             Update::Set { .. } => Decision::Keep(Reply::NotFound),
             Update::Append { tail } => match known {
-                Known::Missing => written_at(&Bytes::new(), 0, tail, value_max),
-                Known::Value(value) => written_at(value, value.len() as u64, tail, value_max),
-                Known::Bytes(_) => Decision::NeedsValue,
+                KnownValue::Missing => written_at(&Bytes::new(), 0, tail, value_max),
+                KnownValue::Value(value) => written_at(value, value.len() as u64, tail, value_max),
+                KnownValue::Bytes(_) => Decision::NeedsValue,
             },
             Update::SetRange { bytes, .. } if bytes.is_empty() => Decision::Keep(Reply::Count(match known {
-                Known::Missing => 0,
-                Known::Value(value) => value.len() as u64,
-                Known::Bytes(length) => *length,
+                KnownValue::Missing => 0,
+                KnownValue::Value(value) => value.len() as u64,
+                KnownValue::Bytes(length) => *length,
             })),
             Update::SetRange { offset, bytes } => match known {
-                Known::Missing => written_at(&Bytes::new(), *offset, bytes, value_max),
-                Known::Value(value) => written_at(value, *offset, bytes, value_max),
-                Known::Bytes(_) => Decision::NeedsValue,
+                KnownValue::Missing => written_at(&Bytes::new(), *offset, bytes, value_max),
+                KnownValue::Value(value) => written_at(value, *offset, bytes, value_max),
+                KnownValue::Bytes(_) => Decision::NeedsValue,
             },
             Update::Add { number } => match known {
-                Known::Missing => sum(0, *number),
-                Known::Value(value) => match parse_integer(value) {
+                KnownValue::Missing => sum(0, *number),
+                KnownValue::Value(value) => match parse_integer(value) {
                     Some(present) => sum(present, *number),
                     None => refused(NOT_AN_INTEGER),
                 },
-                Known::Bytes(_) => Decision::NeedsValue,
+                KnownValue::Bytes(_) => Decision::NeedsValue,
             },
         }
     }
@@ -204,7 +204,7 @@ impl<'a> Rule<'a> {
 
 impl OneKey<'_> {
     /// What becomes of the key of which that is known.
-    pub(crate) fn decide(self, known: &Known, value_max: usize) -> Decision {
+    pub(crate) fn decide(self, known: &KnownValue, value_max: usize) -> Decision {
         match self {
             OneKey::Update(update) => update.decide(known, value_max),
             OneKey::Swap(value, when) => swap(value, when, known),
@@ -224,11 +224,11 @@ impl OneKey<'_> {
 }
 
 /// The value is replaced under a condition, and the answer is what was there: `Value`, or `NotFound`.
-fn swap(value: &Bytes, when: Condition, known: &Known) -> Decision {
+fn swap(value: &Bytes, when: Condition, known: &KnownValue) -> Decision {
     let reply = match known {
-        Known::Missing => Reply::NotFound,
-        Known::Value(old) => Reply::Value(old.clone()),
-        Known::Bytes(_) => return Decision::NeedsValue,
+        KnownValue::Missing => Reply::NotFound,
+        KnownValue::Value(old) => Reply::Value(old.clone()),
+        KnownValue::Bytes(_) => return Decision::NeedsValue,
     };
     if when.holds(known.is_there()) {
         Decision::Put(value.clone(), reply)
@@ -238,11 +238,11 @@ fn swap(value: &Bytes, when: Condition, known: &Known) -> Decision {
 }
 
 /// The key is removed, and the answer is what was there: `Value`, or `NotFound`.
-fn take(known: &Known) -> Decision {
+fn take(known: &KnownValue) -> Decision {
     match known {
-        Known::Missing => Decision::Keep(Reply::NotFound),
-        Known::Value(old) => Decision::Delete(Reply::Value(old.clone())),
-        Known::Bytes(_) => Decision::NeedsValue,
+        KnownValue::Missing => Decision::Keep(Reply::NotFound),
+        KnownValue::Value(old) => Decision::Delete(Reply::Value(old.clone())),
+        KnownValue::Bytes(_) => Decision::NeedsValue,
     }
 }
 
@@ -256,8 +256,8 @@ mod tests {
         Bytes::from_static(text.as_bytes())
     }
 
-    fn there(text: &'static str) -> Known {
-        Known::Value(bytes(text))
+    fn there(text: &'static str) -> KnownValue {
+        KnownValue::Value(bytes(text))
     }
 
     fn put(text: &'static str, reply: Reply) -> Decision {
@@ -266,15 +266,15 @@ mod tests {
 
     #[test]
     fn a_condition_is_decided_by_what_is_there_and_without_its_value() {
-        let decide = |when, known: &Known| Update::Set { value: bytes("new"), when }.decide(known, MAX);
+        let decide = |when, known: &KnownValue| Update::Set { value: bytes("new"), when }.decide(known, MAX);
         let (written, kept) = (put("new", Reply::Done), Decision::Keep(Reply::NotFound));
         for (when, missing, is_there) in [
             (Condition::Always, &written, &written),
             (Condition::IfAbsent, &written, &kept),
             (Condition::IfPresent, &kept, &written),
         ] {
-            assert_eq!(&decide(when, &Known::Missing), missing, "{when:?}");
-            assert_eq!(&decide(when, &Known::Bytes(3)), is_there, "{when:?}");
+            assert_eq!(&decide(when, &KnownValue::Missing), missing, "{when:?}");
+            assert_eq!(&decide(when, &KnownValue::Bytes(3)), is_there, "{when:?}");
             assert_eq!(&decide(when, &there("old")), is_there, "{when:?}");
         }
     }
@@ -284,46 +284,46 @@ mod tests {
         let old = || Reply::Value(bytes("old"));
         let new = bytes("new");
         for (when, known, decision) in [
-            (Condition::Always, Known::Missing, put("new", Reply::NotFound)),
+            (Condition::Always, KnownValue::Missing, put("new", Reply::NotFound)),
             (Condition::Always, there("old"), put("new", old())),
-            (Condition::IfAbsent, Known::Missing, put("new", Reply::NotFound)),
+            (Condition::IfAbsent, KnownValue::Missing, put("new", Reply::NotFound)),
             (Condition::IfAbsent, there("old"), Decision::Keep(old())),
-            (Condition::IfPresent, Known::Missing, Decision::Keep(Reply::NotFound)),
+            (Condition::IfPresent, KnownValue::Missing, Decision::Keep(Reply::NotFound)),
             (Condition::IfPresent, there("old"), put("new", old())),
-            (Condition::IfAbsent, Known::Bytes(3), Decision::NeedsValue),
+            (Condition::IfAbsent, KnownValue::Bytes(3), Decision::NeedsValue),
         ] {
             assert_eq!(swap(&new, when, &known), decision, "{when:?} {known:?}");
         }
         assert_eq!(take(&there("old")), Decision::Delete(old()));
-        assert_eq!(take(&Known::Missing), Decision::Keep(Reply::NotFound));
-        assert_eq!(take(&Known::Bytes(3)), Decision::NeedsValue);
+        assert_eq!(take(&KnownValue::Missing), Decision::Keep(Reply::NotFound));
+        assert_eq!(take(&KnownValue::Bytes(3)), Decision::NeedsValue);
     }
 
     #[test]
     fn a_part_is_written_over_what_is_there_up_to_the_longest_value() {
         let over = |offset, text| Update::SetRange { offset, bytes: bytes(text) };
         for (update, known, decision) in [
-            (over(0, "ab"), Known::Missing, put("ab", Reply::Count(2))),
-            (over(2, "ab"), Known::Missing, put("\0\0ab", Reply::Count(4))),
+            (over(0, "ab"), KnownValue::Missing, put("ab", Reply::Count(2))),
+            (over(2, "ab"), KnownValue::Missing, put("\0\0ab", Reply::Count(4))),
             (over(1, "XY"), there("abcd"), put("aXYd", Reply::Count(4))),
             (over(3, "XY"), there("abcd"), put("abcXY", Reply::Count(5))),
             (over(8, "XY"), there("abcd"), put("abcd\0\0\0\0XY", Reply::Count(10))),
             (over(9, "XY"), there("abcd"), refused(TOO_LONG)),
             (over(u64::MAX, "XY"), there("abcd"), refused(TOO_LONG)),
             (over(3, ""), there("abcd"), Decision::Keep(Reply::Count(4))),
-            (over(u64::MAX, ""), Known::Missing, Decision::Keep(Reply::Count(0))),
-            (over(3, ""), Known::Bytes(7), Decision::Keep(Reply::Count(7))),
-            (over(3, "X"), Known::Bytes(7), Decision::NeedsValue),
+            (over(u64::MAX, ""), KnownValue::Missing, Decision::Keep(Reply::Count(0))),
+            (over(3, ""), KnownValue::Bytes(7), Decision::Keep(Reply::Count(7))),
+            (over(3, "X"), KnownValue::Bytes(7), Decision::NeedsValue),
         ] {
             assert_eq!(update.decide(&known, MAX), decision, "{update:?} of {known:?}");
         }
         let append = |text| Update::Append { tail: bytes(text) };
         for (update, known, decision) in [
-            (append("ab"), Known::Missing, put("ab", Reply::Count(2))),
-            (append(""), Known::Missing, put("", Reply::Count(0))),
+            (append("ab"), KnownValue::Missing, put("ab", Reply::Count(2))),
+            (append(""), KnownValue::Missing, put("", Reply::Count(0))),
             (append("cd"), there("ab"), put("abcd", Reply::Count(4))),
             (append("123456789"), there("ab"), refused(TOO_LONG)),
-            (append("cd"), Known::Bytes(2), Decision::NeedsValue),
+            (append("cd"), KnownValue::Bytes(2), Decision::NeedsValue),
         ] {
             assert_eq!(update.decide(&known, MAX), decision, "{update:?} of {known:?}");
         }
@@ -331,10 +331,10 @@ mod tests {
 
     #[test]
     fn a_number_is_added_to_a_number_alone_and_within_64_bits() {
-        let add = |number, known: &Known| Update::Add { number }.decide(known, MAX);
-        assert_eq!(add(5, &Known::Missing), put("5", Reply::Integer(5)));
+        let add = |number, known: &KnownValue| Update::Add { number }.decide(known, MAX);
+        assert_eq!(add(5, &KnownValue::Missing), put("5", Reply::Integer(5)));
         assert_eq!(add(-7, &there("5")), put("-2", Reply::Integer(-2)));
-        assert_eq!(add(1, &Known::Bytes(1)), Decision::NeedsValue);
+        assert_eq!(add(1, &KnownValue::Bytes(1)), Decision::NeedsValue);
         for (present, number) in [("9223372036854775807", 1), ("-9223372036854775808", -1)] {
             assert_eq!(add(number, &there(present)), refused(OVERFLOW));
         }

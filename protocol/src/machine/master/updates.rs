@@ -15,7 +15,7 @@ use super::room::payload;
 use super::work::{DistinctPairs, HeldRead, UpdateKey, Work};
 use super::writes::Terms;
 use super::{Asker, Change, Effect, Entry, Master, WriteId};
-use crate::command::{Command, Decision, ErrorWord, Known, Reply, Rule, CHECKED_KEYS_MAX};
+use crate::command::{Command, Decision, ErrorWord, KnownValue, Reply, Rule, CHECKED_KEYS_MAX};
 use crate::ids::{Millis, SessionId, Version};
 use crate::planted;
 use bytes::Bytes;
@@ -225,7 +225,7 @@ impl Master {
         let Some(Rule::One(key, rule)) = Rule::of(command) else { return None };
         match self.look(key) {
             Ok((Holds::Stored(entry), _)) if entry.place.bytes <= FETCHED_AHEAD_MAX => {
-                let known = Known::Bytes(u64::from(entry.place.bytes));
+                let known = KnownValue::Bytes(u64::from(entry.place.bytes));
                 let decision = rule.decide(&known, self.config.value_max);
                 (decision == Decision::NeedsValue).then(|| (key.clone(), entry))
             }
@@ -436,13 +436,13 @@ impl Master {
             Err(write) => return Outlook::Behind(write),
         };
         let (known, stored) = match holds {
-            Holds::Nothing => (Known::Missing, None),
-            Holds::Value(value) => (Known::Value(value), None),
+            Holds::Nothing => (KnownValue::Missing, None),
+            Holds::Value(value) => (KnownValue::Value(value), None),
             Holds::Stored(entry) => match fetched {
                 Some((version, value)) if version == entry.version || planted!(UpdateOfOldValue) => {
-                    (Known::Value(value), None)
+                    (KnownValue::Value(value), None)
                 }
-                Some(_) | None => (Known::Bytes(u64::from(entry.place.bytes)), Some(entry)),
+                Some(_) | None => (KnownValue::Bytes(u64::from(entry.place.bytes)), Some(entry)),
             },
         };
         match rule.decide(&known, self.config.value_max) {
