@@ -59,9 +59,10 @@ fn finders(mutant: Mutant) -> &'static [Check] {
         Mutant::BadChecksumAccepted => &[Check::Damage, Check::Ends],
         Mutant::ReplayForgetsDelete
         | Mutant::ReadOfUnwritten
-        | Mutant::MissingMeansNotFound
         | Mutant::ForwardedWriteRepeated
         | Mutant::StandbyAnswersReads => &[Check::Linearizable],
+        // An update is told so, too, and that is no answer to it.
+        Mutant::MissingMeansNotFound => &[Check::Linearizable, Check::Answers],
         Mutant::ReadOvertakesOwnWrite => &[Check::Order],
         Mutant::ReadSeesLaterWrite | Mutant::SliceSeesLaterWrite => &[Check::Order],
         Mutant::DoneWithoutAck => &[Check::DoneIsAcknowledged],
