@@ -11,7 +11,7 @@ use dsm_protocol::machine::reign::may_begin::{
 };
 use dsm_protocol::machine::salvage::{
     show_stamp, Effect, Event, Findings, Known, Salvage, SalvageOutcome, Undecided, Wishes, BEGUN_AT,
-    ENDED_AT, RECOVERED,
+    ENDED_AT, RECOVERED, UNDECIDED,
 };
 use dsm_protocol::machine::slave;
 use dsm_protocol::message::Seen;
@@ -48,6 +48,8 @@ struct Text {
     is_ended: bool,
     /// Whether lines were damaged and taken out.
     is_damaged: bool,
+    /// Whether versions were put back that are not known to be the newest.
+    has_undecided: bool,
 }
 
 /// How it was before a run.
@@ -104,6 +106,7 @@ impl Text {
             is_begun: false,
             is_ended: false,
             is_damaged: false,
+            has_undecided: false,
         };
         let path = world.path(tip);
         let end = left_out.and_then(|last| path.iter().position(|id| *id == last));
@@ -298,12 +301,15 @@ impl Run<'_> {
             Effect::Read { link, tag, stamp: Stamp { version, reign }, key } => {
                 self.tell(link, slave::Event::Read { link, tag, version, reign, key });
             }
-            Effect::Append { key, stamp, value: text } => {
+            Effect::Append { key, stamp, value: text, is_undecided } => {
                 let id = self.world.record_of(stamp);
                 assert_eq!(text, value(id), "the value of another record");
                 self.text.put_back.push((number_of(&key), id));
+                self.text.has_undecided |= is_undecided;
                 let was = show_stamp(stamp);
-                self.text.add(&Operation::Write(vec![(key, text)]), &[(RECOVERED, was.as_bytes())]);
+                let fields = [(RECOVERED, was.as_bytes()), (UNDECIDED, b"slaves".as_slice())];
+                let fields = &fields[..1 + usize::from(is_undecided)];
+                self.text.add(&Operation::Write(vec![(key, text)]), fields);
             }
             Effect::Finish { epoch, given_up } => {
                 let reign = Reign { epoch, id: ReignId(self.world.random()) };
@@ -394,10 +400,16 @@ impl Repairs {
     }
 
     pub(crate) fn run(mut self) -> Told {
-        let undecided = [Undecided::Stop, Undecided::Log, Undecided::Slaves][self.world.below(3) as usize];
+        let choices = [Undecided::Stop, Undecided::Log, Undecided::Slaves];
+        let mut undecided = choices[self.world.below(3) as usize];
         for attempt in 0..=RUNS_MAX {
             let is_last = attempt == RUNS_MAX;
-            let undecided = if is_last && undecided == Undecided::Stop { Undecided::Log } else { undecided };
+            if self.world.chance(20) {
+                undecided = choices[self.world.below(3) as usize];
+            }
+            if is_last {
+                undecided = if self.text.has_undecided { Undecided::Slaves } else { Undecided::Log };
+            }
             let accept_missing = is_last || self.world.chance(30);
             let wishes = Wishes { slaves: None, wait_ms: WAIT_MS, accept_missing, undecided, dry_run: false };
             if self.attempt(wishes, is_last) {
@@ -459,11 +471,12 @@ impl Repairs {
             self.is_repaired(&held, &findings, wishes, &before.noted);
             return true;
         }
-        self.is_as_it_was(outcome.as_ref(), &before) || (is_last && self.text.bytes.len() == before.bytes)
+        self.is_as_it_was(outcome.as_ref(), wishes, &before)
+            || (is_last && self.text.bytes.len() == before.bytes)
     }
 
     /// A run has not come to its end; whether nothing was to be done.
-    fn is_as_it_was(&self, outcome: Option<&SalvageOutcome>, before: &Before) -> bool {
+    fn is_as_it_was(&self, outcome: Option<&SalvageOutcome>, wishes: Wishes, before: &Before) -> bool {
         match outcome {
             Some(SalvageOutcome::NothingLacks) => {
                 self.is_served();
@@ -480,6 +493,11 @@ impl Repairs {
                 | SalvageOutcome::TooManyReigns
                 | SalvageOutcome::TooManyWitnesses,
             ) => panic!("{outcome:?}"),
+            Some(SalvageOutcome::DecidedBefore) => {
+                assert!(self.text.has_undecided && wishes.undecided != Undecided::Slaves);
+                assert_eq!((self.text.bytes.len(), &self.noted), (before.bytes, &before.noted));
+                false
+            }
             Some(SalvageOutcome::Undecided) => {
                 assert_eq!(self.text.put_back.len(), before.put_back, "something was put back");
                 self.is_not_served();
@@ -506,6 +524,7 @@ impl Repairs {
         self.nothing_is_lost(held);
         self.nothing_comes_undone(held, wishes.undecided);
         self.what_is_certain_is_decided(held, findings);
+        self.the_choice_holds(findings, wishes.undecided);
         let are_there = |id: &SlaveId| held.iter().any(|(node, _)| name(*node) == *id);
         let missing = noted.seen.iter().find(|(id, _)| !are_there(id));
         assert!(wishes.accept_missing || missing.is_none(), "done without {missing:?}");
@@ -592,6 +611,18 @@ impl Repairs {
                     "key{number}: record {id} was not in the log of slave {node}"
                 );
             }
+        }
+    }
+
+    /// Of what cannot be decided, the log has what the last run was to take.
+    fn the_choice_holds(&self, findings: &Findings, wish: Undecided) {
+        if wish != Undecided::Slaves {
+            assert!(!self.text.has_undecided, "versions of slaves were taken, and {wish:?} was wished");
+            return;
+        }
+        for key in &findings.undecided {
+            let is_put_back = self.text.put_back.iter().any(|(of, _)| *of == number_of(key));
+            assert!(is_put_back, "{key:?} has what the log had");
         }
     }
 
