@@ -498,6 +498,20 @@ fn a_reign_whose_epoch_record_is_lost_ends_the_one_before_it() {
     assert_eq!(bench.machine.findings().undecided, [b"a".to_vec()]);
 }
 
+/// Otherwise no master would serve it, and a repair would find nothing to do.
+#[test]
+fn a_log_that_was_served_after_a_repair_is_not_half_repaired_though_the_epoch_records_since_are_lost() {
+    for operation in [Operation::Write(vec![("a".into(), "new".into())]), Operation::Delete(vec!["a".into()])]
+    {
+        let mut log = Log::new();
+        log.reign(3, BEGUN_AT, &[]);
+        assert!(log.walk(|_| {}).is_half_repaired);
+        log.epoch = 5;
+        log.add(&operation, &[]);
+        assert!(!log.walk(|_| {}).is_half_repaired, "{operation:?}: somebody has served it");
+    }
+}
+
 #[test]
 fn an_unfinished_repair_goes_on_with_what_is_newer_than_what_it_had() {
     let mut log = Log::new();
