@@ -60,11 +60,11 @@ pub trait SalvageStore {
     /// What the system says.
     fn survey(&mut self, salvage: &mut Salvage) -> io::Result<bool>;
 
-    /// Appends a record that writes a key and says which version that was. Need not be on disk.
+    /// Appends a record that writes a key, and says which version that was and whether it is not known to be the newest. Need not be on disk.
     ///
     /// # Errors
     /// What the system says.
-    fn append(&mut self, key: &[u8], stamp: Stamp, value: &[u8]) -> io::Result<()>;
+    fn append(&mut self, key: &[u8], stamp: Stamp, value: &[u8], is_undecided: bool) -> io::Result<()>;
 
     /// Syncs what was appended, then appends and syncs the EPOCH record that gives these reigns up and a mark, and then
     /// empties the note.
@@ -351,7 +351,9 @@ impl<S: SalvageStore> Repair<'_, S> {
                     outbox.append(|out| frame::encode_read(tag, stamp, &key, out));
                 }
             }
-            Effect::Append { key, stamp, value } => self.store.append(&key, stamp, &value)?,
+            Effect::Append { key, stamp, value, is_undecided } => {
+                self.store.append(&key, stamp, &value, is_undecided)?;
+            }
             Effect::Finish { epoch, given_up } => {
                 self.store.finish(epoch, given_up)?;
                 self.events.push_back(Event::Finished);

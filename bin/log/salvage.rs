@@ -18,7 +18,7 @@ use dsm_protocol::ids::{ClusterId, Epoch, Millis, Reign, ReignId, Seq, Stamp};
 use dsm_protocol::lock_file::LockText;
 use dsm_protocol::machine::salvage::{
     show_stamp, Findings, Known, Salvage, SalvageOutcome, Undecided, Wishes, BEGUN_AT, BRANCHES_MAX,
-    ENDED_AT, RECOVERED,
+    ENDED_AT, RECOVERED, UNDECIDED,
 };
 use dsm_protocol::message::Seen;
 use dsm_protocol::record::{
@@ -362,11 +362,12 @@ impl SalvageStore for Store {
         }
     }
 
-    fn append(&mut self, key: &[u8], stamp: Stamp, value: &[u8]) -> io::Result<()> {
+    fn append(&mut self, key: &[u8], stamp: Stamp, value: &[u8], is_undecided: bool) -> io::Result<()> {
         self.seq = self.seq.next();
         let was = show_stamp(stamp);
-        let fields = [(RECOVERED, was.as_bytes())];
-        let trailer = Trailer { fields: &fields, ..Trailer::new(self.seq, self.epoch, self.synced) };
+        let fields = [(RECOVERED, was.as_bytes()), (UNDECIDED, b"slaves".as_slice())];
+        let fields = &fields[..if is_undecided { 2 } else { 1 }];
+        let trailer = Trailer { fields, ..Trailer::new(self.seq, self.epoch, self.synced) };
         encode_write_with(&[(key, value)], trailer, &mut self.buffer);
         if self.buffer.len() >= GROUP_BYTES {
             self.flush()?;
@@ -420,6 +421,13 @@ fn tell(
                 "error: of {} keys it cannot be decided whether the log or the slaves have the newest; nothing was put back: \
                  say with --undecided log or --undecided slaves what they get",
                 findings.undecided_keys
+            ));
+            EXIT_UNREPAIRED
+        }
+        SalvageOutcome::DecidedBefore => {
+            cli::tell(&format!(
+                "error: an earlier run with --undecided slaves has put such keys into {shown} already; nothing was done: go on with \
+                 --undecided slaves"
             ));
             EXIT_UNREPAIRED
         }

@@ -64,6 +64,9 @@ pub const REPAIR_BEGUN: &str = "repair";
 /// The name of the field by which a record that such a repair has put back says which version it was.
 pub const RECOVERED: &str = "recovered";
 
+/// The name of the field by which a record that such a repair has put back says that it was not known to be the newest.
+pub const UNDECIDED: &str = "undecided";
+
 /// The name of the field by which a record says that some before it were damaged and taken out, not only left out by compaction.
 pub const LOST: &str = "lost";
 

@@ -339,11 +339,9 @@ impl Scanner {
                 position.reign = Reign { epoch: record.epoch, id: mark.id };
                 position.is_half_repaired = address.is(REPAIR_BEGUN.as_bytes());
             }
-            // The EPOCH record of that repair is lost.
-            Body::Write(_)
-                if record.epoch > position.reign.epoch && record.fields.get(RECOVERED).is_some() =>
-            {
-                position.is_half_repaired = true;
+            // Its EPOCH record is lost: that of a repair, or of a reign that has served what a repair had left.
+            Body::Write(_) | Body::Delete(_) if record.epoch > position.reign.epoch => {
+                position.is_half_repaired = record.fields.get(RECOVERED).is_some();
             }
             Body::Write(_) | Body::Delete(_) | Body::Synced => {}
         }

@@ -1,7 +1,7 @@
 //! Repairs of one log of a world, each with the slaves that happen to be there, until one comes to its end; and what must be true
 //! then.
 
-use crate::world::{key, value, Deed, Entry, Id, World};
+use crate::world::{key, Deed, Entry, Id, World};
 use bytes::Bytes;
 use dsm_protocol::ids::{ClusterId, Incarnation, LinkId, Millis, Reign, ReignId, Seq, SlaveId, Stamp};
 use dsm_protocol::lock_file::LockText;
@@ -11,7 +11,7 @@ use dsm_protocol::machine::reign::may_begin::{
 };
 use dsm_protocol::machine::salvage::{
     show_stamp, Effect, Event, Findings, Known, Salvage, SalvageOutcome, Undecided, Wishes, BEGUN_AT,
-    ENDED_AT, RECOVERED,
+    ENDED_AT, RECOVERED, UNDECIDED,
 };
 use dsm_protocol::machine::slave;
 use dsm_protocol::message::Seen;
@@ -34,6 +34,11 @@ pub(crate) struct Told {
     pub(crate) recovered_keys: u64,
     pub(crate) undecided_keys: u64,
     pub(crate) crashes: u64,
+    /// How often the log was served after a repair, and how often it was cut then or between two runs.
+    pub(crate) served: u64,
+    pub(crate) cut: u64,
+    /// How often a run was refused because of what one before it had chosen.
+    pub(crate) refused: u64,
 }
 
 /// A log as text, and what was put back into it.
@@ -43,11 +48,22 @@ struct Text {
     reign: Reign,
     /// Where it was when nothing was put back yet.
     tip: Id,
-    put_back: Vec<(u64, Id)>,
+    /// Its last record.
+    last: Id,
+    /// What was put back since: the key, the record that it was, and the one that it is now.
+    put_back: Vec<(u64, Id, Id)>,
+    /// Records that were damaged and taken out.
+    lost: BTreeSet<Id>,
+    /// So many bytes were written at once by compaction or a repair: no crash cuts them.
+    solid: usize,
     is_begun: bool,
     is_ended: bool,
-    /// Whether lines were damaged and taken out.
+    /// Whether lines were damaged and taken out, or the log was cut after a repair.
     is_damaged: bool,
+    /// Whether versions were put back that are not known to be the newest.
+    has_undecided: bool,
+    /// Whether that was since somebody has served the log.
+    has_taken_undecided: bool,
 }
 
 /// How it was before a run.
@@ -59,6 +75,10 @@ struct Before {
 
 pub(crate) struct Repairs {
     world: World,
+    /// Where the log is from.
+    log: usize,
+    /// Records from this one on are of the repairs since it was served.
+    new: Id,
     text: Text,
     noted: WitnessText,
     told: Told,
@@ -100,17 +120,23 @@ impl Text {
             seq: 0,
             reign: Reign::default(),
             tip,
+            last: tip,
             put_back: Vec::new(),
+            lost: BTreeSet::new(),
+            solid: 0,
             is_begun: false,
             is_ended: false,
             is_damaged: false,
+            has_undecided: false,
+            has_taken_undecided: false,
         };
         let path = world.path(tip);
         let end = left_out.and_then(|last| path.iter().position(|id| *id == last));
-        let live: BTreeSet<Id> =
-            left_out.map(|last| world.live(last).into_values().collect()).unwrap_or_default();
+        let live: BTreeSet<Id> = left_out
+            .map(|last| world.live(last, &BTreeSet::new()).into_values().collect())
+            .unwrap_or_default();
         for (index, id) in path.into_iter().enumerate() {
-            let Entry { seq, reign, deed, .. } = world.entries[id];
+            let Entry { seq, deed, .. } = world.entries[id];
             if let Deed::Write(_) | Deed::Delete(_) = deed {
                 if end.is_some_and(|end| index <= end) && !live.contains(&id) {
                     if end == Some(index) {
@@ -123,23 +149,54 @@ impl Text {
                     continue;
                 }
             }
-            text.reign = reign;
-            let operation = match deed {
-                Deed::Cluster => Operation::Cluster(CLUSTER),
-                Deed::Epoch { durable } => {
-                    let fsync = if durable { SyncMode::Always } else { SyncMode::Everysec };
-                    let mark = ReignMark { id: reign.id, fsync, given_up: Vec::new() };
-                    Operation::Epoch { address: "host:1".to_owned(), mark: Some(mark) }
-                }
-                Deed::Write(number) => Operation::Write(vec![(key(number), value(id))]),
-                Deed::Delete(number) => Operation::Delete(vec![key(number)]),
-            };
-            let after = (text.seq + 1 != seq.0).then_some(Seq(text.seq));
-            text.seq = seq.0;
-            let trailer = Trailer { after, ..Trailer::new(seq, reign.epoch, Seq(0)) };
-            encode_with(&operation, trailer, &mut text.bytes);
+            text.take(world, id);
+            if end == Some(index) {
+                text.solid = text.bytes.len();
+            }
         }
         text
+    }
+
+    /// A master appends that record.
+    fn take(&mut self, world: &World, id: Id) {
+        let Entry { seq, reign, deed, .. } = world.entries[id];
+        self.reign = reign;
+        let operation = match deed {
+            Deed::Cluster => Operation::Cluster(CLUSTER),
+            Deed::Epoch { durable } => {
+                let fsync = if durable { SyncMode::Always } else { SyncMode::Everysec };
+                let mark = ReignMark { id: reign.id, fsync, given_up: Vec::new() };
+                Operation::Epoch { address: "host:1".to_owned(), mark: Some(mark) }
+            }
+            Deed::Write(number) => Operation::Write(vec![(key(number), world.value(id))]),
+            Deed::Delete(number) => Operation::Delete(vec![key(number)]),
+        };
+        let after = (self.seq + 1 != seq.0).then_some(Seq(self.seq));
+        self.seq = seq.0;
+        let trailer = Trailer { after, ..Trailer::new(seq, reign.epoch, Seq(0)) };
+        encode_with(&operation, trailer, &mut self.bytes);
+    }
+
+    /// Cuts some lines off, or an older copy is put back.
+    fn cut(&mut self, world: &mut World) {
+        let ends = self.bytes.iter().enumerate().filter(|(_, byte)| **byte == b'\n').map(|(at, _)| at + 1);
+        let ends: Vec<usize> = ends.filter(|end| *end >= self.solid).collect();
+        let lines = 1 + world.below(20) as usize;
+        let Some(end) = ends.len().checked_sub(1 + lines).map(|index| ends[index]) else { return };
+        self.bytes.truncate(end);
+        let Position { seq, reign, .. } = self.walk(|_| {});
+        let path = world.path(self.last);
+        let last = path.iter().rfind(|id| world.entries[**id].seq == seq && !self.lost.contains(*id));
+        (self.last, self.seq, self.reign) = (*last.unwrap(), seq.0, reign);
+        // What repairs have put back that did not come to their end was served to nobody.
+        let served = path.iter().position(|id| *id == self.last).unwrap();
+        let served = path[..=served].iter().rfind(|id| !world.is_of_repair(**id));
+        (self.tip, self.is_begun) = (*served.unwrap(), *served.unwrap() != self.last);
+        self.put_back = world.put_back_after(self.tip, self.last);
+        let (mut has_undecided, tip) = (false, world.entries[self.tip].seq);
+        self.walk(|record| has_undecided |= record.seq > tip && record.fields.get(UNDECIDED).is_some());
+        self.has_undecided = has_undecided;
+        self.has_taken_undecided &= has_undecided;
     }
 
     /// Takes out some of its lines, as `dsm-log repair` does with damaged ones; not the first and the last one.
@@ -158,11 +215,14 @@ impl Text {
                 (true, false) => 35 * u64::from(record.seq > fork),
             };
             is_lost = world.chance(percent);
+            let is_mark = matches!(record.body, Body::Synced);
             if is_lost && index > 0 && index + 1 < lines.len() {
                 self.is_damaged = true;
+                let path = world.path(self.last);
+                let id = path.into_iter().find(|id| world.entries[*id].seq == record.seq && !is_mark);
+                self.lost.extend(id);
                 continue;
             }
-            let is_mark = matches!(record.body, Body::Synced);
             let before = record.after.unwrap_or(if is_mark { record.seq } else { Seq(record.seq.0 - 1) });
             if before == seq {
                 bytes.extend_from_slice(line);
@@ -175,7 +235,7 @@ impl Text {
             }
             seq = record.seq;
         }
-        self.bytes = bytes;
+        (self.solid, self.bytes) = (bytes.len(), bytes);
     }
 
     /// Compacts all of it.
@@ -197,7 +257,7 @@ impl Text {
         let (mut rewriter, mut out) = (Rewriter::new(1 << 20), Vec::new());
         rewriter.rewrite(&self.bytes, &[], live.into_iter(), &mut out).unwrap();
         rewriter.join(&mut out);
-        self.bytes = out;
+        (self.solid, self.bytes) = (out.len(), out);
     }
 
     fn add(&mut self, operation: &Operation, fields: &[(&str, &[u8])]) {
@@ -282,6 +342,7 @@ impl Run<'_> {
             Effect::Begin { epoch } => {
                 let reign = Reign { epoch, id: ReignId(self.world.random()) };
                 self.text.begin(reign, BEGUN_AT, Vec::new());
+                self.text.last = self.world.repair_reign(self.text.last, reign, None);
                 self.text.is_begun = true;
                 self.events.push_back(Event::Begun { reign, seq: Seq(self.text.seq) });
             }
@@ -298,16 +359,23 @@ impl Run<'_> {
             Effect::Read { link, tag, stamp: Stamp { version, reign }, key } => {
                 self.tell(link, slave::Event::Read { link, tag, version, reign, key });
             }
-            Effect::Append { key, stamp, value: text } => {
+            Effect::Append { key, stamp, value: text, is_undecided } => {
                 let id = self.world.record_of(stamp);
-                assert_eq!(text, value(id), "the value of another record");
-                self.text.put_back.push((number_of(&key), id));
+                assert_eq!(text, self.world.value(id), "the value of another record");
+                let number = number_of(&key);
+                self.text.last = self.world.put_back(self.text.last, self.text.reign, number, id);
+                self.text.put_back.push((number, id, self.text.last));
+                self.text.has_undecided |= is_undecided;
+                self.text.has_taken_undecided |= is_undecided;
                 let was = show_stamp(stamp);
-                self.text.add(&Operation::Write(vec![(key, text)]), &[(RECOVERED, was.as_bytes())]);
+                let fields = [(RECOVERED, was.as_bytes()), (UNDECIDED, b"slaves".as_slice())];
+                let fields = &fields[..1 + usize::from(is_undecided)];
+                self.text.add(&Operation::Write(vec![(key, text)]), fields);
             }
             Effect::Finish { epoch, given_up } => {
                 let reign = Reign { epoch, id: ReignId(self.world.random()) };
-                self.text.begin(reign, ENDED_AT, given_up);
+                self.text.begin(reign, ENDED_AT, given_up.clone());
+                self.text.last = self.world.repair_reign(self.text.last, reign, Some(given_up));
                 self.text.is_ended = true;
                 *self.noted = WitnessText::default();
                 self.events.push_back(Event::Finished);
@@ -361,19 +429,58 @@ impl Repairs {
         }
         let path = world.path(tip);
         let left_out = world.chance(35).then(|| path[world.below(path.len() as u64) as usize]);
-        let mut text = Text::of(&world, tip, left_out);
-        if world.chance(40) {
-            let fork = world.first_fork(tip);
-            text.damage(&mut world, fork);
-            for _ in 0..world.below(3) {
-                text.compact();
-            }
-        }
+        let text = Text::of(&world, tip, left_out);
         let noted = WitnessText { cluster: Some(CLUSTER), ..WitnessText::default() };
         let (told, undecided) = (Told::default(), BTreeSet::new());
-        let mut repairs = Repairs { world, text, noted, told, undecided };
+        let new = world.entries.len();
+        let mut repairs = Repairs { world, log, new, text, noted, told, undecided };
+        repairs.is_damaged();
         repairs.master_looks();
         repairs
+    }
+
+    /// Lines of the log are damaged and taken out, and it is compacted.
+    fn is_damaged(&mut self) {
+        if self.world.chance(40) {
+            let fork = self.world.first_fork(self.text.last);
+            self.text.damage(&mut self.world, fork);
+            for _ in 0..self.world.below(3) {
+                self.text.compact();
+            }
+        }
+    }
+
+    /// The log that was repaired is served, and then it is to be repaired again: as it is, cut, or damaged. Gives whether it was
+    /// served.
+    fn is_served_on(&mut self) -> bool {
+        let is_unnamed = |id: &Id| matches!(self.world.entries[*id].deed, Deed::Epoch { .. });
+        if self.text.lost.iter().any(is_unnamed) {
+            // Copies of a reign without a name are not told apart here.
+            return false;
+        }
+        self.log = self.world.serve(self.log, self.text.last, self.text.lost.clone());
+        let path = self.world.path(self.world.logs[self.log].tip);
+        let new = path.into_iter().skip_while(|id| *id != self.text.last).skip(1);
+        for id in new.collect::<Vec<_>>() {
+            self.text.take(&self.world, id);
+            self.text.last = id;
+        }
+        self.text.is_ended = false;
+        self.text.is_begun = false;
+        self.text.has_undecided = false;
+        self.text.has_taken_undecided = false;
+        self.text.tip = self.text.last;
+        self.text.put_back.clear();
+        self.undecided.clear();
+        self.new = self.world.entries.len();
+        self.told.served += 1;
+        if self.world.chance(60) {
+            self.cut();
+        }
+        self.is_damaged();
+        self.noted = WitnessText { cluster: Some(CLUSTER), ..WitnessText::default() };
+        self.master_looks();
+        true
     }
 
     /// A master has found what slaves have seen, and does not serve; then some slaves are lost.
@@ -394,18 +501,44 @@ impl Repairs {
     }
 
     pub(crate) fn run(mut self) -> Told {
-        let undecided = [Undecided::Stop, Undecided::Log, Undecided::Slaves][self.world.below(3) as usize];
+        for _ in 0..=self.world.below(3) {
+            self.repair();
+            if !self.is_served_on() {
+                break;
+            }
+        }
+        self.told
+    }
+
+    fn cut(&mut self) {
+        let before = self.text.bytes.len();
+        self.text.cut(&mut self.world);
+        self.told.cut += u64::from(self.text.bytes.len() < before);
+    }
+
+    /// Runs until one has come to its end.
+    fn repair(&mut self) {
+        let choices = [Undecided::Stop, Undecided::Log, Undecided::Slaves];
+        let mut undecided = choices[self.world.below(3) as usize];
         for attempt in 0..=RUNS_MAX {
             let is_last = attempt == RUNS_MAX;
-            let undecided = if is_last && undecided == Undecided::Stop { Undecided::Log } else { undecided };
+            if self.world.chance(20) {
+                undecided = choices[self.world.below(3) as usize];
+            }
+            if is_last {
+                undecided = if self.text.has_undecided { Undecided::Slaves } else { Undecided::Log };
+            }
             let accept_missing = is_last || self.world.chance(30);
             let wishes = Wishes { slaves: None, wait_ms: WAIT_MS, accept_missing, undecided, dry_run: false };
             if self.attempt(wishes, is_last) {
                 break;
             }
             assert!(!is_last, "the last run did not come to its end");
+            if self.world.chance(10) {
+                self.cut();
+                self.text.is_damaged = true;
+            }
         }
-        self.told
     }
 
     /// One run. Whether nothing is left to be done.
@@ -459,11 +592,12 @@ impl Repairs {
             self.is_repaired(&held, &findings, wishes, &before.noted);
             return true;
         }
-        self.is_as_it_was(outcome.as_ref(), &before) || (is_last && self.text.bytes.len() == before.bytes)
+        self.is_as_it_was(outcome.as_ref(), wishes, &before)
+            || (is_last && self.text.bytes.len() == before.bytes)
     }
 
     /// A run has not come to its end; whether nothing was to be done.
-    fn is_as_it_was(&self, outcome: Option<&SalvageOutcome>, before: &Before) -> bool {
+    fn is_as_it_was(&mut self, outcome: Option<&SalvageOutcome>, wishes: Wishes, before: &Before) -> bool {
         match outcome {
             Some(SalvageOutcome::NothingLacks) => {
                 self.is_served();
@@ -480,6 +614,12 @@ impl Repairs {
                 | SalvageOutcome::TooManyReigns
                 | SalvageOutcome::TooManyWitnesses,
             ) => panic!("{outcome:?}"),
+            Some(SalvageOutcome::DecidedBefore) => {
+                self.told.refused += 1;
+                assert!(self.text.has_undecided && wishes.undecided != Undecided::Slaves);
+                assert_eq!((self.text.bytes.len(), &self.noted), (before.bytes, &before.noted));
+                false
+            }
             Some(SalvageOutcome::Undecided) => {
                 assert_eq!(self.text.put_back.len(), before.put_back, "something was put back");
                 self.is_not_served();
@@ -500,12 +640,13 @@ impl Repairs {
         wishes: Wishes,
         noted: &WitnessText,
     ) {
-        self.told.recovered_keys = findings.recovered_keys() + findings.done_before;
-        self.told.undecided_keys = self.undecided.len() as u64;
+        self.told.recovered_keys += findings.recovered_keys() + findings.done_before;
+        self.told.undecided_keys += self.undecided.len() as u64;
         self.is_served();
         self.nothing_is_lost(held);
         self.nothing_comes_undone(held, wishes.undecided);
         self.what_is_certain_is_decided(held, findings);
+        self.the_choice_holds(findings, wishes.undecided);
         let are_there = |id: &SlaveId| held.iter().any(|(node, _)| name(*node) == *id);
         let missing = noted.seen.iter().find(|(id, _)| !are_there(id));
         assert!(wishes.accept_missing || missing.is_none(), "done without {missing:?}");
@@ -517,6 +658,7 @@ impl Repairs {
             if let Body::Epoch { mark, .. } = record.body {
                 let reign = Reign { epoch: record.epoch, id: mark.id };
                 reigns.begin(ReignRecord { reign, first: record.seq, durable: true });
+                mark.given_up.for_each(|reign| reigns.give_up(reign));
             }
         });
         let claims = |(id, seen): &(SlaveId, Seen)| Claim {
@@ -545,8 +687,7 @@ impl Repairs {
 
     /// The record of which a key has the value.
     fn value_of(&self, number: u64) -> Option<Id> {
-        let put_back = self.text.put_back.iter().rev().find(|(of, _)| *of == number);
-        put_back.map(|(_, id)| *id).or_else(|| self.world.live(self.text.tip).get(&number).copied())
+        self.world.live(self.text.last, &self.text.lost).get(&number).copied()
     }
 
     /// Each copy that the log lacked is there, or a later one of the same history.
@@ -554,11 +695,12 @@ impl Repairs {
         for (node, copies) in held {
             for (key, stamp) in copies {
                 let id = self.world.record_of(*stamp);
-                if self.undecided.contains(key) || self.world.is_in(id, self.text.tip) {
+                let is_given_up = self.world.gives_up(self.text.tip, self.world.entries[id].reign);
+                if self.undecided.contains(key) || is_given_up || self.world.is_in(id, self.text.last) {
                     continue;
                 }
                 let has = self.value_of(number_of(key));
-                let is_there = has.is_some_and(|has| self.world.is_in(id, has));
+                let is_there = has.is_some_and(|has| self.world.is_included(id, has));
                 assert!(is_there, "slave {node} holds record {id} of {key:?}, and the log has {has:?}");
             }
         }
@@ -567,8 +709,9 @@ impl Repairs {
     /// What was put back was certainly after all that the log has done to the key, in the history of all who hold it.
     fn nothing_comes_undone(&self, held: &[(usize, Vec<(Bytes, Stamp)>)], wish: Undecided) {
         let path = self.world.path(self.text.tip);
-        for (index, (number, id)) in self.text.put_back.iter().enumerate() {
-            if wish == Undecided::Slaves && self.undecided.contains(&key(*number)) {
+        for (index, (number, id, now)) in self.text.put_back.iter().enumerate() {
+            let is_decided = wish == Undecided::Slaves && self.undecided.contains(&key(*number));
+            if is_decided || *now < self.new {
                 continue;
             }
             let touches = |at: &Id| match self.world.entries[*at].deed {
@@ -576,10 +719,11 @@ impl Repairs {
                 Deed::Cluster | Deed::Epoch { .. } => false,
             };
             let last = path.iter().rev().copied().find(touches);
-            let before = self.text.put_back[..index].iter().filter(|(of, _)| of == number).map(|(_, id)| *id);
+            let before =
+                self.text.put_back[..index].iter().filter(|(of, ..)| of == number).map(|(_, id, _)| *id);
             for older in last.into_iter().chain(before) {
                 assert!(
-                    self.world.is_in(older, *id),
+                    self.world.is_included(older, *id),
                     "key{number}: record {id} over {older}, which is not older"
                 );
             }
@@ -595,12 +739,24 @@ impl Repairs {
         }
     }
 
+    /// Of what cannot be decided, the log has what the last run was to take.
+    fn the_choice_holds(&self, findings: &Findings, wish: Undecided) {
+        if wish != Undecided::Slaves {
+            assert!(!self.text.has_taken_undecided, "versions of slaves were taken, and {wish:?} was wished");
+            return;
+        }
+        for key in &findings.undecided {
+            let is_put_back = self.text.put_back.iter().any(|(of, ..)| *of == number_of(key));
+            assert!(is_put_back, "{key:?} has what the log had");
+        }
+    }
+
     /// If the log is only older than what slaves hold, and that is one history, nothing is undecided.
     fn what_is_certain_is_decided(&self, held: &[(usize, Vec<(Bytes, Stamp)>)], findings: &Findings) {
         if self.text.is_damaged {
             return;
         }
-        let mut beyond: Vec<Id> = self.text.put_back.iter().map(|(_, id)| *id).collect();
+        let mut beyond: Vec<Id> = self.text.put_back.iter().map(|(_, id, _)| *id).collect();
         for (node, copies) in held {
             for id in copies.iter().map(|(_, stamp)| self.world.record_of(*stamp)) {
                 let is_of_log = self.world.nodes[*node].last_tip.is_some_and(|tip| self.world.is_in(id, tip));

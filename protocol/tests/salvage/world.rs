@@ -7,7 +7,7 @@ use bytes::Bytes;
 use dsm_protocol::ids::{LinkId, Reign, ReignId, Seq, Stamp, Version};
 use dsm_protocol::machine::master::{ReignRecord, Reigns, Testimony};
 use dsm_protocol::machine::slave::{Effect, Event, Slave};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// The number of a record in the tree.
 pub(crate) type Id = usize;
@@ -29,6 +29,8 @@ pub(crate) struct Entry {
     pub(crate) seq: Seq,
     pub(crate) reign: Reign,
     pub(crate) deed: Deed,
+    /// The record whose value a repair has put back with this one.
+    pub(crate) back: Option<Id>,
 }
 
 /// One file.
@@ -38,6 +40,8 @@ pub(crate) struct LogFile {
     /// Whether a master serves it.
     serves: bool,
     durable: bool,
+    /// The records that were damaged and taken out of it.
+    lost: BTreeSet<Id>,
 }
 
 pub(crate) struct Node {
@@ -52,6 +56,10 @@ pub(crate) struct World {
     pub(crate) entries: Vec<Entry>,
     pub(crate) logs: Vec<LogFile>,
     pub(crate) nodes: Vec<Node>,
+    /// The reigns in which repairs have put records back: a log that ends with one is not served.
+    repairs: BTreeSet<Reign>,
+    /// What the EPOCH records that end repairs give up.
+    given_up: BTreeMap<Id, Vec<Reign>>,
     links: u64,
     random: u64,
 }
@@ -60,17 +68,16 @@ pub(crate) fn key(number: u64) -> Bytes {
     Bytes::from(format!("key{number}"))
 }
 
-pub(crate) fn value(id: Id) -> Bytes {
-    Bytes::from(format!("value {id}"))
-}
-
 impl World {
     pub(crate) fn new(seed: u64) -> World {
-        let cluster = Entry { before: None, seq: Seq(1), reign: Reign::default(), deed: Deed::Cluster };
+        let (seq, reign, deed) = (Seq(1), Reign::default(), Deed::Cluster);
+        let cluster = Entry { before: None, seq, reign, deed, back: None };
         let mut world = World {
             entries: vec![cluster],
-            logs: vec![LogFile { tip: 0, serves: false, durable: true }],
+            logs: vec![LogFile { tip: 0, serves: false, durable: true, lost: BTreeSet::new() }],
             nodes: Vec::new(),
+            repairs: BTreeSet::new(),
+            given_up: BTreeMap::new(),
             links: 0,
             random: seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ 0x5851_f42d_4c95_7f2d,
         };
@@ -128,15 +135,35 @@ impl World {
             let Entry { seq: first, reign, deed, .. } = self.entries[id];
             if let Deed::Epoch { durable } = deed {
                 reigns.begin(ReignRecord { reign, first, durable });
+                self.given_up.get(&id).into_iter().flatten().for_each(|reign| reigns.give_up(*reign));
             }
         }
         reigns
     }
 
-    /// The record of each key that a log has written last and not deleted since.
-    pub(crate) fn live(&self, tip: Id) -> BTreeMap<u64, Id> {
+    /// The value that a record has written.
+    pub(crate) fn value(&self, id: Id) -> Bytes {
+        match self.entries[id].back {
+            Some(back) => self.value(back),
+            None => Bytes::from(format!("value {id}")),
+        }
+    }
+
+    /// Whether what `one` has written is part of the history through `other`, by itself or because a repair has put it back.
+    pub(crate) fn is_included(&self, one: Id, other: Id) -> bool {
+        let line = std::iter::successors(Some(other), |id| self.entries[*id].before);
+        let mut backs = line.filter_map(|id| self.entries[id].back.filter(|_| self.is_of_key(id, one)));
+        self.is_in(one, other) || backs.any(|back| self.is_included(one, back))
+    }
+
+    fn is_of_key(&self, one: Id, other: Id) -> bool {
+        matches!((self.entries[one].deed, self.entries[other].deed), (Deed::Write(one), Deed::Write(other)) if one == other)
+    }
+
+    /// The record of each key that a log has written last and not deleted since. It has lost some.
+    pub(crate) fn live(&self, tip: Id, lost: &BTreeSet<Id>) -> BTreeMap<u64, Id> {
         let mut live = BTreeMap::new();
-        for id in self.path(tip) {
+        for id in self.path(tip).into_iter().filter(|id| !lost.contains(id)) {
             match self.entries[id].deed {
                 Deed::Write(key) => drop(live.insert(key, id)),
                 Deed::Delete(key) => drop(live.remove(&key)),
@@ -181,9 +208,66 @@ impl World {
             // Logs that went apart give the same epochs to different reigns.
             reign = Reign { epoch: reign.epoch.next(), id: ReignId(self.random()) };
         }
-        self.entries.push(Entry { before: Some(tip), seq: seq.next(), reign, deed });
+        self.entries.push(Entry { before: Some(tip), seq: seq.next(), reign, deed, back: None });
         self.logs[log].tip = self.entries.len() - 1;
         self.logs[log].tip
+    }
+
+    /// A repair appends a record to the log that ends with `before`.
+    pub(crate) fn put_back(&mut self, before: Id, reign: Reign, number: u64, back: Id) -> Id {
+        let (seq, deed) = (self.entries[before].seq.next(), Deed::Write(number));
+        self.entries.push(Entry { before: Some(before), seq, reign, deed, back: Some(back) });
+        self.entries.len() - 1
+    }
+
+    /// The same of the EPOCH record with which it begins, or ends and gives up what the log lacks.
+    pub(crate) fn repair_reign(&mut self, before: Id, reign: Reign, ends: Option<Vec<Reign>>) -> Id {
+        let (seq, deed) = (self.entries[before].seq.next(), Deed::Epoch { durable: true });
+        self.entries.push(Entry { before: Some(before), seq, reign, deed, back: None });
+        let id = self.entries.len() - 1;
+        match ends {
+            Some(given_up) => drop(self.given_up.insert(id, given_up)),
+            None => drop(self.repairs.insert(reign)),
+        }
+        id
+    }
+
+    /// Whether a repair has written that record before it came to its end.
+    pub(crate) fn is_of_repair(&self, id: Id) -> bool {
+        self.repairs.contains(&self.entries[id].reign)
+    }
+
+    /// What was put back after `tip` in the log that ends with `last`: the key, the record that it was, and the one that it is now.
+    pub(crate) fn put_back_after(&self, tip: Id, last: Id) -> Vec<(u64, Id, Id)> {
+        let new = self.path(last).into_iter().skip_while(|id| *id != tip);
+        let put_back = new.filter_map(|id| match (self.entries[id].deed, self.entries[id].back) {
+            (Deed::Write(number), Some(back)) => Some((number, back, id)),
+            _ => None,
+        });
+        put_back.collect()
+    }
+
+    /// A repaired log is served, in the place of that one or beside it.
+    pub(crate) fn serve(&mut self, log: usize, tip: Id, lost: BTreeSet<Id>) -> usize {
+        for node in self.slaves_of(log) {
+            self.leave(node);
+        }
+        let repaired = LogFile { tip, serves: false, durable: self.logs[log].durable, lost };
+        let is_beside = self.chance(30);
+        let log = if is_beside { self.logs.len() } else { log };
+        if is_beside {
+            self.logs.push(repaired);
+        } else {
+            self.logs[log] = repaired;
+        }
+        self.begin(log);
+        for node in 0..self.nodes.len() {
+            if self.chance(80) {
+                self.join(node, log);
+            }
+        }
+        self.go_on(5, 25);
+        log
     }
 
     /// Some masters and slaves come and go.
@@ -192,7 +276,12 @@ impl World {
         for node in 0..self.nodes.len() {
             self.join(node, 0);
         }
-        for _ in 0..10 + self.below(50) {
+        self.go_on(10, 50);
+    }
+
+    /// So many things happen at least, and up to so many more; then all slaves lose their places.
+    fn go_on(&mut self, least: u64, more: u64) {
+        for _ in 0..least + self.below(more) {
             let (log, node) = (self.one_of(self.logs.len()), self.one_of(self.nodes.len()));
             match self.below(100) {
                 0..=54 => self.write(log),
@@ -209,8 +298,11 @@ impl World {
         }
     }
 
-    /// A master begins a reign. If the log is not synced, the end of the last reign may be lost.
+    /// A master begins a reign. If the log is not synced, the end of the last reign may be lost. None serves a half repaired log.
     fn begin(&mut self, log: usize) {
+        if self.is_of_repair(self.logs[log].tip) {
+            return;
+        }
         let there =
             (0..self.nodes.len()).filter(|node| self.nodes[*node].place.is_some_and(|at| at.0 == log));
         let there: Vec<usize> = there.collect();
@@ -280,9 +372,10 @@ impl World {
     /// The master drops what it need not keep, and sends some of what is missing.
     fn tidy(&mut self, node: usize, log: usize, entries: &[(Bytes, Stamp)]) {
         let Some((_, link)) = self.nodes[node].place else { return };
-        let live = self.live(self.logs[log].tip);
+        let live = self.live(self.logs[log].tip, &self.logs[log].lost);
         for (text, stamp) in entries {
-            if live.values().all(|id| self.stamp(*id) != *stamp) && self.chance(70) {
+            let is_live = live.values().any(|id| self.stamp(*id) == *stamp);
+            if !is_live && self.may_drop(log, *stamp) && self.chance(70) {
                 let Stamp { version, reign } = *stamp;
                 let event = Event::Drop { link, version, reign, key: text.clone() };
                 self.nodes[node].machine.step(event, &mut Vec::new());
@@ -295,10 +388,21 @@ impl World {
         }
     }
 
+    /// Whether the log proves that a copy is superseded, or gives it up.
+    fn may_drop(&self, log: usize, stamp: Stamp) -> bool {
+        let (tip, id) = (self.logs[log].tip, self.record_of(stamp));
+        self.is_in(id, tip) || self.gives_up(tip, self.entries[id].reign)
+    }
+
+    /// Whether a repair of that log has given up a reign.
+    pub(crate) fn gives_up(&self, tip: Id, reign: Reign) -> bool {
+        self.given_up.iter().any(|(at, reigns)| reigns.contains(&reign) && self.is_in(*at, tip))
+    }
+
     fn send(&mut self, node: usize, number: u64, id: Id) {
         let Some((_, link)) = self.nodes[node].place else { return };
         let Stamp { version, reign } = self.stamp(id);
-        let event = Event::Write { link, version, reign, key: key(number), value: value(id) };
+        let event = Event::Write { link, version, reign, key: key(number), value: self.value(id) };
         self.nodes[node].machine.step(event, &mut Vec::new());
     }
 

@@ -19,6 +19,7 @@ use crate::lock_file::LockText;
 use crate::message::{ReignStart, Seen};
 pub use crate::record::RECOVERED;
 pub use crate::record::REPAIR_BEGUN as BEGUN_AT;
+pub use crate::record::UNDECIDED;
 use crate::record::{Body, Position, Record, SyncMode, LOST};
 use crate::witness_file::WitnessText;
 use bytes::Bytes;
@@ -230,7 +231,7 @@ pub enum Effect {
         /// The key.
         key: Bytes,
     },
-    /// Append a record that writes the key, and says which version that was.
+    /// Append a record that writes the key, and says which version that was and whether it is not known to be the newest.
     Append {
         /// The key.
         key: Bytes,
@@ -238,6 +239,8 @@ pub enum Effect {
         stamp: Stamp,
         /// The value.
         value: Bytes,
+        /// Whether it is taken only because of [`Undecided::Slaves`].
+        is_undecided: bool,
     },
     /// Sync what was appended; then append and sync an EPOCH record of that epoch, which serves at [`ENDED_AT`], and a mark;
     /// then empty the note.
@@ -301,6 +304,9 @@ pub enum SalvageOutcome {
     },
     /// It is not known of all keys what is newest: nothing was put back.
     Undecided,
+    /// An earlier run, which came to nothing, was to take the slaves' versions of such keys and has put some into the log; this
+    /// one is to do otherwise. Nothing was done.
+    DecidedBefore,
     /// A slave was lost, or does not have what it has reported: not all was put back.
     Lost {
         /// That slave.
@@ -379,6 +385,8 @@ pub struct Salvage {
     phase: Phase,
     /// Whether somebody knows of something that the log lacks.
     lacks: bool,
+    /// The last record of a repair that was not known to be the newest of its key; 0 for none.
+    undecided_at: Seq,
     reign: Option<(Reign, Seq)>,
     /// Since when slaves are waited for.
     since: Millis,
@@ -406,6 +414,7 @@ impl Salvage {
             helpers: BTreeMap::new(),
             phase: Phase::Gathering,
             lacks: false,
+            undecided_at: Seq(0),
             reign: None,
             since: Millis(0),
             progress_at: Millis(0),
@@ -421,6 +430,9 @@ impl Salvage {
     /// Takes in a record of the log, before [`Salvage::open`].
     pub fn read(&mut self, record: &Record<'_>) {
         self.read_loss(record);
+        if record.fields.get(UNDECIDED).is_some() {
+            self.undecided_at = record.seq;
+        }
         if let Body::Epoch { address, mark } = record.body {
             let reign = Reign { epoch: record.epoch, id: mark.id };
             let durable = mark.fsync == Some(SyncMode::Always);
@@ -849,6 +861,9 @@ impl Salvage {
             self.end(SalvageOutcome::NothingLacks, effects);
         } else if self.wishes.dry_run {
             self.end(SalvageOutcome::Told, effects);
+        } else if self.wishes.undecided != Undecided::Slaves && self.undecided_at > self.lineage.end() {
+            // What the log had of those keys would have to be written again.
+            self.end(SalvageOutcome::DecidedBefore, effects);
         } else {
             self.begin(effects);
         }
@@ -1017,7 +1032,8 @@ impl Salvage {
             slave.recovered_keys += 1;
             slave.recovered_bytes += (key.len() + value.len()) as u64;
         }
-        effects.push(Effect::Append { key, stamp, value });
+        let is_undecided = self.copies.judge(number, &self.lineage) == Some(CopyVerdict::Undecided);
+        effects.push(Effect::Append { key, stamp, value, is_undecided });
     }
 
     fn missing(&mut self, now: Millis, link: LinkId, tag: u64, effects: &mut Vec<Effect>) {

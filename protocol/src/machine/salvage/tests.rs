@@ -3,6 +3,7 @@
 use super::*;
 use crate::ids::ReignId;
 use crate::record::{encode_with, Operation, ReignMark, Scanner, Step, Trailer};
+use crate::witness_file::NOTED_MAX;
 
 const CLUSTER: ClusterId = ClusterId(7);
 const WAIT_MS: u64 = 1000;
@@ -239,7 +240,7 @@ fn the_newest_of_what_the_log_lacks_is_fetched_and_its_reigns_are_given_up() {
         let Effect::Read { link, tag, stamp, key } = effect else { panic!("{effect:?}") };
         let value = Bytes::from_static(b"new");
         last = bench.step(Event::Value { link, tag, stamp, value: value.clone() });
-        assert_eq!(last[0], Effect::Append { key, stamp, value });
+        assert_eq!(last[0], Effect::Append { key, stamp, value, is_undecided: false });
     }
     assert_eq!(last[1], finish(&[Reign::new(1, 10), Reign::new(2, 20), Reign::new(3, 30)]));
     assert_eq!(bench.step(Event::Finished), [Effect::End(SalvageOutcome::Recovered)]);
@@ -497,6 +498,20 @@ fn a_reign_whose_epoch_record_is_lost_ends_the_one_before_it() {
     assert_eq!(bench.machine.findings().undecided, [b"a".to_vec()]);
 }
 
+/// Otherwise no master would serve it, and a repair would find nothing to do.
+#[test]
+fn a_log_that_was_served_after_a_repair_is_not_half_repaired_though_the_epoch_records_since_are_lost() {
+    for operation in [Operation::Write(vec![("a".into(), "new".into())]), Operation::Delete(vec!["a".into()])]
+    {
+        let mut log = Log::new();
+        log.reign(3, BEGUN_AT, &[]);
+        assert!(log.walk(|_| {}).is_half_repaired);
+        log.epoch = 5;
+        log.add(&operation, &[]);
+        assert!(!log.walk(|_| {}).is_half_repaired, "{operation:?}: somebody has served it");
+    }
+}
+
 #[test]
 fn an_unfinished_repair_goes_on_with_what_is_newer_than_what_it_had() {
     let mut log = Log::new();
@@ -711,12 +726,61 @@ fn of_copies_without_an_order_the_highest_epoch_is_taken_if_slaves_are_to_be_bel
         // One between them changes nothing.
         bench.reports(3, &[("b", stamp(3, 30, 21))]);
         bench.reports(2, &[("b", stamp(3, 30, 25))]);
-        let asked = Bench::asked(&bench.surveyed());
+        let effects = bench.surveyed();
+        let asked = Bench::asked(&effects);
         let wanted =
             if undecided == Undecided::Log { vec![] } else { vec![(2, "b".into(), stamp(3, 30, 25))] };
         assert_eq!(asked, wanted, "{undecided:?}");
         assert_eq!(bench.machine.findings().undecided, [b"b"]);
+        for effect in effects {
+            let Effect::Read { link, tag, stamp, key } = effect else { continue };
+            let value = Bytes::from_static(b"theirs");
+            let takes = bench.step(Event::Value { link, tag, stamp, value: value.clone() });
+            assert_eq!(takes[0], Effect::Append { key, stamp, value, is_undecided: true });
+        }
     }
+}
+
+#[test]
+fn what_a_run_has_put_back_because_slaves_were_to_be_believed_binds_the_next_one() {
+    let mut log = Log::new();
+    log.reign(5, BEGUN_AT, &[]);
+    log.recovered("a", stamp(3, 30, 20));
+    let fields: [(&str, &[u8]); 2] = [(RECOVERED, b"3-000000000000001e.21"), (UNDECIDED, b"slaves")];
+    log.add(&Operation::Write(vec![("b".into(), "back".into())]), &fields);
+    let look = |undecided, log: &Log| {
+        let mut bench = Bench::of(Wishes { undecided, ..WISHES }, log.clone());
+        bench.comes_of(1, "one", seen(3, 30, 25), &[(1, 10, 2), (3, 30, 9)]);
+        bench.after(WAIT_MS)
+    };
+    for other in [Undecided::Log, Undecided::Stop] {
+        assert_eq!(look(other, &log), [Effect::End(SalvageOutcome::DecidedBefore)], "{other:?}");
+    }
+    let goes_on = look(Undecided::Slaves, &log);
+    assert!(matches!(goes_on[..], [Effect::Note(_), Effect::Begin { .. }]), "{goes_on:?}");
+    // Once that repair has come to its end, the next one is another one.
+    log.reign(6, ENDED_AT, &[]);
+    let begins = look(Undecided::Log, &log);
+    assert!(matches!(begins[..], [Effect::Note(_), Effect::Begin { .. }]), "{begins:?}");
+}
+
+#[test]
+fn nothing_is_done_if_not_all_witnesses_can_be_noted() {
+    let mut noted = WitnessText { cluster: Some(CLUSTER), ..WitnessText::default() };
+    for epoch in 0..NOTED_MAX as u64 {
+        noted.note(slave("one"), seen(100 + epoch, 1, 9).unwrap());
+    }
+    let run = |name: &str, epoch| {
+        let mut bench = Bench::new(WISHES, Log::new(), noted.clone(), LockText::default());
+        if name != "one" {
+            bench.comes(1, "one", seen(100, 1, 9));
+        }
+        bench.comes(2, name, seen(epoch, 1, 9));
+        bench.after(WAIT_MS)
+    };
+    assert_eq!(run("two", 100), [Effect::End(SalvageOutcome::TooManyWitnesses)]);
+    let all = run("one", 101);
+    assert!(matches!(all[..], [Effect::Note(_), Effect::Begin { .. }]), "{all:?}");
 }
 
 #[test]
