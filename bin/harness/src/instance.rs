@@ -4,8 +4,8 @@
 //! Owns the children, and ends them by their ids. Call it from the main thread: the kernel kills the children when the
 //! thread that started them ends.
 
+use super::access::StoreAccess;
 use super::cluster::OwnCluster;
-use super::monitor::ask;
 use super::stop::StopSignal;
 use anyhow::{bail, ensure, Context as _};
 use dsm::launcher::describe_exit;
@@ -39,6 +39,8 @@ pub(crate) struct Instance {
     directory: Option<TempDir>,
     /// `host:port`; where a leader serves best, it is the first.
     pub targets: Vec<String>,
+    /// How they are reached.
+    pub access: StoreAccess,
     /// `redis 7.0.15`.
     pub version: String,
     /// The command lines, `DIR` for the temporary directory.
@@ -54,7 +56,7 @@ impl Instance {
         stop.also_set(cluster.launcher().interruption());
         let started = cluster.launcher().start_all().map_err(|error| anyhow::anyhow!(sentence(&error)));
         started.context("the cluster does not start")?;
-        let targets = cluster.launcher().masters();
+        let (targets, access) = (cluster.launcher().masters(), cluster.access().clone());
         let slaves = cluster.launcher().roles().len() - 2;
         let others = if slaves > 1 { format!(" (to slave-{slaves})") } else { String::new() };
         let commands = vec![
@@ -66,7 +68,15 @@ impl Instance {
         ];
         let version = format!("dsm {}", env!("CARGO_PKG_VERSION"));
         let processes = Vec::new();
-        Ok(Instance { processes, cluster: Some(cluster), directory: None, targets, version, commands })
+        Ok(Instance {
+            processes,
+            cluster: Some(cluster),
+            directory: None,
+            targets,
+            access,
+            version,
+            commands,
+        })
     }
 
     /// Starts the processes that `start` wants and waits until they serve; it gives their targets and the store's version.
@@ -88,13 +98,22 @@ impl Instance {
         let mut starting = Starting {
             directory: directory.context("cannot make a directory")?,
             processes: Vec::new(),
+            access: StoreAccess::default(),
             commands: Vec::new(),
             stop,
             deadline: Instant::now() + START_LIMIT,
         };
         let (targets, version) = start(&mut starting)?;
-        let Starting { directory, processes, commands, .. } = starting;
-        Ok(Instance { processes, cluster: None, directory: Some(directory), targets, version, commands })
+        let Starting { directory, processes, access, commands, .. } = starting;
+        Ok(Instance {
+            processes,
+            cluster: None,
+            directory: Some(directory),
+            targets,
+            access,
+            version,
+            commands,
+        })
     }
 
     /// Whether it is a cluster of ours.
@@ -143,6 +162,7 @@ pub(crate) struct Starting<'a> {
     // In this order: the processes first, then what they write to.
     processes: Vec<ChildProcess>,
     directory: TempDir,
+    access: StoreAccess,
     commands: Vec<String>,
     stop: &'a StopSignal,
     deadline: Instant,
@@ -196,8 +216,9 @@ impl Starting<'_> {
             self.spawn(&format!("{name}-{number}"), &words)?;
         }
         let target = format!("127.0.0.1:{}", ports[0]);
+        let access = self.access.clone();
         let version = self.wait(&program, || {
-            let info = ask(&target, &["INFO"], ASK_LIMIT).ok()?;
+            let info = access.ask(&target, &["INFO"], ASK_LIMIT).ok()?;
             let online = info.lines().filter(|line| line.contains("state=online")).count();
             let field = format!("{name}_version:");
             let version = info.lines().find_map(|line| line.trim_end().strip_prefix(&field))?;
