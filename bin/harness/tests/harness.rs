@@ -407,7 +407,7 @@ fn a_store_that_is_given_is_reached_by_tls_and_with_a_password() {
         }
     };
     let password = |text: &str| {
-        let path = directory.path().join(text.split(' ').next().expect("a word"));
+        let path = directory.path().join(text.trim_end());
         fs::write(&path, text).expect("ours");
         shown(&path)
     };
@@ -1058,6 +1058,30 @@ fn a_build_is_measured_beside_both_kinds_of_redis() {
     let counted = record["counts"].as_array().map_or(0, Vec::len);
     let remarks = record["remarks"].to_string();
     assert!(counted == 3 || remarks.contains("strace") || remarks.contains("Not counted"), "{record}");
+    run.assert_nothing_left();
+}
+
+#[test]
+fn builds_and_redis_are_measured_over_tls() {
+    if let Err(lack) = need_program("redis-server", &["--version"], "redis-server") {
+        return skip(builds_and_redis_are_measured_over_tls, "", &lack);
+    }
+    let run = Run::new();
+    let line = "--tls --load reads,mixed-16 --rounds 1 --duration 200ms --replicated --no-counts";
+    let output = Harness(Some(one_core(&run, line).spawn().expect("the harness starts"))).wait();
+    assert_code(&output, 0);
+    let record = run.json("one-core.json");
+    assert_eq!(record["tls"], true, "{record}");
+    let runs = record["runs"].as_array().expect("a list");
+    assert_eq!(runs.len(), 6, "two loads on a build and two kinds of Redis: {record}");
+    for run in runs {
+        assert!(number(run, "/figures/operations") > 0.0, "{run}");
+    }
+    for store in record["stores"].as_array().expect("a list") {
+        assert!(store["commands"].to_string().contains("--tls-"), "{store}");
+    }
+    let title = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(title.contains(" connections over TLS, "), "{title}");
     run.assert_nothing_left();
 }
 
