@@ -1,6 +1,6 @@
 # make verify writes nothing and is what CI runs; make fix rewrites; make nightly runs for hours.
 
-.PHONY: verify format spelling deny lint doc test fix cluster demo bench bench-core bench-start bench-micro bench-peers dist sim model mutants mutants-quick test-peers fuzz nightly nightly-faults nightly-sim
+.PHONY: verify format spelling deny lint doc test compat fix cluster demo bench bench-core bench-start bench-micro bench-peers dist sim model mutants mutants-quick test-peers fuzz nightly nightly-faults nightly-sim
 
 verify: format spelling lint doc test mutants-quick test-peers
 
@@ -23,6 +23,12 @@ doc:
 
 test:
 	cargo test --locked
+
+# Clients in other languages on a cluster with TLS and users, while masters are killed. Needs node, npm, pip, openssl and
+# redis-cli; what it installs goes into a temporary directory.
+compat:
+	cargo build --release --locked -p dsm-server
+	python3 tests/compat/run.py target/release
 
 # Planted bugs, which the simulation must find: docs/ARCHITECTURE.md, "Planted bugs".
 MUTANTS = cargo test --locked -p dsm --features mutants --test simulation --

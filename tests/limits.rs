@@ -12,7 +12,7 @@ use dsm_protocol::command::{Command, ErrorWord, Reply};
 use dsm_protocol::frame::{self, PREFACE};
 use dsm_protocol::ids::RequestId;
 use dsm_protocol::info::SECTIONS;
-use dsm_protocol::message::{HelloRole, Message, Request};
+use dsm_protocol::message::{Control, HelloRole, Message, Request, StreamUser};
 use std::collections::BTreeSet;
 use std::io::{Read as _, Write as _};
 use std::os::unix::fs::MetadataExt as _;
@@ -623,6 +623,57 @@ fn another_master_has_no_more_sessions_than_two_masters_have_connections() {
         wait_for("the sessions are over", seconds(5), || {
             (info(cluster, Node::Master).number("connected_clients") < 100).then_some(())
         });
+    });
+}
+
+#[test]
+fn where_users_are_set_clients_of_another_master_beyond_the_limit_are_busy_and_never_taken_for_somebody_else()
+{
+    // Twice the connections.
+    const NAMED_MAX: u64 = 200;
+    let directory = tempfile::tempdir().expect("a directory");
+    let users = directory.path().join("users");
+    std::fs::write(&users, "user default on nopass ~* +@all\nuser ops on nopass ~some +@read\n")
+        .expect("a file");
+    let users = users.to_str().expect("text");
+    nobody_notices(&["--max-connections", "100", "--users-file", users], |cluster, load| {
+        let mut link = as_other_master(cluster);
+        let named = |stream| {
+            let user = StreamUser::Named("ops".to_owned());
+            let mut bytes = Vec::new();
+            frame::encode(&Message::Control(Control::StreamUser { stream, user }), &mut bytes);
+            bytes
+        };
+        let mut asked = |bytes: Vec<u8>, key: &'static str, streams: std::ops::Range<u64>| -> Vec<Reply> {
+            let command = Command::Exists { keys: vec![key.into()] };
+            let count = streams.end - streams.start;
+            link.send(&[bytes, forwarded(&command, streams, |id| id)].concat()).expect("it is read");
+            let mut replies = Vec::new();
+            while (replies.len() as u64) < count {
+                // What it says of who serves comes in between.
+                if let Message::Response { reply, .. } = link.message().expect("an answer") {
+                    replies.push(reply);
+                }
+            }
+            replies
+        };
+        let is_refused_as = |replies: &[Reply], expected: ErrorWord| {
+            replies.iter().all(|reply| matches!(reply, Reply::Error(error) if error.word == expected))
+        };
+        // Nobody has a session yet: the users' table alone is full.
+        let names = (0..NAMED_MAX + 50).flat_map(named).collect();
+        let beyond = asked(names, "some", NAMED_MAX..NAMED_MAX + 50);
+        assert!(is_refused_as(&beyond, ErrorWord::Busy), "{beyond:?}");
+        let within = asked(Vec::new(), "some", 0..5);
+        assert!(within.iter().all(|reply| matches!(reply, Reply::Count(_))), "{within:?}");
+        let other = asked(Vec::new(), "other", 0..5);
+        assert!(is_refused_as(&other, ErrorWord::NoPermission), "{other:?}");
+        // Whoever leaves makes room.
+        let mut closed = Vec::new();
+        frame::encode(&Message::Control(Control::StreamClosed { stream: 0 }), &mut closed);
+        let room = asked([closed, named(NAMED_MAX)].concat(), "some", NAMED_MAX..NAMED_MAX + 1);
+        assert!(room.iter().all(|reply| matches!(reply, Reply::Count(_))), "{room:?}");
+        load.wait_for_writes(100, seconds(5));
     });
 }
 

@@ -411,7 +411,8 @@ fn relay(master: SocketAddr) -> SocketAddr {
     let address = listener.local_addr().expect("it is bound");
     std::thread::spawn(move || {
         for victim in listener.incoming().flatten() {
-            let there = dial(master);
+            // It may not be there yet.
+            let Ok(there) = TcpStream::connect(master) else { continue };
             for (mut from, mut to) in [(&victim, &there), (&there, &victim)]
                 .map(|(from, to)| (from.try_clone().expect("a handle"), to.try_clone().expect("a handle")))
             {
@@ -456,6 +457,48 @@ fn a_handshake_that_somebody_passes_on_to_another_master_proves_nothing() {
     // Nobody is between them and the master itself.
     let direct = run_client(&cluster, &["--client-secret-file", &*files.clients], &["WRITE", "k", "v"]);
     assert!(direct.status.success(), "{direct:?}");
+}
+
+#[test]
+fn a_master_whose_handshake_is_passed_back_to_it_learns_nothing_from_that_and_serves() {
+    let files = Files::new();
+    let [listen, _] = free_ports();
+    // While the other master is down, somebody listens at its address.
+    let peer = relay(listen);
+    let mut master = command(Node::Master);
+    master
+        .args(["--new", "--listen", &listen.to_string(), "--peer", &peer.to_string()])
+        .args(["--secret-file", &files.nodes, "--log"])
+        .arg(files.dir.path().join("kv_store.log"))
+        .stderr(fs::File::create(files.dir.path().join("told")).expect("a file"));
+    let _master = common::cluster::Process(master.spawn().expect("the binary is built"));
+    let info = || Info::of(listen, seconds(2)).ok();
+    wait_for("it refuses its own proof", seconds(30), || {
+        info().filter(|info| info.number("proofs_refused") > 1)
+    });
+    let is_told =
+        |word: &str| fs::read_to_string(files.dir.path().join("told")).expect("a file").contains(word);
+    wait_for("it says why", seconds(20), || is_told("or to another address").then_some(()));
+    // Somebody who calls himself by its address is asked for a proof like all others, and hears nothing else.
+    let own = HelloRole::Master { address: listen.to_string(), log_identity: "none".to_owned() };
+    let mut stranger = Stranger::open(listen);
+    let challenge = stranger.is_challenged(own.clone());
+    stranger.say(&proof(CLIENTS, Prover::Dialing, &challenge));
+    let why = stranger.is_refused();
+    assert!(why.contains("is another one"), "{why}");
+    assert!(!is_told("dials itself"), "that is for those who have the secret");
+    let mut slave = Stranger::open(listen);
+    let challenge = slave.is_challenged(hello_of_slave("one"));
+    slave.say(&proof(NODES, Prover::Dialing, &challenge));
+    assert!(matches!(slave.hears(), Some(Message::Control(Control::Proved { .. }))));
+    assert!(matches!(slave.hears(), Some(Message::Control(Control::Welcome(_)))), "it serves");
+    // Who has it is told.
+    let mut node = Stranger::open(listen);
+    let challenge = node.is_challenged(own);
+    node.say(&proof(NODES, Prover::Dialing, &challenge));
+    assert!(matches!(node.hears(), Some(Message::Control(Control::Proved { .. }))));
+    let why = node.is_refused();
+    assert!(why.contains("dials itself"), "{why}");
 }
 
 fn run_client(cluster: &TestCluster, flags: &[&str], words: &[&str]) -> Output {

@@ -1,9 +1,12 @@
 //! The harness' own cluster: this program in the roles of masters and slaves, or the programs of a build, on free ports,
 //! with a directory that is removed at the end.
 
+use super::access::{AccessFiles, StoreAccess};
+use super::credentials::RunCredentials;
 use super::options::masters_with;
 use super::record::LoadSettings;
 use anyhow::Context as _;
+use dsm::config::TlsFiles;
 use dsm::launcher::{Launcher, LauncherConfig, MasterCommand, RoleCommand};
 use std::ffi::OsString;
 use std::path::Path;
@@ -20,6 +23,7 @@ const TMPFS_MAGIC: u64 = 0x0102_1994;
 pub(crate) struct OwnCluster {
     // In this order: the processes first, then what they write to.
     launcher: Launcher,
+    access: StoreAccess,
     directory: TempDir,
 }
 
@@ -64,16 +68,37 @@ impl OwnCluster {
             None => builder.tempdir(),
         };
         let directory = directory.context("cannot make the cluster's directory")?;
-        let flags = masters_with(&settings.fsync, &settings.placement, master_flags);
+        let mut flags = masters_with(&settings.fsync, &settings.placement, &[]);
+        let made = match settings.tls || settings.secrets {
+            true => Some(RunCredentials::make(directory.path())?),
+            false => None,
+        };
+        let certificates = made.as_ref().filter(|_| settings.tls);
+        let secrets = made.as_ref().filter(|_| settings.secrets);
+        if let Some(made) = secrets {
+            flags.extend(["--password-file".into(), made.password.clone().into_os_string()]);
+        }
+        flags.extend_from_slice(master_flags);
         let masters = [primary, backup].map(|role| MasterCommand::from(role.with_extra(flags.clone())));
         let mut config = LauncherConfig::new(masters, slave, directory.path());
         config.slaves = settings.slaves as usize;
-        Ok(OwnCluster { launcher: Launcher::new(config)?, directory })
+        config.tls = certificates.map(RunCredentials::tls).unwrap_or_default();
+        config.secret_file = secrets.map(|made| made.secret.clone());
+        config.client_secret_file = secrets.map(|made| made.client_secret.clone());
+        let TlsFiles { cert, key, ca } = config.tls.clone();
+        let password_file = secrets.map(|made| made.password.clone());
+        let access = StoreAccess::read(&AccessFiles { ca, cert, key, password_file })?;
+        Ok(OwnCluster { launcher: Launcher::new(config)?, access, directory })
     }
 
     /// Whether its log would be in memory, so that a sync costs nothing and proves nothing.
     pub(crate) fn is_in_memory(&self) -> bool {
         rustix::fs::statfs(self.directory.path()).is_ok_and(|found| found.f_type as u64 == TMPFS_MAGIC)
+    }
+
+    /// How its masters are reached.
+    pub(crate) fn access(&self) -> &StoreAccess {
+        &self.access
     }
 
     pub(crate) fn launcher(&mut self) -> &mut Launcher {
@@ -85,7 +110,7 @@ impl OwnCluster {
     /// # Errors
     /// When the directory cannot be removed.
     pub(crate) fn stop(self) -> anyhow::Result<()> {
-        let OwnCluster { mut launcher, directory } = self;
+        let OwnCluster { mut launcher, directory, .. } = self;
         launcher.stop_all();
         drop(launcher);
         directory.close().context("cannot remove the cluster's directory")

@@ -4,8 +4,8 @@
 //! Writes the files itself, the log with the store's own encoder, so that ten million keys need no ten million requests.
 //! Owns the processes and the directory, and ends and removes both.
 
+use super::access::StoreAccess;
 use super::instance::{find, free_ports, ChildProcess, ASK_LIMIT};
-use super::monitor::ask;
 use super::stop::StopSignal;
 use anyhow::{ensure, Context as _};
 use clap::Parser;
@@ -213,7 +213,7 @@ impl<'a> StartBench<'a> {
         let (key, value) = (key(number), value(number));
         let served = |words: &[&str], expected: &str, process: &mut ChildProcess| -> anyhow::Result<f64> {
             loop {
-                match ask(address, words, ASK_LIMIT) {
+                match StoreAccess::default().ask(address, words, ASK_LIMIT) {
                     Ok(answer) => {
                         ensure!(answer == expected, "{words:?} is answered by {answer:?}, not {expected:?}");
                         return Ok(begun.elapsed().as_secs_f64());

@@ -4,8 +4,9 @@
 //! Owns the children, and ends them by their ids. Call it from the main thread: the kernel kills the children when the
 //! thread that started them ends.
 
+use super::access::{AccessFiles, StoreAccess};
 use super::cluster::OwnCluster;
-use super::monitor::ask;
+use super::credentials::RunCredentials;
 use super::stop::StopSignal;
 use anyhow::{bail, ensure, Context as _};
 use dsm::launcher::describe_exit;
@@ -39,6 +40,8 @@ pub(crate) struct Instance {
     directory: Option<TempDir>,
     /// `host:port`; where a leader serves best, it is the first.
     pub targets: Vec<String>,
+    /// How they are reached.
+    pub access: StoreAccess,
     /// `redis 7.0.15`.
     pub version: String,
     /// The command lines, `DIR` for the temporary directory.
@@ -54,28 +57,40 @@ impl Instance {
         stop.also_set(cluster.launcher().interruption());
         let started = cluster.launcher().start_all().map_err(|error| anyhow::anyhow!(sentence(&error)));
         started.context("the cluster does not start")?;
-        let targets = cluster.launcher().masters();
+        let (targets, access) = (cluster.launcher().masters(), cluster.access().clone());
         let slaves = cluster.launcher().roles().len() - 2;
         let others = if slaves > 1 { format!(" (to slave-{slaves})") } else { String::new() };
+        let tls = match access.tls() {
+            Some(_) => " --tls-cert DIR/node.crt --tls-key DIR/node.key --tls-ca DIR/ca.pem",
+            None => "",
+        };
+        let flags = format!("--log DIR/kv_store.log --fsync always --placement hash{tls}");
         let commands = vec![
-            "dsm-master --listen … --peer … --log DIR/kv_store.log --fsync always --placement hash"
-                .to_owned(),
-            "dsm-backup-master --listen … --peer … --log DIR/kv_store.log --fsync always --placement hash"
-                .to_owned(),
-            format!("dsm-slave --masters …,… --id slave-1{others}"),
+            format!("dsm-master --listen … --peer … {flags}"),
+            format!("dsm-backup-master --listen … --peer … {flags}"),
+            format!("dsm-slave --masters …,… --id slave-1{tls}{others}"),
         ];
         let version = format!("dsm {}", env!("CARGO_PKG_VERSION"));
         let processes = Vec::new();
-        Ok(Instance { processes, cluster: Some(cluster), directory: None, targets, version, commands })
+        Ok(Instance {
+            processes,
+            cluster: Some(cluster),
+            directory: None,
+            targets,
+            access,
+            version,
+            commands,
+        })
     }
 
     /// Starts the processes that `start` wants and waits until they serve; it gives their targets and the store's version.
-    /// `parent`: where the directory is made.
+    /// `parent`: where the directory is made; `tls`: whether they are to speak TLS.
     ///
     /// # Errors
     /// When it cannot be started, does not serve in time, or `stop` is set.
     pub(crate) fn start(
         parent: Option<&Path>,
+        tls: bool,
         stop: &StopSignal,
         start: impl FnOnce(&mut Starting<'_>) -> anyhow::Result<(Vec<String>, String)>,
     ) -> anyhow::Result<Instance> {
@@ -85,16 +100,37 @@ impl Instance {
             Some(parent) => builder.tempdir_in(parent),
             None => builder.tempdir(),
         };
+        let directory = directory.context("cannot make a directory")?;
+        let mut access = AccessFiles::default();
+        if tls {
+            let made = RunCredentials::make(directory.path())?;
+            access = AccessFiles {
+                password_file: None,
+                ca: Some(made.ca),
+                cert: Some(made.cert),
+                key: Some(made.key),
+            };
+        }
         let mut starting = Starting {
-            directory: directory.context("cannot make a directory")?,
+            directory,
             processes: Vec::new(),
+            access: StoreAccess::read(&access)?,
+            tls: access,
             commands: Vec::new(),
             stop,
             deadline: Instant::now() + START_LIMIT,
         };
         let (targets, version) = start(&mut starting)?;
-        let Starting { directory, processes, commands, .. } = starting;
-        Ok(Instance { processes, cluster: None, directory: Some(directory), targets, version, commands })
+        let Starting { directory, processes, access, commands, .. } = starting;
+        Ok(Instance {
+            processes,
+            cluster: None,
+            directory: Some(directory),
+            targets,
+            access,
+            version,
+            commands,
+        })
     }
 
     /// Whether it is a cluster of ours.
@@ -143,6 +179,9 @@ pub(crate) struct Starting<'a> {
     // In this order: the processes first, then what they write to.
     processes: Vec<ChildProcess>,
     directory: TempDir,
+    access: StoreAccess,
+    /// The files of TLS, if it is to be spoken.
+    tls: AccessFiles,
     commands: Vec<String>,
     stop: &'a StopSignal,
     deadline: Instant,
@@ -179,7 +218,18 @@ impl Starting<'_> {
             let mut words = vec![program.clone()];
             let port = port.to_string();
             let mut option = |name: &str, value: &str| words.extend([format!("--{name}"), value.to_owned()]);
-            option("port", &port);
+            let files = &self.tls;
+            if let (Some(ca), Some(cert), Some(key)) = (&files.ca, &files.cert, &files.key) {
+                option("port", "0");
+                option("tls-port", &port);
+                option("tls-replication", "yes");
+                for (name, file) in [("tls-ca-cert-file", ca), ("tls-cert-file", cert), ("tls-key-file", key)]
+                {
+                    option(name, &file.to_string_lossy());
+                }
+            } else {
+                option("port", &port);
+            }
             option("bind", "127.0.0.1");
             option("dir", &directory);
             option("save", "");
@@ -196,8 +246,9 @@ impl Starting<'_> {
             self.spawn(&format!("{name}-{number}"), &words)?;
         }
         let target = format!("127.0.0.1:{}", ports[0]);
+        let access = self.access.clone();
         let version = self.wait(&program, || {
-            let info = ask(&target, &["INFO"], ASK_LIMIT).ok()?;
+            let info = access.ask(&target, &["INFO"], ASK_LIMIT).ok()?;
             let online = info.lines().filter(|line| line.contains("state=online")).count();
             let field = format!("{name}_version:");
             let version = info.lines().find_map(|line| line.trim_end().strip_prefix(&field))?;

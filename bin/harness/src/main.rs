@@ -24,15 +24,18 @@
 //! | `peers`, with the feature of that name | compares this store with others |
 //! | [`instance`] | the processes of both |
 //! | [`record`], [`output`], [`progress`], [`plots`], [`report`] | the results, in files and on the screen |
+//! | [`access`], [`credentials`] | TLS and passwords of connections; what a cluster gets of both for a run |
 //! | [`cluster`], [`stop`] | processes and signals |
 
 // A blocked or closed standard error must neither delay nor end this process: print with `dsm_server::cli::tell`.
 #![warn(clippy::print_stderr, clippy::print_stdout)]
 
+mod access;
 mod check;
 mod clock;
 mod cluster;
 mod cold_start;
+mod credentials;
 mod driver;
 mod failures;
 mod fault;
@@ -62,6 +65,7 @@ mod value;
 mod verdict;
 mod window;
 
+use access::StoreAccess;
 use anyhow::Context as _;
 use cluster::OwnCluster;
 use dsm::launcher::{LaunchError, Launcher};
@@ -244,8 +248,8 @@ fn one(
     let settings = settings.clone();
     if !options.target.is_empty() {
         let targets = options.target.clone();
-        let launcher = None;
-        let setting = Setting { options, settings, targets, launcher, stop, progress, keep };
+        let (access, launcher) = (StoreAccess::read(&options.access)?, None);
+        let setting = Setting { options, settings, targets, access, launcher, stop, progress, keep };
         return match run::run(setting) {
             Ok(record) => Ok(Some(record)),
             Err(_) if stop.is_set() => Ok(None),
@@ -259,9 +263,9 @@ fn one(
             "the log lies in memory (tmpfs), where a sync costs nothing: --data DIR chooses another place",
         );
     }
-    let targets = cluster.launcher().masters();
+    let (targets, access) = (cluster.launcher().masters(), cluster.access().clone());
     let launcher = Some(cluster.launcher());
-    let setting = Setting { options, settings, targets, launcher, stop, progress, keep };
+    let setting = Setting { options, settings, targets, access, launcher, stop, progress, keep };
     let result = run::run(setting);
     cluster.stop()?;
     match result {

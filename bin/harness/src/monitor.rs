@@ -4,12 +4,11 @@
 //! A master counts only the acknowledgements that it got itself since its start. So the growth of each counter is
 //! summed over both masters, and when a master dies at most one second of them is lost.
 
+use super::access::StoreAccess;
 use super::record::SlaveLoad;
 use anyhow::Context as _;
 use dsm_protocol::info::Info;
 use std::collections::BTreeMap;
-use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
-use std::net::{TcpStream, ToSocketAddrs as _};
 use std::sync::mpsc::{channel, RecvTimeoutError, Sender};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -22,9 +21,6 @@ const LIMIT: Duration = Duration::from_millis(500);
 
 /// How long a FAILOVER may take.
 const FAILOVER_LIMIT: Duration = Duration::from_secs(5);
-
-/// The longest INFO that is read, in bytes.
-const INFO_BYTES_MAX: usize = 1 << 20;
 
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Monitored {
@@ -48,9 +44,9 @@ impl Monitor {
     ///
     /// # Errors
     /// When the thread cannot be started.
-    pub(crate) fn start(targets: Vec<String>, told: bool) -> anyhow::Result<Monitor> {
+    pub(crate) fn start(targets: Vec<String>, access: StoreAccess, told: bool) -> anyhow::Result<Monitor> {
         let (finish, finished) = channel();
-        let mut state = State { targets, monitored: Monitored::default(), ..State::default() };
+        let mut state = State { targets, access, ..State::default() };
         // Before the load begins, or its first writes would not be counted.
         state.look();
         if told && state.monitored.store.is_empty() {
@@ -82,6 +78,7 @@ impl Monitor {
 #[derive(Debug, Default)]
 struct State {
     targets: Vec<String>,
+    access: StoreAccess,
     monitored: Monitored,
     /// The counters at the last look, by target and slave.
     last: BTreeMap<(String, String), u64>,
@@ -93,7 +90,7 @@ impl State {
     fn look(&mut self) {
         for target in self.targets.clone() {
             // A target that is down or hangs is not reported here: the load notices it.
-            if let Ok(info) = ask(&target, &["INFO"], LIMIT) {
+            if let Ok(info) = self.access.ask(&target, &["INFO"], LIMIT) {
                 self.take(&target, &info);
             }
         }
@@ -137,12 +134,12 @@ fn slave_counters(info: &Info) -> Vec<(String, u64)> {
 }
 
 /// Asks the master that serves to hand over, without waiting for it: the load goes on meanwhile.
-pub(crate) fn request_failover(targets: Vec<String>) {
+pub(crate) fn request_failover(targets: Vec<String>, access: StoreAccess) {
     let work = move || {
         for target in targets {
-            match ask(&target, &["INFO"], LIMIT) {
+            match access.ask(&target, &["INFO"], LIMIT) {
                 Ok(info) if Info::parse(&info).get("role") == Some("primary") => {
-                    if let Err(error) = ask(&target, &["FAILOVER"], FAILOVER_LIMIT) {
+                    if let Err(error) = access.ask(&target, &["FAILOVER"], FAILOVER_LIMIT) {
                         log::warn!("failover request failed target={target} cause={error}");
                     }
                     return;
@@ -155,45 +152,6 @@ pub(crate) fn request_failover(targets: Vec<String>) {
     };
     if let Err(error) = std::thread::Builder::new().name("failover".to_owned()).spawn(work) {
         log::warn!("failover request not sent cause={error}");
-    }
-}
-
-/// Tries each address of a name in turn, as the load does.
-fn connect(target: &str, limit: Duration) -> io::Result<TcpStream> {
-    let mut last = io::ErrorKind::AddrNotAvailable.into();
-    for address in target.to_socket_addrs()? {
-        match TcpStream::connect_timeout(&address, limit) {
-            Ok(stream) => return Ok(stream),
-            Err(error) => last = error,
-        }
-    }
-    Err(last)
-}
-
-/// One request over a connection of its own; the text of the answer.
-pub(crate) fn ask(target: &str, words: &[&str], limit: Duration) -> io::Result<String> {
-    let mut stream = connect(target, limit)?;
-    stream.set_read_timeout(Some(limit))?;
-    stream.set_write_timeout(Some(limit))?;
-    let mut request = format!("*{}\r\n", words.len());
-    for word in words {
-        request.push_str(&format!("${}\r\n{word}\r\n", word.len()));
-    }
-    stream.write_all(request.as_bytes())?;
-    let mut reader = BufReader::new(stream).take(INFO_BYTES_MAX as u64);
-    let mut line = String::new();
-    reader.read_line(&mut line)?;
-    let line = line.trim_end();
-    match line.split_at_checked(1) {
-        Some(("-", error)) => Err(io::Error::other(error.to_owned())),
-        Some(("$", length)) => {
-            let length: usize = length.parse().map_err(|_| io::ErrorKind::InvalidData)?;
-            let mut text = vec![0; length.min(INFO_BYTES_MAX)];
-            reader.read_exact(&mut text)?;
-            Ok(String::from_utf8_lossy(&text).into_owned())
-        }
-        Some((_, text)) => Ok(text.to_owned()),
-        None => Err(io::ErrorKind::UnexpectedEof.into()),
     }
 }
 

@@ -1,5 +1,6 @@
 //! The command line: every option with its unit, the spelling with one dash, and what contradicts itself.
 
+use super::access::AccessFiles;
 use super::driver::StoreProtocol;
 use super::fault::FaultPlan;
 use super::keys::Distribution;
@@ -35,6 +36,10 @@ const EXAMPLES: &str = "Examples:
       loads a running cluster, whose keys key0 to key999 are overwritten
   dsm-test-harness --target 127.0.0.1:6379 --think 0 --pipeline 16
       loads Redis in the same way
+  dsm-test-harness --tls --secrets --fault kill-primary@10s+2s
+      the same for a cluster in which all speak TLS and show who they are
+  dsm-test-harness --target HOST:12345 --tls-ca ca.pem --tls-cert me.crt --tls-key me.key
+      loads a running cluster by TLS
   dsm-test-harness --sweep slaves=1..9 --sweep clients=1,2,5,10,20,50 --duration 10s
       runs each combination, on a new cluster each
 
@@ -87,6 +92,17 @@ pub(crate) struct Options {
     /// Directory in which the cluster's own directory is created [default: the system's temporary directory]
     #[arg(long, value_name = "DIR", help_heading = "Store")]
     pub data: Option<PathBuf>,
+
+    /// Have all nodes and connections of the cluster speak TLS, with certificates made for the run
+    #[arg(long, help_heading = "Store", conflicts_with = "target")]
+    pub tls: bool,
+
+    /// Have the nodes and native clients of the cluster prove secrets, and the load give a password, all made for the run
+    #[arg(long, help_heading = "Store", conflicts_with = "target")]
+    pub secrets: bool,
+
+    #[command(flatten)]
+    pub access: AccessFiles,
 
     /// Number of clients, each with connections of its own
     #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=10_000),
@@ -273,6 +289,12 @@ impl dsm_server::cli::Flags for Options {
                 "--fault needs a cluster of the harness, not --target (but for failover-request)".to_owned()
             );
         }
+        if self.protocol != StoreProtocol::Resp && self.access != AccessFiles::default() {
+            return Err(format!(
+                "--tls-ca, --tls-cert, --tls-key and --password-file are not for --protocol {}",
+                self.protocol
+            ));
+        }
         if self.placement_experiment == PlacementExperiment::Only {
             let with = [
                 (!self.target.is_empty(), "--target"),
@@ -373,6 +395,8 @@ impl Options {
             key_prefix: self.key_prefix.clone(),
             protocol: self.protocol.to_string(),
             faults: self.fault.to_string(),
+            tls: self.tls || self.access.ca.is_some(),
+            secrets: self.secrets || self.access.password_file.is_some(),
             master_flags: self.master_flags.iter().map(|flag| flag.to_string_lossy().into_owned()).collect(),
         }
     }
@@ -452,6 +476,13 @@ mod tests {
             ("--value-bytes 1000000 --pipeline 100 --clients 50", "all connections"),
             ("--clients 10000 --pool 100", "--clients"),
             ("--fault nonsense", "nonsense"),
+            ("--target a:1 --tls", "--tls"),
+            ("--target a:1 --secrets", "--secrets"),
+            ("--tls-ca ca", "--target"),
+            ("--password-file word", "--target"),
+            ("--target a:1 --tls-ca ca --tls-cert own", "--tls-key"),
+            ("--target a:1 --tls-ca ca --tls-key own", "--tls-cert"),
+            ("--target a:1 --tls-cert own --tls-key own", "--tls-ca"),
             ("--placement-experiment --check", "--check"),
             ("--placement-experiment=only --target a:1", "--target"),
             ("--placement-experiment=soon", "soon"),
@@ -472,6 +503,15 @@ mod tests {
         assert_eq!(settings.faults, "kill-primary@1s+500ms,pause-slave:2@2s");
         assert_eq!((settings.protocol.as_str(), settings.seed), ("resp", 7));
         assert_eq!(settings.master_flags, ["--min-slaves", "2"]);
+        for (line, expected) in [
+            ("", (false, false)),
+            ("--tls --secrets", (true, true)),
+            ("--target a:1 --tls-ca ca", (true, false)),
+            ("--target a:1 --password-file word", (false, true)),
+        ] {
+            let settings = parse(line).unwrap().settings(7);
+            assert_eq!((settings.tls, settings.secrets), expected, "{line}");
+        }
         assert_eq!(parse("").unwrap().settings(7).zipf_exponent, None);
     }
 

@@ -1,6 +1,7 @@
 //! The placement experiment: how both placements spread 10,000 writes over 9 slaves, counted by the slaves'
 //! acknowledgements. Each placement gets a cluster of its own and the same keys in the same order.
 
+use super::access::StoreAccess;
 use super::clock::Clock;
 use super::driver::resp::Script;
 use super::driver::{Dialer, StoreProtocol};
@@ -40,7 +41,8 @@ pub(crate) fn experiment(
         progress.say(&format!("placement {placement}: {WRITES} writes over {SLAVES} slaves"));
         let settings = settings(options, seed, placement);
         let Some(mut cluster) = start(options, &settings, stop)? else { break };
-        let result = write(options, &settings, cluster.launcher().masters(), stop);
+        let reached = (cluster.launcher().masters(), cluster.access().clone());
+        let result = write(options, &settings, reached, stop);
         cluster.stop()?;
         match result {
             Ok(record) => records.push(record),
@@ -61,7 +63,7 @@ fn settings(options: &Options, seed: u64, placement: &str) -> LoadSettings {
 fn write(
     options: &Options,
     settings: &LoadSettings,
-    targets: Vec<String>,
+    (targets, access): (Vec<String>, StoreAccess),
     stop: &StopSignal,
 ) -> anyhow::Result<PlacementRecord> {
     let value_bytes = settings.value_bytes as usize;
@@ -69,6 +71,7 @@ fn write(
     let script = Arc::new(Script::new(Arc::clone(&texts), None));
     let dialer = Dialer {
         targets: targets.clone(),
+        access: access.clone(),
         texts,
         script,
         clock: Clock::start(),
@@ -82,7 +85,7 @@ fn write(
     for key in &keys {
         writes[*key as usize] += 1;
     }
-    let monitor = Monitor::start(targets, true)?;
+    let monitor = Monitor::start(targets, access, true)?;
     let batches = keys.chunks(run::batch_size(value_bytes)).map(<[u32]>::to_vec);
     run::write_all(&dialer, &ledger, batches, options.timeout, stop)?;
     Ok(PlacementRecord {

@@ -123,6 +123,13 @@ pub(crate) struct LoadSettings {
     /// As in `--fault`; empty: none.
     #[serde(default)]
     pub faults: String,
+    /// Whether all connections are over TLS.
+    #[serde(default)]
+    pub tls: bool,
+    /// Whether connections give a password; the nodes and native clients of a cluster of the harness' own then also prove
+    /// secrets.
+    #[serde(default)]
+    pub secrets: bool,
     /// Further flags of both masters.
     #[serde(default)]
     pub master_flags: Vec<String>,

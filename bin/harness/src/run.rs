@@ -2,6 +2,7 @@
 //!
 //! Runs on the main thread, because only that may start processes (see `dsm::launcher`). Never loads the store itself.
 
+use super::access::StoreAccess;
 use super::check::{self, Deed, HistoryEntry, Recorder, ValueRead};
 use super::clock::{ns, Clock};
 use super::driver::resp::Script;
@@ -69,6 +70,8 @@ pub(crate) struct Setting<'a> {
     pub settings: LoadSettings,
     /// `host:port`.
     pub targets: Vec<String>,
+    /// How they are reached.
+    pub access: StoreAccess,
     /// The cluster, if it is the harness' own.
     pub launcher: Option<&'a mut Launcher>,
     /// Ends the run early.
@@ -85,7 +88,7 @@ pub(crate) struct Setting<'a> {
 /// When the store could not be measured at all. What went wrong during the measurement is in the record.
 #[expect(clippy::too_many_lines, reason = "the order of a run, which is what it is about")]
 pub(crate) fn run(setting: Setting<'_>) -> anyhow::Result<RunRecord> {
-    let Setting { options, settings, targets, mut launcher, stop, progress, keep } = setting;
+    let Setting { options, settings, targets, access, mut launcher, stop, progress, keep } = setting;
     let clock = Clock::start();
     let value_bytes = settings.value_bytes as usize;
     let texts = Texts::new(&options.key_prefix, settings.keys, value_bytes, run_tag(&settings));
@@ -93,7 +96,8 @@ pub(crate) fn run(setting: Setting<'_>) -> anyhow::Result<RunRecord> {
     let protocol = options.protocol;
     let dialer = |wait| {
         let script = Arc::new(Script::new(Arc::clone(&texts), wait));
-        Dialer { targets: targets.clone(), texts: Arc::clone(&texts), script, clock, protocol }
+        let (targets, access) = (targets.clone(), access.clone());
+        Dialer { targets, access, texts: Arc::clone(&texts), script, clock, protocol }
     };
     let ledger = Ledger::new(settings.keys).ordered(protocol.keeps_order());
     let mut first = write_first(&dialer(None), &ledger, options.timeout, stop)?;
@@ -103,7 +107,7 @@ pub(crate) fn run(setting: Setting<'_>) -> anyhow::Result<RunRecord> {
     }
     // What does not speak Redis' protocol cannot be asked for INFO.
     let asked = if protocol == StoreProtocol::Resp { targets } else { Vec::new() };
-    let monitor = Monitor::start(asked, settings.target.is_none())?;
+    let monitor = Monitor::start(asked, dialer.access.clone(), settings.target.is_none())?;
 
     let from_ns = clock.now_ns() + ns(options.warmup);
     let end_ns = from_ns + ns(options.duration);
@@ -404,7 +408,8 @@ impl Control<'_> {
             (FaultAction::Pause(role), Some(launcher)) => launcher.pause(role),
             (FaultAction::Resume(role), Some(launcher)) => launcher.resume(role),
             (FaultAction::RequestFailover, _) => {
-                monitor::request_failover(self.shared.dialer.targets.clone());
+                let Dialer { targets, access, .. } = &self.shared.dialer;
+                monitor::request_failover(targets.clone(), access.clone());
                 Ok(())
             }
             (_, None) => Ok(()),

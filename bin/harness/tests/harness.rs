@@ -6,6 +6,7 @@ mod common {
     //! The parts of the system tests' shared code that it uses.
     #![allow(dead_code, reason = "it uses a part")]
 
+    pub(crate) mod certificates;
     pub(crate) mod flags;
     pub(crate) mod resp;
     pub(crate) mod skip;
@@ -14,6 +15,7 @@ mod common {
     pub(crate) use wait::{millis, seconds, wait_for};
 }
 
+use common::certificates::Authority;
 use common::flags::Refuses::{AnythingButYesAndNo, Nothing, These};
 use common::flags::{
     bad_flags_are_named, masters_flags_are_looked_at_first, wrong_addresses_are_named, Flags, NO_DURATION,
@@ -181,12 +183,17 @@ impl Redis {
     /// # Errors
     /// That there is none here.
     fn start() -> Result<Redis, Lack> {
+        Redis::start_with(&[])
+    }
+
+    fn start_with(flags: &[&str]) -> Result<Redis, Lack> {
         need_program("redis-server", &["--version"], "redis-server")?;
         let directory = tempfile::tempdir().expect("a directory");
         // Held until just before it starts, so that no other test gets the same one.
         let port = TcpListener::bind("127.0.0.1:0").expect("a free port").local_addr().expect("bound").port();
         let child = Command::new("redis-server")
             .args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"])
+            .args(flags)
             .current_dir(directory.path())
             .stdout(Stdio::null())
             .spawn()
@@ -197,7 +204,8 @@ impl Redis {
             stream.write_all(b"PING\r\n").ok()?;
             let mut answer = [0; 7];
             stream.read_exact(&mut answer).ok()?;
-            (&answer == b"+PONG\r\n").then_some(())
+            // Or what it says to those without a password.
+            (&answer == b"+PONG\r\n" || &answer == b"-NOAUTH").then_some(())
         });
         Ok(redis)
     }
@@ -341,6 +349,92 @@ fn a_cluster_is_started_checked_and_removed() {
     assert_eq!(loads.len(), 2, "{record}");
     assert!(applied >= number(&record, "/totals/write_count"), "the warm-up is counted, too: {record}");
     run.assert_nothing_left();
+}
+
+/// The command lines of the nodes that this run's harness has started, once there are so many.
+fn nodes(harness: &Harness, count: usize) -> Vec<String> {
+    wait_for("the nodes run", PATIENCE, || {
+        let nodes: Vec<String> = harness_children(harness_pid(harness)).into_values().collect();
+        (nodes.len() == count).then_some(nodes)
+    })
+}
+
+#[test]
+fn a_cluster_over_tls_and_with_secrets_is_checked_through_a_handover_and_a_kill() {
+    let run = Run::new();
+    let line =
+        "--tls --secrets --slaves 2 --clients 4 --pool 3 --think 1ms --timeout 20s --check --duration 3s";
+    let harness = run.spawn(&format!("{line} --fault failover-request@500ms,kill-backup@1500ms+500ms"));
+    let nodes = nodes(&harness, 4);
+    for (flag, having) in
+        [("--tls-cert", 4), ("--secret-file", 4), ("--client-secret-file", 2), ("--password-file", 2)]
+    {
+        let found = nodes.iter().filter(|line| line.contains(&format!(" {flag} "))).count();
+        assert_eq!(found, having, "{flag}: {nodes:?}");
+    }
+    let password = find(run.directory.path(), "password").expect("it is made before the nodes");
+    let password = fs::read_to_string(password).expect("ours");
+    let output = harness.wait();
+    assert_code(&output, 0);
+    let record = run.json("run.json");
+    assert_eq!((&record["settings"]["tls"], &record["settings"]["secrets"]), (&true.into(), &true.into()));
+    assert!(record["store"].as_str().expect("text").starts_with("dsm "), "INFO is asked for, too: {record}");
+    assert_eq!(record["check"]["verdict"], "linearizable", "{record}");
+    assert_eq!(number(&record, "/read_back/lost"), 0.0);
+    assert!(number(&record, "/totals/write_count") > 0.0, "{record}");
+    assert_eq!(record["slave_loads"].as_array().expect("a list").len(), 2, "{record}");
+    assert!(!record.to_string().contains(password.trim()), "{record}");
+    assert!(!told(&output).contains("warning: failover"), "{}", told(&output));
+    run.assert_nothing_left();
+}
+
+#[test]
+fn a_store_that_is_given_is_reached_by_tls_and_with_a_password() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let authority = Authority::new(directory.path(), "ca");
+    let (node, own) = (authority.sign("node"), authority.sign_client("own"));
+    let other = Authority::new(directory.path(), "other");
+    let shown = |path: &Path| path.display().to_string();
+    let port = TcpListener::bind("127.0.0.1:0").expect("a free port").local_addr().expect("bound").port();
+    let (port, ca) = (port.to_string(), shown(&authority.ca));
+    let mut flags = vec!["--tls-port", &port, "--requirepass", "open sesame", "--tls-ca-cert-file", &ca];
+    let (cert, key) = (shown(&node.cert), shown(&node.key));
+    flags.extend(["--tls-cert-file", &cert, "--tls-key-file", &key]);
+    let redis = match Redis::start_with(&flags) {
+        Ok(redis) => redis,
+        Err(lack) => {
+            return skip(a_store_that_is_given_is_reached_by_tls_and_with_a_password, "", &lack);
+        }
+    };
+    let password = |text: &str| {
+        let path = directory.path().join(text.trim_end());
+        fs::write(&path, text).expect("ours");
+        shown(&path)
+    };
+    let (right, wrong) = (password("open sesame\n"), password("wrong\n"));
+    let (own_cert, own_key, other) = (shown(&own.cert), shown(&own.key), shown(&other.ca));
+    let line = format!("--target 127.0.0.1:{port} --clients 3 --pool 2 --think 0 --check");
+    let shows = format!("--tls-cert {own_cert} --tls-key {own_key}");
+    let run = Run::new();
+    assert_code(&run.run(&format!("{line} --tls-ca {ca} {shows} --password-file {right}")), 0);
+    let record = run.json("run.json");
+    assert!(record["store"].as_str().expect("text").starts_with("redis "), "{record}");
+    assert_eq!(record["check"]["verdict"], "linearizable", "{record}");
+    assert_eq!(number(&record, "/totals/error_count"), 0.0, "{record}");
+    for (flags, why) in [
+        (format!("--tls-ca {ca} {shows} --password-file {wrong}"), "the password is refused: WRONGPASS"),
+        (format!("--tls-ca {ca} {shows}"), "noauth"),
+        (format!("--tls-ca {ca} --password-file {right}"), "ertificateRequired"),
+        (format!("--tls-ca {other} {shows} --password-file {right}"), "invalid peer certificate"),
+        (format!("--tls-ca {own_key}"), "--tls-ca "),
+    ] {
+        let output = run.run(&format!("{line} {flags}"));
+        assert_code(&output, 1);
+        let told = told(&output);
+        assert!(told.to_lowercase().contains(&why.to_lowercase()), "{flags}: {told}");
+        assert!(!told.contains("sesame"), "{told}");
+    }
+    drop(redis);
 }
 
 #[test]
@@ -968,6 +1062,30 @@ fn a_build_is_measured_beside_both_kinds_of_redis() {
 }
 
 #[test]
+fn builds_and_redis_are_measured_over_tls() {
+    if let Err(lack) = need_program("redis-server", &["--version"], "redis-server") {
+        return skip(builds_and_redis_are_measured_over_tls, "", &lack);
+    }
+    let run = Run::new();
+    let line = "--tls --load reads,mixed-16 --rounds 1 --duration 200ms --replicated --no-counts";
+    let output = Harness(Some(one_core(&run, line).spawn().expect("the harness starts"))).wait();
+    assert_code(&output, 0);
+    let record = run.json("one-core.json");
+    assert_eq!(record["tls"], true, "{record}");
+    let runs = record["runs"].as_array().expect("a list");
+    assert_eq!(runs.len(), 6, "two loads on a build and two kinds of Redis: {record}");
+    for run in runs {
+        assert!(number(run, "/figures/operations") > 0.0, "{run}");
+    }
+    for store in record["stores"].as_array().expect("a list") {
+        assert!(store["commands"].to_string().contains("--tls-"), "{store}");
+    }
+    let title = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(title.contains(" connections over TLS, "), "{title}");
+    run.assert_nothing_left();
+}
+
+#[test]
 fn sizes_keys_connections_and_slaves_are_those_that_were_asked_for() {
     let run = Run::new();
     let line = "--load mixed-16 --rounds 1 --duration 200ms --warmup 20ms --no-counts --value-bytes 100000 --keys 20 \
@@ -1068,6 +1186,12 @@ const FLAGS: Flags = &[
     ("--placement", These(&["left"])),
     ("--fsync", These(&["sometimes"])),
     ("--data", Nothing),
+    ("--tls", AnythingButYesAndNo),
+    ("--secrets", AnythingButYesAndNo),
+    ("--tls-ca", Nothing),
+    ("--tls-cert", Nothing),
+    ("--tls-key", Nothing),
+    ("--password-file", Nothing),
     ("--clients", These(&["0", "10001"])),
     ("--pool", These(&["0", "10001"])),
     ("--keys", These(&["0", "1000001"])),

@@ -7,9 +7,12 @@
 #[cfg(feature = "peers")]
 pub(crate) mod etcd;
 pub(crate) mod resp;
+mod stream;
+pub(crate) mod tls;
 #[cfg(feature = "peers")]
 pub(crate) mod zookeeper;
 
+use super::access::StoreAccess;
 use super::clock::Clock;
 use super::value::{Texts, WriteNumber};
 use std::fmt;
@@ -113,6 +116,8 @@ pub(crate) trait ResponseSink {
 pub(crate) struct Dialer {
     /// `host:port`, in the order in which they are tried.
     pub targets: Vec<String>,
+    /// What a RESP connection begins with.
+    pub access: StoreAccess,
     pub texts: Arc<Texts>,
     /// What a RESP connection sends.
     pub script: Arc<resp::Script>,
@@ -129,7 +134,8 @@ impl Dialer {
         let address = &self.targets[target % self.targets.len()];
         Ok(match self.protocol {
             StoreProtocol::Resp => StoreConnection::Resp(
-                resp::RespConnection::open(address, Arc::clone(&self.script), self.clock).await?,
+                resp::RespConnection::open(address, &self.access, Arc::clone(&self.script), self.clock)
+                    .await?,
             ),
             #[cfg(feature = "peers")]
             StoreProtocol::Etcd => StoreConnection::Etcd(

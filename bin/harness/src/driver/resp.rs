@@ -3,16 +3,15 @@
 //! It reuses two buffers, and allocates nothing for a request. It has its own parser of replies and does not use the
 //! store's: what is measured must not judge itself.
 
+use super::stream::LoadStream;
 use super::{Access, Answer, Execution, LoadRequest, ResponseSink};
+use crate::access::StoreAccess;
 use crate::clock::Clock;
 use crate::value::{push_number, TextTable, Texts};
 use std::future::poll_fn;
 use std::io;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::task::Poll;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
 
 /// What a read from the socket can bring at first, in bytes. It grows to the largest answer.
 const INPUT_BYTES: usize = 16 * 1024;
@@ -84,7 +83,7 @@ impl Script {
 
 #[derive(Debug)]
 pub(crate) struct RespConnection {
-    stream: TcpStream,
+    stream: LoadStream,
     script: Arc<Script>,
     clock: Clock,
     output: Vec<u8>,
@@ -104,15 +103,42 @@ enum Reply<'a> {
 }
 
 impl RespConnection {
-    /// Connects.
+    /// Connects, and gives the password.
     ///
     /// # Errors
-    /// Those of the connect.
-    pub(crate) async fn open(address: &str, script: Arc<Script>, clock: Clock) -> io::Result<RespConnection> {
-        let stream = TcpStream::connect(address).await?;
-        stream.set_nodelay(true)?;
+    /// Those of the connect, and that the password is refused.
+    pub(crate) async fn open(
+        address: &str,
+        access: &StoreAccess,
+        script: Arc<Script>,
+        clock: Clock,
+    ) -> io::Result<RespConnection> {
+        let stream = LoadStream::open(address, access).await?;
         let (output, input) = (Vec::new(), vec![0; INPUT_BYTES]);
-        Ok(RespConnection { stream, script, clock, output, input, filled: 0..0 })
+        let mut connection = RespConnection { stream, script, clock, output, input, filled: 0..0 };
+        if let Some(request) = access.auth() {
+            connection.log_in(request).await?;
+        }
+        Ok(connection)
+    }
+
+    async fn log_in(&mut self, request: &[u8]) -> io::Result<()> {
+        self.output.extend_from_slice(request);
+        let mut sent = 0;
+        loop {
+            self.send_and_receive(&mut sent).await?;
+            let Some((reply, length)) = parse(&self.input[self.filled.clone()])? else { continue };
+            match reply {
+                Reply::Simple(b"OK") => {}
+                Reply::Error(text) => {
+                    let text = String::from_utf8_lossy(text);
+                    return Err(io::Error::other(format!("the password is refused: {text}")));
+                }
+                _ => return Err(invalid("no answer to a password")),
+            }
+            self.filled.start += length;
+            return Ok(());
+        }
     }
 
     /// See [`super::StoreConnection::exchange`].
@@ -194,21 +220,14 @@ impl RespConnection {
         let RespConnection { stream, output, input, filled, .. } = self;
         let received = poll_fn(|context| {
             while *sent < output.len() {
-                match Pin::new(&mut *stream).poll_write(context, &output[*sent..]) {
+                match stream.poll_write(context, &output[*sent..]) {
                     Poll::Ready(Ok(0)) => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
                     Poll::Ready(Ok(written)) => *sent += written,
                     Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
                     Poll::Pending => break,
                 }
             }
-            // Through `AsyncRead`, which after a short read knows that the socket is empty, and saves a second system
-            // call.
-            let mut buffer = ReadBuf::new(&mut input[filled.end..]);
-            match Pin::new(&mut *stream).poll_read(context, &mut buffer) {
-                Poll::Ready(Ok(())) => Poll::Ready(Ok(buffer.filled().len())),
-                Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
-                Poll::Pending => Poll::Pending,
-            }
+            stream.poll_read(context, &mut input[filled.end..])
         })
         .await?;
         if received == 0 {

@@ -4,6 +4,8 @@
 //! made beforehand, answers have known lengths. Each answer is looked at all the same: a wrong one ends the measurement.
 //! [`super::super::load`] verifies more, and costs more.
 
+use super::super::access::StoreAccess;
+use super::super::driver::tls::TlsSession;
 use super::super::stop::StopSignal;
 use super::answer::{digits, put_value, shown, AnswerCheck, AnswerForm, AnswerFront, ExpectedAnswer};
 use super::plan::{LoadData, LoadShape};
@@ -13,7 +15,7 @@ use rand::rngs::SmallRng;
 use rand::{RngExt as _, SeedableRng as _};
 use rustix::event::epoll;
 use rustix::fd::OwnedFd;
-use std::io::{ErrorKind, Read as _, Write as _};
+use std::io::{self, ErrorKind, Read as _, Write as _};
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
@@ -48,10 +50,65 @@ pub(crate) struct Driven {
     pub latency_ns: Histogram<u64>,
 }
 
+/// The bytes of a connection, be it over TLS.
+#[derive(Debug)]
+struct LaneStream {
+    socket: TcpStream,
+    session: Option<TlsSession>,
+}
+
+impl LaneStream {
+    /// Connects, the handshake of TLS included; after that it does not block.
+    ///
+    /// # Errors
+    /// When it cannot.
+    fn open(target: &str, access: &StoreAccess) -> anyhow::Result<LaneStream> {
+        let address = target.parse().with_context(|| format!("not an address: {target}"))?;
+        let mut socket = TcpStream::connect_timeout(&address, ANSWER_LIMIT)
+            .with_context(|| format!("cannot connect to {target}"))?;
+        socket.set_nodelay(true).context("cannot set TCP_NODELAY")?;
+        let mut session = None;
+        if let Some(tls) = access.tls() {
+            for limit in [TcpStream::set_read_timeout, TcpStream::set_write_timeout] {
+                limit(&socket, Some(ANSWER_LIMIT)).context("cannot limit a socket's time")?;
+            }
+            let mut begun = TlsSession::new(tls.session(target)?);
+            begun.shake_hands(&mut socket).with_context(|| format!("no TLS with {target}"))?;
+            session = Some(begun);
+        }
+        socket.set_nonblocking(true).context("cannot make a socket non-blocking")?;
+        Ok(LaneStream { socket, session })
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match &mut self.session {
+            None => self.socket.write(bytes),
+            Some(session) => session.write(&mut self.socket, bytes),
+        }
+    }
+
+    fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
+        match &mut self.session {
+            None => self.socket.read(bytes),
+            Some(session) => session.read(&mut self.socket, bytes),
+        }
+    }
+
+    /// Gives the system what was written; whether it has all of it.
+    fn flush(&mut self) -> io::Result<bool> {
+        let Some(session) = &mut self.session else { return Ok(true) };
+        match session.flush(&mut self.socket) {
+            Ok(()) => Ok(true),
+            Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+}
+
 /// A connection: what it has sent, and what has come back.
 #[derive(Debug)]
 struct Lane {
-    stream: TcpStream,
+    stream: LaneStream,
     /// Requests; what is before `sent` is in the socket.
     output: Vec<u8>,
     sent: usize,
@@ -91,22 +148,19 @@ impl Generator {
     /// # Errors
     /// When a connection cannot be opened.
     pub(crate) fn connect(
-        target: &str,
+        (target, access): (&str, &StoreAccess),
         shape: LoadShape,
         data: LoadData,
         wait: Option<u32>,
         seed: u64,
     ) -> anyhow::Result<Generator> {
         let poller = epoll::create(epoll::CreateFlags::CLOEXEC).context("cannot make an epoll")?;
-        let address = target.parse().with_context(|| format!("not an address: {target}"))?;
         let mut lanes = Vec::new();
         for number in 0..shape.connections {
-            let stream = TcpStream::connect_timeout(&address, ANSWER_LIMIT)
-                .with_context(|| format!("cannot connect to {target}"))?;
-            stream.set_nodelay(true).context("cannot set TCP_NODELAY")?;
-            stream.set_nonblocking(true).context("cannot make a socket non-blocking")?;
+            let stream = LaneStream::open(target, access)?;
             let data = epoll::EventData::new_u64(u64::from(number));
-            epoll::add(&poller, &stream, data, epoll::EventFlags::IN).context("cannot watch a socket")?;
+            epoll::add(&poller, &stream.socket, data, epoll::EventFlags::IN)
+                .context("cannot watch a socket")?;
             lanes.push(Lane {
                 stream,
                 output: Vec::new(),
@@ -138,10 +192,10 @@ impl Generator {
     ///
     /// # Errors
     /// When an answer is wrong, or does not come.
-    pub(crate) fn fill(target: &str, data: LoadData, stop: &StopSignal) -> anyhow::Result<()> {
+    pub(crate) fn fill(store: (&str, &StoreAccess), data: LoadData, stop: &StopSignal) -> anyhow::Result<()> {
         let pipeline = (FILL_BYTES_MAX / data.value_bytes).clamp(1, FILL_PIPELINE_MAX) as u32;
         let shape = LoadShape { write_pct: 100, connections: 1, pipeline };
-        let mut generator = Generator::connect(target, shape, data, None, 0)?;
+        let mut generator = Generator::connect(store, shape, data, None, 0)?;
         for first in (0..data.keys).step_by(pipeline as usize) {
             generator.filling = Some(first);
             generator.begin(0, pipeline.min(data.keys - first))?;
@@ -209,7 +263,8 @@ impl Generator {
             }
             let Lane { stream, output, sent, .. } = &mut self.lanes[lane];
             if output.is_empty() {
-                return self.watch_room(lane, false);
+                let is_full = !stream.flush().context("cannot send")?;
+                return self.watch_room(lane, is_full);
             }
             match stream.write(&output[*sent..]) {
                 Ok(0) => bail!("the store takes nothing"),
@@ -230,7 +285,7 @@ impl Generator {
         lane.is_full = is_full;
         let room = if is_full { epoll::EventFlags::OUT } else { epoll::EventFlags::empty() };
         let data = epoll::EventData::new_u64(number as u64);
-        epoll::modify(&self.poller, &lane.stream, data, epoll::EventFlags::IN | room)
+        epoll::modify(&self.poller, &lane.stream.socket, data, epoll::EventFlags::IN | room)
             .context("cannot watch a socket")
     }
 
@@ -391,7 +446,7 @@ mod tests {
     const DATA: LoadData = LoadData { keys: 1000, value_bytes: 16 };
 
     fn drive(target: &str, wait: Option<u32>) -> anyhow::Result<Driven> {
-        let mut generator = Generator::connect(target, SHAPE, DATA, wait, 1)?;
+        let mut generator = Generator::connect((target, &StoreAccess::default()), SHAPE, DATA, wait, 1)?;
         generator.run(Duration::from_millis(50), &StopSignal::default())
     }
 
@@ -410,7 +465,7 @@ mod tests {
             sender.send(words.to_vec()).unwrap();
             honest(words)
         });
-        Generator::fill(&target, DATA, &StopSignal::default()).unwrap();
+        Generator::fill((&target, &StoreAccess::default()), DATA, &StopSignal::default()).unwrap();
         let words: Vec<Vec<String>> = receiver.try_iter().collect();
         assert_eq!(words.len(), 1000);
         assert!(words.iter().all(|words| words[0] == "SET" && words[2].starts_with(&words[1])));
@@ -434,7 +489,8 @@ mod tests {
         let data = LoadData { keys: 10, value_bytes: 3_000_001 };
         let shape = LoadShape { pipeline: 8, ..SHAPE };
         let stop = StopSignal::default();
-        let mut generator = Generator::connect(&target, shape, data, None, 1).unwrap();
+        let mut generator =
+            Generator::connect((&target, &StoreAccess::default()), shape, data, None, 1).unwrap();
         generator.filling = Some(0);
         generator.begin(0, data.keys).unwrap();
         assert!(generator.lanes[0].is_full, "or this test shows nothing");
@@ -468,7 +524,8 @@ mod tests {
     fn a_stop_ends_the_load_with_all_answered() {
         let stop = StopSignal::default();
         let stopper = stop.clone();
-        let mut generator = Generator::connect(&store(honest), SHAPE, DATA, None, 1).unwrap();
+        let mut generator =
+            Generator::connect((&store(honest), &StoreAccess::default()), SHAPE, DATA, None, 1).unwrap();
         std::thread::spawn(move || {
             std::thread::sleep(Duration::from_millis(20));
             stopper.stop_for_test();

@@ -62,6 +62,8 @@ const EXAMPLES: &str = "Examples:
       compares the programs in target/dist with those in before/bin and with redis-server
   dsm-test-harness one-core --load reads,mixed-16 --rounds 9
       measures two loads in 9 rounds
+  dsm-test-harness one-core --tls --load reads,reads-16
+      compares the build with redis-server, over TLS
   make bench-core BASE=HEAD~3
       builds the working tree and the commit HEAD~3, and compares them
 
@@ -128,6 +130,10 @@ struct CoreOptions {
     /// Measure also valkey-server, which keeps nothing on disk
     #[arg(long)]
     valkey: bool,
+
+    /// Measure all stores over TLS, with certificates made for the run
+    #[arg(long)]
+    tls: bool,
 
     /// Do not count system calls and instructions
     #[arg(long)]
@@ -309,6 +315,7 @@ impl<'a> CoreBench<'a> {
             value_bytes: options.value_bytes as usize,
             connections: options.connections,
             slaves: options.slaves,
+            tls: options.tls,
             loads,
             stores: stores
                 .iter()
@@ -372,7 +379,7 @@ impl<'a> CoreBench<'a> {
             }
             self.progress.say(&format!("round {round}: starting {}", store.title()));
             let filled = self.start_one(store).and_then(|instance| {
-                Generator::fill(first(&instance)?, self.data(), &self.stop)?;
+                Generator::fill((first(&instance)?, &instance.access), self.data(), &self.stop)?;
                 Ok(instance)
             });
             let instance = match filled {
@@ -395,7 +402,8 @@ impl<'a> CoreBench<'a> {
     fn start_one(&mut self, store: CoreStore) -> anyhow::Result<Instance> {
         let parent = self.options.data.as_deref();
         if let Some(programs) = self.programs.get(&store) {
-            let settings = LoadSettings { slaves: self.options.slaves, ..LoadSettings::standard() };
+            let (slaves, tls) = (self.options.slaves, self.options.tls);
+            let settings = LoadSettings { slaves, tls, ..LoadSettings::standard() };
             let cluster = OwnCluster::prepare_programs(programs, &settings, parent)?;
             let remark = "The log lies in memory (tmpfs), where a sync costs nothing: --data DIR chooses another place";
             if cluster.is_in_memory() && !self.record.remarks.iter().any(|told| told == remark) {
@@ -404,7 +412,7 @@ impl<'a> CoreBench<'a> {
             }
             return Instance::of_cluster(cluster, &self.stop);
         }
-        Instance::start(parent, &self.stop, |starting| match store {
+        Instance::start(parent, self.options.tls, &self.stop, |starting| match store {
             CoreStore::RedisWait => starting.redis_always(2),
             CoreStore::Valkey => starting.valkey(),
             CoreStore::Build | CoreStore::Base | CoreStore::Redis => starting.redis(),
@@ -439,7 +447,13 @@ impl<'a> CoreBench<'a> {
 
     fn generator(&self, load: CoreLoad, store: CoreStore, instance: &Instance) -> anyhow::Result<Generator> {
         let shape = load.shape(self.record.connections);
-        Generator::connect(first(instance)?, shape, self.data(), store.wait(), rand::random())
+        Generator::connect(
+            (first(instance)?, &instance.access),
+            shape,
+            self.data(),
+            store.wait(),
+            rand::random(),
+        )
     }
 
     fn timed(

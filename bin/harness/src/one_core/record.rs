@@ -39,6 +39,9 @@ pub(crate) struct CoreRecord {
     pub connections: u32,
     /// Slaves of the clusters.
     pub slaves: u32,
+    /// Whether all stores were reached by TLS.
+    #[serde(default)]
+    pub tls: bool,
     /// The loads.
     pub loads: Vec<CoreLoad>,
     /// The stores that were measured.

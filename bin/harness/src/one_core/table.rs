@@ -49,7 +49,7 @@ fn head(record: &CoreRecord) -> String {
     let stores = record.stores.iter().map(|store| format!("{}: {}", store.store.title(), store.what));
     format!(
         "All on core {} of {} ({}), {} rounds, {} s of warm-up and {} s of measurement each; {} keys, values of {} bytes, \
-         {} connections, {} slaves, `--fsync always`.\n{}.\n\n",
+         {} connections{}, {} slaves, `--fsync always`.\n{}.\n\n",
         record.core,
         record.system.cpu_model,
         record.system.kernel,
@@ -59,6 +59,7 @@ fn head(record: &CoreRecord) -> String {
         record.keys,
         record.value_bytes,
         record.connections,
+        if record.tls { " over TLS" } else { "" },
         record.slaves,
         stores.collect::<Vec<_>>().join("; ")
     )
@@ -310,6 +311,8 @@ mod tests {
         let text = render(&record);
         let title = "; 7 keys, values of 65536 bytes, 200 connections, 9 slaves, `--fsync always`.\n";
         assert!(text.contains(title), "{text}");
+        let text = render(&CoreRecord { tls: true, ..record });
+        assert!(text.contains(" 200 connections over TLS, "), "{text}");
     }
 
     #[test]

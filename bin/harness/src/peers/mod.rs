@@ -302,8 +302,8 @@ fn one(
     let settings = options.settings(rand::random());
     // The record of all peers is written after each run.
     let keep = &mut |_: &RunRecord| -> anyhow::Result<()> { Ok(()) };
-    let (options, launcher) = (&options, None);
-    let result = run::run(Setting { options, settings, targets, launcher, stop, progress, keep });
+    let (options, launcher, access) = (&options, None, instance.access.clone());
+    let result = run::run(Setting { options, settings, targets, access, launcher, stop, progress, keep });
     let (from, until) = match &result {
         Ok(run) => window(run)?,
         Err(_) => (SystemTime::now(), SystemTime::now()),

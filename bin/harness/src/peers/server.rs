@@ -48,12 +48,12 @@ pub(crate) fn start(peer: Peer, parent: Option<&Path>, stop: &StopSignal) -> any
             let settings = LoadSettings::standard();
             Instance::of_cluster(OwnCluster::prepare(&settings, &[], parent)?, stop)
         }
-        Peer::Redis => Instance::start(parent, stop, |starting| starting.redis()),
-        Peer::Valkey => Instance::start(parent, stop, |starting| starting.valkey()),
-        Peer::RedisAlways => Instance::start(parent, stop, |starting| starting.redis_always(0)),
-        Peer::RedisWait => Instance::start(parent, stop, |starting| starting.redis_always(2)),
-        Peer::Etcd => Instance::start(parent, stop, etcd),
-        Peer::Zookeeper | Peer::ZookeeperLocal => Instance::start(parent, stop, zookeeper),
+        Peer::Redis => Instance::start(parent, false, stop, |starting| starting.redis()),
+        Peer::Valkey => Instance::start(parent, false, stop, |starting| starting.valkey()),
+        Peer::RedisAlways => Instance::start(parent, false, stop, |starting| starting.redis_always(0)),
+        Peer::RedisWait => Instance::start(parent, false, stop, |starting| starting.redis_always(2)),
+        Peer::Etcd => Instance::start(parent, false, stop, etcd),
+        Peer::Zookeeper | Peer::ZookeeperLocal => Instance::start(parent, false, stop, zookeeper),
     }
 }
 

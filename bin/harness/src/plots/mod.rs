@@ -330,6 +330,7 @@ fn describe(sweep: &SweepRecord, without: &[SweptBy]) -> String {
         "" => String::new(),
         placement => format!("{} placement", printable(placement)),
     }));
+    parts.extend(common(&|run| if run.settings.tls { "TLS".to_owned() } else { String::new() }));
     parts.extend(common(&|run| printable(&run.store)));
     if runs.iter().any(|run| run.interrupted) {
         parts.push("interrupted".to_owned());

@@ -666,6 +666,8 @@ fn load(sweep: &SweepRecord) -> Vec<(&'static str, String)> {
         ("measurement asked for", all(&|run| format!("{} s", short(run.settings.duration_s)))),
         ("placement", all(&|run| or(&run.settings.placement, "the target's"))),
         ("fsync", all(&|run| or(&run.settings.fsync, "the target's"))),
+        ("TLS", all(&|run| if run.settings.tls { "yes".into() } else { "no".into() })),
+        ("secrets and a password", all(&|run| if run.settings.secrets { "yes".into() } else { "no".into() })),
         ("faults", all(&|run| or(&run.settings.faults, "none"))),
         ("flags of the masters", all(&|run| or(&shell(&run.settings.master_flags), "none"))),
         ("seed", all(&|run| run.settings.seed.to_string())),

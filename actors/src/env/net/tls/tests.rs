@@ -477,6 +477,123 @@ async fn whatever_bytes_come_a_connection_ends_in_time() {
     }
 }
 
+/// The handshake of who dials has fewer. A damaged one may leave both sides waiting: that is for the time limit.
+const HANDSHAKE_BYTES: usize = 4000;
+
+/// What becomes of the bytes that go one way.
+#[derive(Clone, Copy, Debug)]
+enum OnTheWay {
+    Whole,
+    /// One bit of this byte is another one.
+    Damaged(usize),
+    /// Nothing from this byte on arrives.
+    Cut(usize),
+}
+
+/// Passes on what comes, in pieces of random lengths, until its end.
+async fn pass_on(
+    from: &tokio::net::TcpStream,
+    to: &tokio::net::TcpStream,
+    fate: OnTheWay,
+    mut random: impl FnMut(usize) -> usize,
+) {
+    let (mut passed, mut piece) = (0, BytesMut::new());
+    'passing: loop {
+        from.readable().await.unwrap();
+        match from.try_read_buf(&mut piece) {
+            Ok(0) => break,
+            Ok(_) => {}
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
+            Err(_) => break,
+        }
+        if let OnTheWay::Damaged(at) = fate {
+            if let Some(byte) = at.checked_sub(passed).and_then(|at| piece.get_mut(at)) {
+                *byte ^= 1 << random(8);
+            }
+        }
+        if let OnTheWay::Cut(at) = fate {
+            piece.truncate(at.saturating_sub(passed));
+        }
+        while !piece.is_empty() {
+            to.writable().await.unwrap();
+            let most = piece.len().min(1 + random(700));
+            match to.try_write(&piece[..most]) {
+                Ok(written) => {
+                    passed += written;
+                    drop(piece.split_to(written));
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(_) => break 'passing,
+            }
+        }
+        if matches!(fate, OnTheWay::Cut(at) if passed >= at) {
+            break;
+        }
+    }
+    let _ = rustix::net::shutdown(to, rustix::net::Shutdown::Write);
+}
+
+#[tokio::test]
+async fn whatever_happens_on_the_way_what_is_read_is_the_beginning_of_what_was_said() {
+    let (_directory, _authority, tls) = node(ClientAuth::Yes);
+    let seed: u64 = rand::random();
+    println!("seed={seed}");
+    let mut state = seed;
+    let mut draw = move |below: usize| {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 33) as usize % below
+    };
+    let mut shortened = 0;
+    for round in 0..90 {
+        let (listener, address) = listen(&tls).await;
+        let way = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let said: Vec<u8> = (0..1 + draw(60_000)).map(|place| (place % 251) as u8).collect();
+        let at = draw(said.len());
+        let fate = [OnTheWay::Whole, OnTheWay::Damaged(HANDSHAKE_BYTES + at), OnTheWay::Cut(at)][round % 3];
+        let near = dial(&way.local_addr().unwrap().to_string(), Some(&tls)).await;
+        let (victim, _) = way.accept().await.unwrap();
+        let there = tokio::net::TcpStream::connect(&address).await.unwrap();
+        let (far, _) = listener.accept().await.unwrap();
+        let (most, bytes_max) = (1 + draw(9_000), 1 + draw(30_000));
+        let saying = async {
+            for piece in said.chunks(most) {
+                if near.write_all(piece).await.is_err() {
+                    break;
+                }
+            }
+            near.shut_down_write();
+        };
+        let hearing = async {
+            let mut heard = BytesMut::new();
+            while far.read_at_most(&mut heard, bytes_max).await.is_ok_and(|read| read > 0) {}
+            // Whoever has heard the end, or an error, ends too.
+            far.shut_down_write();
+            heard
+        };
+        let mut there_lengths = draw(usize::MAX >> 1) as u64;
+        let lengths = move |below: usize| {
+            there_lengths = there_lengths.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            (there_lengths >> 33) as usize % below
+        };
+        let passing = async {
+            tokio::join!(
+                pass_on(&victim, &there, fate, lengths),
+                pass_on(&there, &victim, OnTheWay::Whole, |below| below - 1)
+            )
+        };
+        let all = async { tokio::join!(saying, hearing, passing).1 };
+        let heard =
+            tokio::time::timeout(LIMIT, all).await.unwrap_or_else(|_| panic!("{fate:?} does not end"));
+        assert!(said.starts_with(&heard), "{fate:?} of {} bytes: something else was heard", said.len());
+        match fate {
+            OnTheWay::Whole => assert_eq!(heard.len(), said.len(), "all of it arrives"),
+            OnTheWay::Cut(at) => assert!(heard.len() <= at, "{} bytes of {at}", heard.len()),
+            OnTheWay::Damaged(_) => shortened += usize::from(heard.len() < said.len()),
+        }
+    }
+    assert!(shortened >= 10, "of 30 damaged connections {shortened} have ended early");
+}
+
 #[tokio::test]
 async fn a_certificate_that_was_issued_for_a_client_makes_no_node() {
     let (_directory, authority, tls) = node(ClientAuth::Yes);
