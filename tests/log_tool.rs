@@ -2,8 +2,8 @@
 #![allow(clippy::unwrap_used)]
 
 use bytes::Bytes;
-use dsm_protocol::ids::{ClusterId, Epoch, Seq};
-use dsm_protocol::record::{encode, encode_with, Operation, Trailer};
+use dsm_protocol::ids::{ClusterId, Epoch, ReignId, Seq};
+use dsm_protocol::record::{encode, encode_with, Operation, ReignMark, SyncMode, Trailer};
 use rustix::fs::{flock, FlockOperation};
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -306,9 +306,27 @@ fn repair_names_the_keys_of_a_damaged_line_and_saves_the_line_after_a_damaged_ne
     assert!(done.stdout.contains("it is about \"user%202\""), "{}", done.stdout);
     let text = String::from_utf8_lossy(&dir.get("a.log")).into_owned();
     assert!(
-        !text.contains("WRITE user%202") && text.contains("\nWRITE \u{fffd}%00 % ;5 1 3 After=3 "),
+        !text.contains("WRITE user%202") && text.contains("\nWRITE \u{fffd}%00 % ;5 1 3 After=3 lost=1 "),
         "{text}"
     );
+    assert!(!done.stdout.contains("EPOCH line"), "{}", done.stdout);
+    let mut damaged = bytes.clone();
+    damaged[starts[1] + 2] ^= 1;
+    dir.put("c.log", &damaged);
+    let done = dir.run(&["repair", "c.log"]);
+    assert!(done.stdout.contains("\nepoch 1 has lost its EPOCH line"), "{}", done.stdout);
+    // An EPOCH line behind lost ones keeps its fields, each once.
+    let mut two_reigns = bytes.clone();
+    let mark = ReignMark { id: ReignId(9), fsync: SyncMode::Always, given_up: Vec::new() };
+    let reign = Operation::Epoch { address: "h:1".to_owned(), mark: Some(mark) };
+    encode(&write(b"last", b"x"), Seq(8), Epoch(1), Seq(7), &mut two_reigns);
+    let lost_at = bytes.len() + 8;
+    encode(&reign, Seq(9), Epoch(2), Seq(8), &mut two_reigns);
+    two_reigns[lost_at] ^= 1;
+    dir.put("d.log", &two_reigns);
+    assert_eq!(dir.run(&["repair", "d.log"]).code, 0);
+    let text = String::from_utf8_lossy(&dir.get("d.log")).into_owned();
+    assert!(text.contains(" ;9 2 7 After=7 Reign=0000000000000009 Fsync=always lost=1 "), "{text}");
     // The id of the cluster is in the lock file, too.
     let mut damaged = bytes.clone();
     damaged[10] ^= 1;
@@ -338,7 +356,7 @@ fn repair_keeps_the_good_line_after_a_hole_that_is_longer_than_a_line_may_be() {
         format!("byte {}, line 4: {hole} bytes (1 lines) cannot be read: seqs 4 to 5 are lost", starts[3]);
     assert!(done.stdout.contains(&place), "{}", done.stdout);
     let text = String::from_utf8_lossy(&dir.get("a.log")).into_owned();
-    assert!(text.contains("\nWRITE user1 Bob ;6 1 3 After=3 "), "{text}");
+    assert!(text.contains("\nWRITE user1 Bob ;6 1 3 After=3 lost=2 "), "{text}");
     assert_eq!(shown(&dir.run(&["check", "a.log"]), "good lines"), "6");
     assert!(!done.stdout.contains("accept-loss"), "nothing is lost at the end: {}", done.stdout);
 }

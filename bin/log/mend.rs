@@ -9,7 +9,7 @@ use anyhow::{ensure, Context as _};
 use dsm_protocol::ids::{ClusterId, Epoch, Seq};
 use dsm_protocol::record::{
     encode, encode_with, good_line_at_end, parse_line, BadLine, Body, Operation, Position, Record,
-    RecordError, Scanner, Step, Trailer, Verdict,
+    RecordError, Scanner, Step, Trailer, Verdict, LOST,
 };
 use rustix::fs::{renameat_with, RenameFlags, CWD};
 use std::fs::{self, File};
@@ -51,6 +51,8 @@ struct Draft<W> {
     kept: u64,
     /// The epoch of the last EPOCH record that is kept.
     named: Epoch,
+    /// The epochs whose EPOCH records are lost.
+    unnamed: Vec<Epoch>,
     /// Whether the lost records may be the last ones that slaves have seen.
     may_be_known: bool,
 }
@@ -87,6 +89,12 @@ pub(crate) fn mend(file: &File, path: &Path, line_max: usize, out: &mut impl Wri
         draft.lost_records,
         kept_at.display()
     )?;
+    for epoch in &draft.unnamed {
+        writeln!(
+            out,
+            "epoch {epoch} has lost its EPOCH line: its records are kept, but nothing says which reign wrote them"
+        )?;
+    }
     if draft.may_be_known {
         say_how_to_go_on(path, out)?;
     }
@@ -161,6 +169,7 @@ fn write_draft(
         lost_records: 0,
         kept: 0,
         named: Epoch(0),
+        unnamed: Vec::new(),
         may_be_known: false,
     };
     file.seek(SeekFrom::Start(0))?;
@@ -191,7 +200,9 @@ fn write_draft(
     }
     draft.writer.flush().with_context(context)?;
     output.sync_all().with_context(context)?;
-    let Draft { scanner, listed, unlisted, lost_bytes, lost_records, kept, named, may_be_known, .. } = draft;
+    let Draft {
+        scanner, listed, unlisted, lost_bytes, lost_records, kept, named, unnamed, may_be_known, ..
+    } = draft;
     Ok(Draft {
         writer: (),
         scanner,
@@ -202,6 +213,7 @@ fn write_draft(
         lost_records,
         kept,
         named,
+        unnamed,
         may_be_known,
     })
 }
@@ -293,8 +305,8 @@ impl<W: Write> Draft<W> {
         let mut ahead = self.scanner.clone();
         match ahead.next(line) {
             step @ (Step::Record { .. } | Step::Ignored) => {
-                if let Step::Record { record: Record { body: Body::Epoch { .. }, epoch, .. }, .. } = step {
-                    self.named = epoch;
+                if let Step::Record { record, .. } = step {
+                    self.keep_epoch(&record);
                 }
                 self.scanner = ahead;
                 self.writer.write_all(line).context("cannot write the repaired log")?;
@@ -305,18 +317,37 @@ impl<W: Write> Draft<W> {
         }
     }
 
+    /// Notes which epochs are named by an EPOCH record. In logs of the previous version an epoch could rise without one.
+    fn keep_epoch(&mut self, record: &Record<'_>) {
+        let is_known = record.epoch <= self.named || self.unnamed.last() == Some(&record.epoch);
+        match record.body {
+            Body::Epoch { .. } => self.named = record.epoch,
+            Body::Write(_) | Body::Delete(_) if self.lost_bytes > 0 && !is_known => {
+                self.unnamed.push(record.epoch);
+            }
+            Body::Write(_) | Body::Delete(_) | Body::Cluster(_) | Body::Synced => {}
+        }
+    }
+
     /// Writes a good line that comes after lost ones, with the field that names the record before the gap.
     fn accept_behind_a_gap(&mut self, record: &Record<'_>) -> anyhow::Result<bool> {
         let before = self.scanner.position();
         let operation = record.to_operation();
         let fields: Vec<_> = record
             .fields
-            .filter(|(name, _)| *name != b"After")
+            .filter(|(name, _)| !is_written_anew(name))
             .map(|(name, value)| (String::from_utf8_lossy(name).into_owned(), value.to_bytes()))
             .collect();
-        let fields: Vec<_> = fields.iter().map(|(name, value)| (&name[..], &value[..])).collect();
-        // Its SYNCED may cover lost records; now it covers the records before it.
         let is_mark = operation == Operation::Synced;
+        let first = before.seq.next();
+        let last = if is_mark { record.seq } else { Seq(record.seq.0.saturating_sub(1)) };
+        let lost = last.0.saturating_add(1).saturating_sub(first.0);
+        let says_lost = lost.to_string();
+        let mut fields: Vec<_> = fields.iter().map(|(name, value)| (&name[..], &value[..])).collect();
+        if lost > 0 {
+            fields.push((LOST, says_lost.as_bytes()));
+        }
+        // Its SYNCED may cover lost records; now it covers the records before it.
         let synced_max = if is_mark { record.seq } else { before.seq };
         let synced = record.synced.min(synced_max).max(before.synced);
         let trailer = Trailer {
@@ -329,9 +360,7 @@ impl<W: Write> Draft<W> {
         if !self.accept(&line)? {
             return Ok(false);
         }
-        let first = before.seq.next();
-        let last = if is_mark { record.seq } else { Seq(record.seq.0.saturating_sub(1)) };
-        self.lost_records += (last.0 + 1).saturating_sub(first.0);
+        self.lost_records += lost;
         self.close_damage(Some((first, last)));
         Ok(true)
     }
@@ -390,6 +419,11 @@ impl<W: Write> Draft<W> {
         };
         self.listed.push(format!("{place}: {what}{about}"));
     }
+}
+
+/// Whether a field of a line is written by what the line says now, and not because it was there.
+fn is_written_anew(name: &[u8]) -> bool {
+    matches!(name, b"After" | b"Reign" | b"Fsync" | b"GivenUp") || name == LOST.as_bytes()
 }
 
 /// The keys of a damaged line, as far as they can be recognised.

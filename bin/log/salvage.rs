@@ -24,7 +24,7 @@ use dsm_protocol::message::Seen;
 use dsm_protocol::record::{
     encode, encode_write_with, Operation, Position, ReignMark, Scanner, Step, SyncMode, Trailer, Verdict,
 };
-use dsm_protocol::witness_file::WitnessText;
+use dsm_protocol::witness_file::{WitnessText, NOTED_MAX};
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::FileExt as _;
@@ -441,6 +441,9 @@ fn tell(
         }
         SalvageOutcome::TooManyReigns => {
             bail!("slaves hold copies of more than {BRANCHES_MAX} reigns that {shown} lacks")
+        }
+        SalvageOutcome::TooManyWitnesses => {
+            bail!("{NOTED_MAX} witnesses are noted beside {shown} already, and there are more: nothing was done")
         }
         SalvageOutcome::Recovered => {
             tell_of_recovered(findings, path, out)?;

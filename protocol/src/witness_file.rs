@@ -70,6 +70,11 @@ impl WitnessText {
         has_room
     }
 
+    /// Whether that slave is noted as a witness of that reign.
+    pub fn has(&self, slave: &SlaveId, reign: Reign) -> bool {
+        self.seen.iter().any(|(id, noted)| id == slave && noted.reign == reign)
+    }
+
     /// Notes that the loss of a reign is accepted, unless there is no room.
     pub fn accept(&mut self, reign: Reign) {
         if !self.accepted.contains(&reign) && self.accepted.len() < ACCEPTED_MAX {

@@ -223,6 +223,34 @@ fn a_compacted_log_is_text_that_names_what_is_left_and_where_the_gaps_are() {
 }
 
 #[test]
+fn a_kept_line_says_what_was_lost_before_those_that_are_left_out() {
+    let lost = |operation: &Operation, seq: u64, after: u64, lost: &str| {
+        let fields: &[(&str, &[u8])] = &[("lost", lost.as_bytes()), ("client", b"7")];
+        let trailer = Trailer { after: Some(Seq(after)), fields, ..Trailer::new(Seq(seq), Epoch(2), Seq(0)) };
+        let mut line = Vec::new();
+        encode_with(operation, trailer, &mut line);
+        line
+    };
+    let mut log = text(0, &[Line::Epoch { is_old: false }]);
+    log.push(lost(&Operation::Delete(vec!["a".into()]), 5, 2, "2"));
+    log.push(write(&[("b", "1")], 6, 0));
+    log.push(lost(&Operation::Write(vec![("b".into(), "2".into())]), 9, 6, "2"));
+    log.push(lost(&Operation::Synced, 11, 9, "x"));
+    let shown = |log: &[Vec<u8>]| {
+        let compacted = String::from_utf8(compact(log, log.len(), 2, &read(&log.concat()).0)).unwrap();
+        let line = |line: &str| line.rsplit_once(' ').unwrap().0.to_owned();
+        compacted.lines().skip(2).map(line).collect::<Vec<String>>()
+    };
+    let kept = "WRITE b 2 ;9 2 0 After=2 client=7 lost=4";
+    assert_eq!(shown(&log), [kept, "SYNCED % % ;11 2 0 After=9 lost=1"]);
+    let compacted = compact(&log, log.len(), 2, &read(&log.concat()).0);
+    let mut again: Vec<Vec<u8>> =
+        compacted.split_inclusive(|byte| *byte == b'\n').map(<[u8]>::to_vec).collect();
+    again.push(write(&[("c", "3")], 12, 0));
+    assert_eq!(shown(&again), [kept, "WRITE c 3 ;12 2 0 After=9 lost=1"]);
+}
+
+#[test]
 fn the_last_line_of_a_log_says_where_it_goes_on_and_readers_take_it_for_a_mark() {
     let continuation = Continuation { file: (9, u64::MAX), offset: 1 << 40, line: 12 };
     let mut line = Vec::new();

@@ -1,7 +1,7 @@
 //! Writes lines. WRITE and DELETE, the frequent ones, are written without building an [`Operation`].
 
 use super::parse::{is_field_name, Encoded, Record};
-use super::{FileNumber, Operation, Place, ReignMark};
+use super::{FileNumber, Operation, Place, ReignMark, LOST};
 use crate::ids::{Epoch, Reign, Seq};
 
 /// What follows the `;` of a line, except the checksum.
@@ -75,8 +75,10 @@ fn encode_epoch(address: &str, mark: Option<&ReignMark>, trailer: Trailer<'_>, o
 
 /// Appends an EPOCH line again, with another trailer and the fields that it has.
 pub(super) fn encode_epoch_with(record: &Record<'_>, trailer: Trailer<'_>, out: &mut Vec<u8>) {
-    let fields = further_fields(record, |name| matches!(name, b"After" | b"Reign" | b"Fsync" | b"GivenUp"));
-    let fields: Vec<_> = fields.iter().map(|(name, value)| (&name[..], &value[..])).collect();
+    let is_known = |name: &[u8]| is_of_place(name) || matches!(name, b"Reign" | b"Fsync" | b"GivenUp");
+    let fields = further_fields(record, is_known);
+    let mut fields: Vec<_> = fields.iter().map(|(name, value)| (&name[..], &value[..])).collect();
+    fields.extend_from_slice(trailer.fields);
     encode_with(&record.to_operation(), Trailer { fields: &fields, ..trailer }, out);
 }
 
@@ -92,8 +94,9 @@ pub(super) fn encode_live<'a>(
     if live.peek().is_none() {
         return false;
     }
-    let fields = further_fields(record, |name| name == b"After");
-    let fields: Vec<_> = fields.iter().map(|(name, value)| (&name[..], &value[..])).collect();
+    let fields = further_fields(record, is_of_place);
+    let mut fields: Vec<_> = fields.iter().map(|(name, value)| (&name[..], &value[..])).collect();
+    fields.extend_from_slice(trailer.fields);
     sealed(Trailer { fields: &fields, ..trailer }, out, |out| {
         out.extend_from_slice(b"WRITE");
         for (key, value) in live {
@@ -104,6 +107,11 @@ pub(super) fn encode_live<'a>(
         }
     });
     true
+}
+
+/// Whether a field says which records before the line are left out or lost.
+fn is_of_place(name: &[u8]) -> bool {
+    name == b"After" || name == LOST.as_bytes()
 }
 
 /// The fields of a record, decoded, without those that are written in another way.

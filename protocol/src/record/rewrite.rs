@@ -4,11 +4,14 @@
 //! before it, and claims no more to be on disk than it must. So versions stay what they were, and every reader of logs reads
 //! it. Does no IO, and does not know which pairs are live: it is told.
 //!
+//! A line that says that records before it were damaged and taken out may be left out itself; then the next one that is kept says
+//! it. A repair from slaves must know as long as there is the log that no deletion can be ruled out there.
+//!
 //! EPOCH lines are kept, each of them: they are the table of reigns. The place of a line of the original program is its number,
 //! so none is left out: a write that is superseded becomes a deletion, which is short.
 
 use super::encode::{encode_epoch_with, encode_live};
-use super::{encode_with, BadLine, Body, Operation, Record, Scanner, Step, Trailer};
+use super::{encode_with, BadLine, Body, Operation, Record, Scanner, Step, Trailer, LOST};
 use crate::ids::{Epoch, Seq};
 use std::fmt;
 use std::str::FromStr;
@@ -23,6 +26,8 @@ pub struct Rewriter {
     epoch: Epoch,
     /// The SYNCED of the last line that was written: it may not fall.
     synced: Seq,
+    /// How many records between that line and the next one were damaged and taken out.
+    lost: u64,
     lines: u64,
     bytes: u64,
 }
@@ -35,6 +40,7 @@ impl Rewriter {
             seq: Seq(0),
             epoch: Epoch(0),
             synced: Seq(0),
+            lost: 0,
             lines: 0,
             bytes: 0,
         }
@@ -108,36 +114,54 @@ impl Rewriter {
             Body::Cluster(_) => self.keep(line, record, out),
             Body::Epoch { mark, .. } if mark.fsync.is_none() => {
                 // Its checksum is the identity of the reign: not a byte may change. So a mark bridges the gap before it.
-                let before = Seq(record.seq.0.saturating_sub(1));
+                let before = record.after.unwrap_or(Seq(record.seq.0.saturating_sub(1)));
                 if before > self.seq {
                     self.mark(before, self.epoch, out);
                 }
                 self.keep(line, record, out);
             }
             Body::Epoch { .. } => {
-                let trailer = self.trailer(record);
-                encode_epoch_with(record, trailer, out);
+                self.lost = self.lost.saturating_add(lost_before(record));
+                let after = (record.seq != self.seq.next()).then_some(self.seq);
+                self.with_trailer(record.seq, record.epoch, after, |trailer| {
+                    encode_epoch_with(record, trailer, out);
+                });
                 self.wrote(record.seq, record.epoch);
             }
             Body::Write(pairs) => {
-                let trailer = self.trailer(record);
+                self.lost = self.lost.saturating_add(lost_before(record));
+                let after = (record.seq != self.seq.next()).then_some(self.seq);
                 let live = pairs.filter(|_| is_live.next().unwrap_or(true));
-                if encode_live(live, record, trailer, out) {
+                let is_written = self.with_trailer(record.seq, record.epoch, after, |trailer| {
+                    encode_live(live, record, trailer, out)
+                });
+                if is_written {
                     self.wrote(record.seq, record.epoch);
                 }
             }
-            // With what they deleted gone, they say nothing more.
-            Body::Delete(_) | Body::Synced => {}
+            // With what they deleted gone, they say nothing more than what was lost before them.
+            Body::Delete(_) | Body::Synced => self.lost = self.lost.saturating_add(lost_before(record)),
         }
     }
 
-    fn trailer(&self, record: &Record<'_>) -> Trailer<'static> {
-        let after = (record.seq != self.seq.next()).then_some(self.seq);
-        Trailer { after, ..Trailer::new(record.seq, record.epoch, self.synced) }
+    /// Gives the trailer of a line that is rewritten to `encode`.
+    fn with_trailer<T>(
+        &self,
+        seq: Seq,
+        epoch: Epoch,
+        after: Option<Seq>,
+        encode: impl FnOnce(Trailer<'_>) -> T,
+    ) -> T {
+        let trailer = Trailer { after, ..Trailer::new(seq, epoch, self.synced) };
+        if self.lost == 0 {
+            return encode(trailer);
+        }
+        let lost = self.lost.to_string();
+        encode(Trailer { fields: &[(LOST, lost.as_bytes())], ..trailer })
     }
 
     fn wrote(&mut self, seq: Seq, epoch: Epoch) {
-        (self.seq, self.epoch) = (seq, epoch);
+        (self.seq, self.epoch, self.lost) = (seq, epoch, 0);
         self.lines += 1;
     }
 
@@ -149,8 +173,9 @@ impl Rewriter {
     }
 
     fn mark(&mut self, seq: Seq, epoch: Epoch, out: &mut Vec<u8>) {
-        let trailer = Trailer { after: Some(self.seq), ..Trailer::new(seq, epoch, self.synced) };
-        encode_with(&Operation::Synced, trailer, out);
+        self.with_trailer(seq, epoch, Some(self.seq), |trailer| {
+            encode_with(&Operation::Synced, trailer, out);
+        });
         self.wrote(seq, epoch);
     }
 
@@ -172,6 +197,14 @@ impl Rewriter {
     pub fn bytes(&self) -> u64 {
         self.bytes
     }
+}
+
+/// How many records before this one were damaged and taken out, as it says. One that says so in another way says one.
+fn lost_before(record: &Record<'_>) -> u64 {
+    let text = record.fields.get(LOST).map(|text| text.decode());
+    text.map_or(0, |text| {
+        std::str::from_utf8(&text).ok().and_then(|text| text.parse().ok()).unwrap_or(1).max(1)
+    })
 }
 
 /// Where a log goes on that was compacted: what the last line of the old file says, for those that follow it.

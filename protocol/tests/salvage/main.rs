@@ -13,7 +13,7 @@ use std::panic::{catch_unwind, AssertUnwindSafe};
 use world::World;
 
 /// How many worlds there are.
-const SEEDS: u64 = 5000;
+const SEEDS: u64 = 10_000;
 
 #[test]
 fn what_slaves_hold_comes_back_and_what_the_log_has_done_since_does_not_come_undone() {

@@ -16,7 +16,8 @@ use dsm_protocol::machine::salvage::{
 use dsm_protocol::machine::slave;
 use dsm_protocol::message::Seen;
 use dsm_protocol::record::{
-    encode_with, Body, Operation, Position, Record, ReignMark, Scanner, Step, SyncMode, Trailer,
+    encode_with, parse_line, Body, Operation, Position, Record, ReignMark, Rewriter, Scanner, Step, SyncMode,
+    Trailer, LOST,
 };
 use dsm_protocol::witness_file::WitnessText;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -45,6 +46,8 @@ struct Text {
     put_back: Vec<(u64, Id)>,
     is_begun: bool,
     is_ended: bool,
+    /// Whether lines were damaged and taken out.
+    is_damaged: bool,
 }
 
 /// How it was before a run.
@@ -100,6 +103,7 @@ impl Text {
             put_back: Vec::new(),
             is_begun: false,
             is_ended: false,
+            is_damaged: false,
         };
         let path = world.path(tip);
         let end = left_out.and_then(|last| path.iter().position(|id| *id == last));
@@ -136,6 +140,64 @@ impl Text {
             encode_with(&operation, trailer, &mut text.bytes);
         }
         text
+    }
+
+    /// Takes out some of its lines, as `dsm-log repair` does with damaged ones; not the first and the last one.
+    fn damage(&mut self, world: &mut World, fork: Seq) {
+        let lines: Vec<Vec<u8>> =
+            self.bytes.split_inclusive(|byte| *byte == b'\n').map(<[u8]>::to_vec).collect();
+        let (mut bytes, mut seq) = (Vec::new(), Seq(0));
+        // Single lines, or what a bad place of the disk has held of the records after the fork.
+        let is_place = world.chance(50);
+        let mut is_lost = false;
+        for (index, line) in lines.iter().enumerate() {
+            let record = parse_line(&line[..line.len() - 1]).unwrap();
+            let percent = match (is_place, is_lost) {
+                (false, _) => 12,
+                (true, true) => 75,
+                (true, false) => 35 * u64::from(record.seq > fork),
+            };
+            is_lost = world.chance(percent);
+            if is_lost && index > 0 && index + 1 < lines.len() {
+                self.is_damaged = true;
+                continue;
+            }
+            let is_mark = matches!(record.body, Body::Synced);
+            let before = record.after.unwrap_or(if is_mark { record.seq } else { Seq(record.seq.0 - 1) });
+            if before == seq {
+                bytes.extend_from_slice(line);
+            } else {
+                let lost = (record.seq.0 - u64::from(!is_mark) - seq.0).to_string();
+                let fields: &[(&str, &[u8])] = &[(LOST, lost.as_bytes())];
+                let after = Some(seq);
+                let trailer = Trailer { after, fields, ..Trailer::new(record.seq, record.epoch, Seq(0)) };
+                encode_with(&record.to_operation(), trailer, &mut bytes);
+            }
+            seq = record.seq;
+        }
+        self.bytes = bytes;
+    }
+
+    /// Compacts all of it.
+    fn compact(&mut self) {
+        let mut latest = BTreeMap::new();
+        self.walk(|record| match record.body {
+            Body::Write(pairs) => latest.extend(pairs.map(|(key, _)| (key.to_bytes(), record.seq))),
+            Body::Delete(keys) => keys.for_each(|key| {
+                latest.remove(&key.to_bytes());
+            }),
+            Body::Cluster(_) | Body::Epoch { .. } | Body::Synced => {}
+        });
+        let mut live = Vec::new();
+        self.walk(|record| {
+            if let Body::Write(pairs) = record.body {
+                live.extend(pairs.map(|(key, _)| latest.get(&key.to_bytes()) == Some(&record.seq)));
+            }
+        });
+        let (mut rewriter, mut out) = (Rewriter::new(1 << 20), Vec::new());
+        rewriter.rewrite(&self.bytes, &[], live.into_iter(), &mut out).unwrap();
+        rewriter.join(&mut out);
+        self.bytes = out;
     }
 
     fn add(&mut self, operation: &Operation, fields: &[(&str, &[u8])]) {
@@ -288,7 +350,7 @@ impl Run<'_> {
 }
 
 impl Repairs {
-    /// A log of the world is left: one as it is, an older copy, or a compacted one.
+    /// A log of the world is left: one as it is, an older copy, a compacted one, or one of which damaged lines were taken out.
     pub(crate) fn begin(mut world: World) -> Repairs {
         let log = world.below(world.logs.len() as u64) as usize;
         let mut tip = world.logs[log].tip;
@@ -299,7 +361,14 @@ impl Repairs {
         }
         let path = world.path(tip);
         let left_out = world.chance(35).then(|| path[world.below(path.len() as u64) as usize]);
-        let text = Text::of(&world, tip, left_out);
+        let mut text = Text::of(&world, tip, left_out);
+        if world.chance(40) {
+            let fork = world.first_fork(tip);
+            text.damage(&mut world, fork);
+            for _ in 0..world.below(3) {
+                text.compact();
+            }
+        }
         let noted = WitnessText { cluster: Some(CLUSTER), ..WitnessText::default() };
         let (told, undecided) = (Told::default(), BTreeSet::new());
         let mut repairs = Repairs { world, text, noted, told, undecided };
@@ -405,9 +474,12 @@ impl Repairs {
                 assert_eq!((self.text.bytes.len(), &self.noted), (before.bytes, &before.noted));
                 false
             }
-            Some(SalvageOutcome::Recovered | SalvageOutcome::Told | SalvageOutcome::TooManyReigns) => {
-                panic!("{outcome:?}")
-            }
+            Some(
+                SalvageOutcome::Recovered
+                | SalvageOutcome::Told
+                | SalvageOutcome::TooManyReigns
+                | SalvageOutcome::TooManyWitnesses,
+            ) => panic!("{outcome:?}"),
             Some(SalvageOutcome::Undecided) => {
                 assert_eq!(self.text.put_back.len(), before.put_back, "something was put back");
                 self.is_not_served();
@@ -525,6 +597,9 @@ impl Repairs {
 
     /// If the log is only older than what slaves hold, and that is one history, nothing is undecided.
     fn what_is_certain_is_decided(&self, held: &[(usize, Vec<(Bytes, Stamp)>)], findings: &Findings) {
+        if self.text.is_damaged {
+            return;
+        }
         let mut beyond: Vec<Id> = self.text.put_back.iter().map(|(_, id)| *id).collect();
         for (node, copies) in held {
             for id in copies.iter().map(|(_, stamp)| self.world.record_of(*stamp)) {

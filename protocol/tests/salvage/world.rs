@@ -115,6 +115,13 @@ impl World {
         line.any(|id| id == one)
     }
 
+    /// The first record of a log after which another one went on with something else; 0 for none.
+    pub(crate) fn first_fork(&self, tip: Id) -> Seq {
+        let follow = |id: &Id| self.entries.iter().filter(|entry| entry.before == Some(*id)).count();
+        let fork = self.path(tip).into_iter().find(|id| follow(id) > 1 && *id != tip);
+        fork.map_or(Seq(0), |id| self.entries[id].seq)
+    }
+
     pub(crate) fn reigns(&self, tip: Id) -> Reigns {
         let mut reigns = Reigns::default();
         for id in self.path(tip) {

@@ -313,6 +313,8 @@ pub enum SalvageOutcome {
     },
     /// Slaves know of more than [`BRANCHES_MAX`] reigns that the log lacks.
     TooManyReigns,
+    /// There are more witnesses than can be noted beside the log: nothing was done.
+    TooManyWitnesses,
     /// All that was found is in the log.
     Recovered,
 }
@@ -418,21 +420,34 @@ impl Salvage {
 
     /// Takes in a record of the log, before [`Salvage::open`].
     pub fn read(&mut self, record: &Record<'_>) {
-        match record.body {
-            Body::Epoch { address, mark } => {
-                let reign = Reign { epoch: record.epoch, id: mark.id };
-                let durable = mark.fsync == Some(SyncMode::Always);
-                let epoch = ReignRecord { reign, first: record.seq, durable };
-                self.lineage.begin(epoch, address.is(BEGUN_AT.as_bytes()), mark.given_up);
-            }
-            Body::Write(_) | Body::Delete(_) if record.epoch > self.lineage.last_epoch() => {
-                // Its EPOCH record is lost, and with it the name of the reign.
-                let reign = Reign { epoch: record.epoch, ..Reign::default() };
-                let unnamed = ReignRecord { reign, first: record.seq, durable: false };
-                self.lineage.begin(unnamed, record.fields.get(RECOVERED).is_some(), std::iter::empty());
-            }
-            Body::Write(_) | Body::Delete(_) | Body::Cluster(_) | Body::Synced => {}
+        self.read_loss(record);
+        if let Body::Epoch { address, mark } = record.body {
+            let reign = Reign { epoch: record.epoch, id: mark.id };
+            let durable = mark.fsync == Some(SyncMode::Always);
+            let epoch = ReignRecord { reign, first: record.seq, durable };
+            self.lineage.begin(epoch, address.is(BEGUN_AT.as_bytes()), mark.given_up);
         }
+    }
+
+    /// With the records before this one, EPOCH records may be lost, and with each of them the name of a reign. The reign that the
+    /// log knows before them is proven only up to the gap.
+    fn read_loss(&mut self, record: &Record<'_>) {
+        let is_lost = record.fields.get(LOST).is_some();
+        let epoch = match record.body {
+            Body::Write(_) | Body::Delete(_) => record.epoch,
+            Body::Synced if is_lost => record.epoch,
+            Body::Epoch { .. } if is_lost => Epoch(record.epoch.0.saturating_sub(1)),
+            Body::Cluster(_) | Body::Epoch { .. } | Body::Synced => return,
+        };
+        if epoch <= self.lineage.last_epoch() {
+            return;
+        }
+        let first = record.after.map_or(record.seq, Seq::next);
+        let unnamed = ReignRecord { reign: Reign { epoch, ..Reign::default() }, first, durable: false };
+        let is_write = matches!(record.body, Body::Write(_) | Body::Delete(_));
+        let is_repairs =
+            record.fields.get(RECOVERED).is_some() || (!is_write && self.lineage.is_unfinished());
+        self.lineage.begin(unnamed, is_repairs, std::iter::empty());
     }
 
     /// The log is read, and slaves may come.
@@ -867,12 +882,19 @@ impl Salvage {
         let told = self.helpers.iter().filter_map(|(id, helper)| Some((id.clone(), helper.seen?)));
         let noted = noted.seen.iter().cloned();
         let mut highest = self.known.end.epoch.max(self.declared_epoch());
+        let mut is_noted = true;
         for (id, seen) in noted.chain(told).chain(lock).collect::<Vec<_>>() {
             highest = highest.max(seen.reign.epoch);
             if self.lineage.lacks(seen.reign, seen.seq) {
                 // Whether a sync was owed for it or not: the repair has begun, and until it has ended no master is to serve.
-                text.note(id, Seen { durable: true, ..seen });
+                is_noted &=
+                    text.note(id.clone(), Seen { durable: true, ..seen }) || text.has(&id, seen.reign);
             }
+        }
+        if !is_noted {
+            // A witness that is not noted would not keep masters from serving.
+            self.end(SalvageOutcome::TooManyWitnesses, effects);
+            return;
         }
         let accepted = self.known.noted.accepted.iter().map(|reign| reign.epoch);
         let highest = accepted.chain(self.known.noted.accepted_epoch).fold(highest, Epoch::max);
