@@ -506,7 +506,7 @@ impl Consensus {
             Event::StreamSynced(stream) => self.stream_synced(stream),
             Event::Compacted(base) => self.compacted(base),
         }
-        self.deadlines(effects);
+        self.deadlines();
         self.settle(effects);
     }
 
@@ -714,7 +714,7 @@ impl Consensus {
         }
     }
 
-    fn deadlines(&mut self, effects: &mut Vec<Effect>) {
+    fn deadlines(&mut self) {
         let raft = &mut self.engine.0.raft;
         if raft.leader_id != raft::INVALID_ID || raft.state != StateRole::Follower {
             self.campaign_at = None;
