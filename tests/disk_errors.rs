@@ -424,6 +424,7 @@ impl Script {
                 Action::Write(value) => vec![b"SET", key, value],
                 Action::Delete { .. } => vec![b"DEL", key],
                 Action::Read(_) => vec![b"GET", key],
+                Action::Swap { .. } | Action::WriteIf { .. } => unreachable!("no step asks this"),
             };
             bytes.extend(encoded(&request));
             self.keys.insert(key.clone());

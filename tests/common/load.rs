@@ -220,7 +220,9 @@ impl Load {
         let values: BTreeMap<&Bytes, Option<&Bytes>> = read
             .filter_map(|o| match &o.action {
                 Action::Read(value) => Some((&o.key, value.as_ref())),
-                Action::Write(_) | Action::Delete { .. } => None,
+                Action::Write(_) | Action::Delete { .. } | Action::Swap { .. } | Action::WriteIf { .. } => {
+                    None
+                }
             })
             .collect();
         let together = self.shared.together.lock().unwrap_or_else(PoisonError::into_inner);

@@ -101,8 +101,15 @@ impl Recorder {
             let explains = history.operations().iter().any(|operation| {
                 let gives = match (&operation.action, &overtaken.read) {
                     (Action::Write(value), Some(read)) => value == read,
+                    (Action::WriteIf { value, done, .. }, Some(read)) => {
+                        value == read && (*done || operation.outcome == OperationOutcome::Unknown)
+                    }
+                    (Action::Swap { value, .. }, read) => value == read,
                     (Action::Delete { .. }, None) => true,
-                    (Action::Write(_) | Action::Delete { .. } | Action::Read(_), _) => false,
+                    (
+                        Action::Write(_) | Action::WriteIf { .. } | Action::Delete { .. } | Action::Read(_),
+                        _,
+                    ) => false,
                 };
                 gives
                     && operation.key == overtaken.key

@@ -15,9 +15,13 @@
 //!   its value has no explanation.
 //! * A read that fits the present state is linearized at once, without a branch: it changes nothing. So is a write that
 //!   was never read, once no operation needs the present state.
-//! * A state is not left while a read still needs it and no open operation can produce it again.
+//! * A state is not left while another operation still needs it and no open operation can produce it again.
+//! * A conditional write that did nothing is a read: it says whether the key was there. One whose outcome is unknown may
+//!   only have happened while its condition held.
 //!
 //! The set of linearized operations is remembered as a 128 bit sum of random numbers, one for each operation.
+//!
+//! A key that is only incremented needs no search: [`check_counter`].
 //!
 //! ```
 //! use dsm_history::{Action, History, OperationOutcome, Violation};
@@ -38,6 +42,10 @@
 
 #![deny(clippy::disallowed_methods)]
 #![deny(clippy::wildcard_enum_match_arm)]
+
+mod counter;
+
+pub use counter::{check_counter, CounterStats, CounterViolation, Increment};
 
 use bytes::Bytes;
 use foldhash::fast::FixedState;
@@ -72,6 +80,24 @@ pub enum Action {
     /// Reads the key: the value that was answered, `None` for a missing key. Without meaning unless the
     /// outcome is [`OperationOutcome::Done`].
     Read(Option<Bytes>),
+    /// Reads the key and replaces what is there, in one step (`SET key value GET`, `GETDEL key`).
+    Swap {
+        /// What it leaves; `None`: the key is gone.
+        value: Option<Bytes>,
+        /// What was there, `None` for a missing key. Without meaning unless the outcome is
+        /// [`OperationOutcome::Done`].
+        seen: Option<Bytes>,
+    },
+    /// Writes the value if the key is there, or if it is not (`SET key value XX`, `SET key value NX`).
+    WriteIf {
+        /// What it writes.
+        value: Bytes,
+        /// Whether it writes only to a key that is there; else only to one that is not.
+        if_present: bool,
+        /// Whether the answer said that it wrote. Without meaning unless the outcome is
+        /// [`OperationOutcome::Done`].
+        done: bool,
+    },
 }
 
 /// How an operation ended.
@@ -147,6 +173,26 @@ impl History {
     /// Notes that a delete was done, and whether the key existed. `begun` must come from this history.
     pub fn finish_delete(&mut self, begun: Begun, existed: bool, now_ns: u64) {
         self.operations[begun.0].action = Action::Delete { existed: Some(existed) };
+        self.finish(begun, OperationOutcome::Done, now_ns);
+    }
+
+    /// Notes that a swap was done, and what it saw. `begun` must come from this history. A conditional write that was
+    /// answered with what it replaced (`SET key value XX GET`) becomes a swap.
+    pub fn finish_swap(&mut self, begun: Begun, seen: Option<Bytes>, now_ns: u64) {
+        let operation = &mut self.operations[begun.0];
+        operation.action = Action::Swap { value: asked_value(&operation.action).cloned(), seen };
+        self.finish(begun, OperationOutcome::Done, now_ns);
+    }
+
+    /// Notes that a conditional write was answered, and whether it wrote. `begun` must come from this history.
+    ///
+    /// # Panics
+    /// When another action was begun.
+    pub fn finish_write_if(&mut self, begun: Begun, done: bool, now_ns: u64) {
+        let Action::WriteIf { done: wrote, .. } = &mut self.operations[begun.0].action else {
+            panic!("only a conditional write says whether it wrote");
+        };
+        *wrote = done;
         self.finish(begun, OperationOutcome::Done, now_ns);
     }
 
@@ -369,8 +415,10 @@ pub fn readable_after(operations: &[ClientOperation]) -> BTreeMap<Bytes, Readabl
                     continue;
                 }
                 match operation.action {
-                    Action::Write(value) => readable.values.push(value),
-                    Action::Delete { .. } => readable.missing = true,
+                    Action::Write(value)
+                    | Action::WriteIf { value, .. }
+                    | Action::Swap { value: Some(value), .. } => readable.values.push(value),
+                    Action::Delete { .. } | Action::Swap { value: None, .. } => readable.missing = true,
                     Action::Read(_) => {}
                 }
             }
@@ -383,7 +431,8 @@ fn is_change(operation: &ClientOperation) -> bool {
     match operation.action {
         // A delete that found nothing changed nothing.
         Action::Delete { existed } => operation.outcome != OperationOutcome::Done || existed != Some(false),
-        Action::Write(_) => true,
+        Action::WriteIf { done, .. } => operation.outcome != OperationOutcome::Done || done,
+        Action::Write(_) | Action::Swap { .. } => true,
         Action::Read(_) => false,
     }
 }
@@ -413,7 +462,7 @@ const MISSING: State = 0;
 const UNREAD: State = 1;
 const FIRST_VALUE: State = 2;
 
-/// What an operation needs and leaves, as the search sees it.
+/// An operation as the search sees it.
 #[derive(Clone, Copy)]
 struct Step {
     effect: Effect,
@@ -422,47 +471,94 @@ struct Step {
     returned_ns: Option<u64>,
 }
 
+/// What an operation needs to find.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Needs {
+    Nothing,
+    /// The key, with any value.
+    Present,
+    /// This state.
+    State(State),
+}
+
+impl Needs {
+    fn allow(self, state: State) -> bool {
+        match self {
+            Needs::Nothing => true,
+            Needs::Present => state != MISSING,
+            Needs::State(needed) => state == needed,
+        }
+    }
+}
+
 #[derive(Clone, Copy)]
 enum Effect {
-    /// Needs this state and leaves it.
-    Read(State),
-    /// Leaves `to`; needs the key to be there, if so marked.
-    Set { to: State, needs_present: bool },
+    /// Leaves what it finds.
+    Read(Needs),
+    /// Leaves `to`.
+    Set { to: State, needs: Needs },
+}
+
+impl Effect {
+    fn needs(self) -> Needs {
+        match self {
+            Effect::Read(needs) | Effect::Set { needs, .. } => needs,
+        }
+    }
 }
 
 /// Numbers the states, and leaves out operations without information: failed reads, and those that were not executed.
 fn steps_of(part: &[ClientOperation]) -> (Vec<Step>, usize) {
     let mut numbers: HashMap<&Bytes, State, FixedState> = HashMap::default();
-    for operation in part {
-        if let (Action::Read(Some(value)), OperationOutcome::Done) = (&operation.action, operation.outcome) {
-            let next = FIRST_VALUE + numbers.len();
-            numbers.entry(value).or_insert(next);
-        }
+    for value in part.iter().filter_map(read_value) {
+        let next = FIRST_VALUE + numbers.len();
+        numbers.entry(value).or_insert(next);
     }
-    let number = |value: &Bytes| numbers.get(value).copied().unwrap_or(UNREAD);
     let steps = part
         .iter()
         .filter_map(|operation| {
-            let done = match operation.outcome {
-                OperationOutcome::Done => true,
-                OperationOutcome::Unknown => false,
-                OperationOutcome::NotExecuted => return None,
-            };
-            let effect = match &operation.action {
-                Action::Write(value) => Effect::Set { to: number(value), needs_present: false },
-                Action::Delete { existed: Some(false) } if done => Effect::Read(MISSING),
-                Action::Delete { existed } => {
-                    Effect::Set { to: MISSING, needs_present: done && *existed == Some(true) }
-                }
-                Action::Read(Some(value)) if done => Effect::Read(number(value)),
-                Action::Read(None) if done => Effect::Read(MISSING),
-                Action::Read(_) => return None,
-            };
+            let done = operation.outcome == OperationOutcome::Done;
             let returned_ns = done.then_some(operation.returned_ns.max(operation.invoked_ns));
+            let effect = effect_of(operation, &numbers)?;
             Some(Step { effect, invoked_ns: operation.invoked_ns, returned_ns })
         })
         .collect();
     (steps, FIRST_VALUE + numbers.len())
+}
+
+fn effect_of(operation: &ClientOperation, numbers: &HashMap<&Bytes, State, FixedState>) -> Option<Effect> {
+    let done = match operation.outcome {
+        OperationOutcome::Done => true,
+        OperationOutcome::Unknown => false,
+        OperationOutcome::NotExecuted => return None,
+    };
+    let number = |value: &Bytes| numbers.get(value).copied().unwrap_or(UNREAD);
+    let state = |value: &Option<Bytes>| value.as_ref().map_or(MISSING, number);
+    Some(match &operation.action {
+        Action::Write(value) => Effect::Set { to: number(value), needs: Needs::Nothing },
+        Action::Delete { existed: Some(false) } if done => Effect::Read(Needs::State(MISSING)),
+        Action::Delete { existed: Some(true) } if done => Effect::Set { to: MISSING, needs: Needs::Present },
+        Action::Delete { .. } => Effect::Set { to: MISSING, needs: Needs::Nothing },
+        Action::Read(value) if done => Effect::Read(Needs::State(state(value))),
+        Action::Read(_) => return None,
+        // One that leaves what it saw is a read, which needs no branch.
+        Action::Swap { value, seen } if done && value == seen => Effect::Read(Needs::State(state(seen))),
+        Action::Swap { value, seen } => {
+            let needs = if done { Needs::State(state(seen)) } else { Needs::Nothing };
+            Effect::Set { to: state(value), needs }
+        }
+        Action::WriteIf { value, if_present, done: wrote } => {
+            let to = number(value);
+            match (*if_present, !done || *wrote) {
+                // If it happened, nobody can tell.
+                (true, _) if !done && to == UNREAD => return None,
+                (true, true) => Effect::Set { to, needs: Needs::Present },
+                (false, true) => Effect::Set { to, needs: Needs::State(MISSING) },
+                (true, false) => Effect::Read(Needs::State(MISSING)),
+                (false, false) => Effect::Read(Needs::Present),
+            }
+        }
+    })
 }
 
 fn search(part: &[ClientOperation], steps_max: u64) -> Verdict {
@@ -481,17 +577,51 @@ struct Search {
     state: State,
     /// Operations with a return that are not linearized.
     open: usize,
-    /// By state: open reads of it.
-    readers: Vec<usize>,
+    /// What open operations need that were done.
+    needed: Needed,
+    /// What open operations with unknown outcome need, should they happen.
+    needed_perhaps: Needed,
     /// By state: open operations that leave it, those with unknown outcome included.
     producers: Vec<usize>,
-    /// Open operations that need the key to be there.
-    need_present: usize,
     /// The operations that are linearized, in order.
     trail: Vec<usize>,
     /// The sum of their numbers.
     sum: u128,
     numbers: Vec<u128>,
+}
+
+/// How many operations need what.
+struct Needed {
+    /// By state: those that need it.
+    states: Vec<usize>,
+    /// Those that need the key to be there, with any value.
+    present: usize,
+}
+
+impl Needed {
+    fn new(states: usize) -> Self {
+        Needed { states: vec![0; states], present: 0 }
+    }
+
+    fn count(&mut self, needs: Needs) -> Option<&mut usize> {
+        match needs {
+            Needs::Nothing => None,
+            Needs::Present => Some(&mut self.present),
+            Needs::State(state) => Some(&mut self.states[state]),
+        }
+    }
+
+    fn add(&mut self, needs: Needs) {
+        if let Some(count) = self.count(needs) {
+            *count += 1;
+        }
+    }
+
+    fn remove(&mut self, needs: Needs) {
+        if let Some(count) = self.count(needs) {
+            *count -= 1;
+        }
+    }
 }
 
 /// A choice that can be taken back.
@@ -506,9 +636,6 @@ impl Search {
         let count = steps.len();
         // Calls come in front of returns of the same nanosecond: only an earlier return precedes.
         let mut events: Vec<(u64, bool, usize)> = Vec::with_capacity(2 * count);
-        let mut readers = vec![0; states];
-        let mut producers = vec![0; states];
-        let mut need_present = 0;
         let mut open = 0;
         let mut numbers = Vec::with_capacity(count);
         for (index, step) in steps.iter().enumerate() {
@@ -517,20 +644,7 @@ impl Search {
                 events.push((returned_ns, true, index));
                 open += 1;
             }
-            let mut class = index;
-            match step.effect {
-                Effect::Read(state) => readers[state] += 1,
-                Effect::Set { to, needs_present } => {
-                    producers[to] += 1;
-                    need_present += usize::from(needs_present);
-                    // Operations with unknown outcome that leave the same state are interchangeable: none of them has
-                    // to return, and both were invoked if both could be chosen.
-                    if step.returned_ns.is_none() {
-                        class = count + to;
-                    }
-                }
-            }
-            numbers.push(random_number(class as u64));
+            numbers.push(random_number(class(index, step, count, states) as u64));
         }
         events.sort_unstable();
         let head = 2 * count;
@@ -545,19 +659,23 @@ impl Search {
         }
         next[last] = head;
         previous[head] = last;
-        Search {
+        let mut search = Search {
             steps,
             next,
             previous,
             state: MISSING,
             open,
-            readers,
-            producers,
-            need_present,
+            needed: Needed::new(states),
+            needed_perhaps: Needed::new(states),
+            producers: vec![0; states],
             trail: Vec::with_capacity(count),
             sum: 0,
             numbers,
+        };
+        for index in 0..count {
+            search.add_needs(index);
         }
+        search
     }
 
     fn run(mut self, steps_max: u64) -> Verdict {
@@ -600,14 +718,13 @@ impl Search {
     /// The first change at or after `cursor` that may come next and is of use; moves `cursor` to its call.
     fn candidate(&self, cursor: &mut usize) -> Option<(usize, State)> {
         let head = 2 * self.steps.len();
-        let needed = self.readers[self.state] > 0 && self.producers[self.state] == 0;
         while *cursor != head && cursor.is_multiple_of(2) {
             let index = *cursor / 2;
             let step = &self.steps[index];
-            if let Effect::Set { to, needs_present } = step.effect {
-                let fits = !(needs_present && self.state == MISSING);
-                let leaves_needed = needed && to != self.state;
-                if fits && !leaves_needed && (step.returned_ns.is_some() || self.is_wanted(to)) {
+            if let Effect::Set { to, needs } = step.effect {
+                let leaves_needed = to != self.state && self.is_needed_by_others(step);
+                let is_useful = step.returned_ns.is_some() || self.is_wanted(to);
+                if needs.allow(self.state) && !leaves_needed && is_useful {
                     return Some((index, to));
                 }
             }
@@ -616,11 +733,17 @@ impl Search {
         None
     }
 
+    /// Whether an operation that was done, other than this one, can only find its state now.
+    fn is_needed_by_others(&self, step: &Step) -> bool {
+        let own = step.returned_ns.is_some() && step.effect.needs() == Needs::State(self.state);
+        self.producers[self.state] == 0 && self.needed.states[self.state] > usize::from(own)
+    }
+
     /// Whether a change that need not happen would be of use.
     fn is_wanted(&self, to: State) -> bool {
-        let read = self.readers[to] > 0;
-        let present = to != MISSING && self.state == MISSING && self.need_present > 0;
-        to != self.state && (read || present)
+        let state = self.needed.states[to] > 0 || self.needed_perhaps.states[to] > 0;
+        let present = self.needed.present > 0 || self.needed_perhaps.present > 0;
+        to != self.state && (state || (present && to != MISSING && self.state == MISSING))
     }
 
     /// Linearizes operations that exclude no choice: reads that fit and, when no operation needs the present state or
@@ -633,28 +756,29 @@ impl Search {
             while cursor != head && cursor.is_multiple_of(2) {
                 let index = cursor / 2;
                 cursor = self.next[cursor];
-                let step = self.steps[index];
-                match step.effect {
-                    Effect::Read(state) if state == self.state => {
+                match self.steps[index].effect {
+                    Effect::Read(needs) if needs.allow(self.state) => {
                         // The event after the call can be the read's own return.
                         if cursor == 2 * index + 1 {
                             cursor = self.next[cursor];
                         }
                         self.linearize(index);
                     }
-                    Effect::Set { to: UNREAD, .. } if step.returned_ns.is_some() => writes = true,
-                    Effect::Read(_) | Effect::Set { .. } => {}
+                    Effect::Read(_) | Effect::Set { .. } => writes |= self.is_never_read(index),
                 }
             }
-            if !writes || self.need_present > 0 || self.readers[self.state] > 0 {
+            // What an operation with unknown outcome needs counts too: it could no longer happen.
+            let is_needed = [&self.needed, &self.needed_perhaps]
+                .into_iter()
+                .any(|needed| needed.present > 0 || needed.states[self.state] > 0);
+            if !writes || is_needed {
                 return;
             }
             let mut cursor = self.next[head];
             while cursor != head && cursor.is_multiple_of(2) {
                 let index = cursor / 2;
                 cursor = self.next[cursor];
-                let step = self.steps[index];
-                if matches!(step.effect, Effect::Set { to: UNREAD, .. }) && step.returned_ns.is_some() {
+                if self.is_never_read(index) {
                     if cursor == 2 * index + 1 {
                         cursor = self.next[cursor];
                     }
@@ -665,19 +789,41 @@ impl Search {
         }
     }
 
+    /// Whether this write was done, needed nothing, and left a value that nobody saw.
+    fn is_never_read(&self, index: usize) -> bool {
+        let step = &self.steps[index];
+        let unread = matches!(step.effect, Effect::Set { to: UNREAD, needs: Needs::Nothing });
+        unread && step.returned_ns.is_some()
+    }
+
+    /// Counts what an open operation needs and leaves.
+    fn add_needs(&mut self, index: usize) {
+        let step = self.steps[index];
+        let is_sure = step.returned_ns.is_some();
+        let needed = if is_sure { &mut self.needed } else { &mut self.needed_perhaps };
+        needed.add(step.effect.needs());
+        if let Effect::Set { to, .. } = step.effect {
+            self.producers[to] += 1;
+        }
+    }
+
+    fn remove_needs(&mut self, index: usize) {
+        let step = self.steps[index];
+        let is_sure = step.returned_ns.is_some();
+        let needed = if is_sure { &mut self.needed } else { &mut self.needed_perhaps };
+        needed.remove(step.effect.needs());
+        if let Effect::Set { to, .. } = step.effect {
+            self.producers[to] -= 1;
+        }
+    }
+
     fn linearize(&mut self, index: usize) {
         self.unlink(2 * index);
         if self.steps[index].returned_ns.is_some() {
             self.unlink(2 * index + 1);
             self.open -= 1;
         }
-        match self.steps[index].effect {
-            Effect::Read(state) => self.readers[state] -= 1,
-            Effect::Set { to, needs_present } => {
-                self.producers[to] -= 1;
-                self.need_present -= usize::from(needs_present);
-            }
-        }
+        self.remove_needs(index);
         self.sum = self.sum.wrapping_add(self.numbers[index]);
         self.trail.push(index);
     }
@@ -685,13 +831,7 @@ impl Search {
     fn take_back(&mut self) {
         let index = self.trail.pop().expect("only what was linearized is taken back");
         self.sum = self.sum.wrapping_sub(self.numbers[index]);
-        match self.steps[index].effect {
-            Effect::Read(state) => self.readers[state] += 1,
-            Effect::Set { to, needs_present } => {
-                self.producers[to] += 1;
-                self.need_present += usize::from(needs_present);
-            }
-        }
+        self.add_needs(index);
         if self.steps[index].returned_ns.is_some() {
             self.relink(2 * index + 1);
             self.open += 1;
@@ -713,6 +853,22 @@ impl Search {
     }
 }
 
+/// Operations of one class are interchangeable: those with unknown outcome that need and leave the same. None of them
+/// has to return, and both were invoked if both could be chosen.
+fn class(index: usize, step: &Step, count: usize, states: usize) -> usize {
+    match (step.effect, step.returned_ns) {
+        (Effect::Set { to, needs }, None) => {
+            let needs = match needs {
+                Needs::Nothing => 0,
+                Needs::Present => 1,
+                Needs::State(state) => 2 + state,
+            };
+            count + to * (2 + states) + needs
+        }
+        (Effect::Set { .. } | Effect::Read(_), _) => index,
+    }
+}
+
 /// Two rounds of splitmix64: fixed, so that the same history takes the same steps.
 fn random_number(seed: u64) -> u128 {
     let mix = |seed: u64| {
@@ -731,29 +887,57 @@ fn counter_example(key: Bytes, part: Vec<ClientOperation>) -> CounterExample {
     let mut operations = shrink(part);
     let reason = reason(&operations, &whole);
     // The write that should not have happened is shown, though it proves nothing.
-    let refused = whole.into_iter().filter(|o| o.outcome == OperationOutcome::NotExecuted);
     let read: Vec<Bytes> = operations.iter().filter_map(|o| read_value(o).cloned()).collect();
-    operations.extend(refused.filter(|o| matches!(&o.action, Action::Write(v) if read.contains(v))));
+    let mut refused: Vec<ClientOperation> = whole
+        .into_iter()
+        .filter(|o| written_value(o).is_none() && asked_value(&o.action).is_some_and(|v| read.contains(v)))
+        .filter(|o| !operations.contains(o))
+        .collect();
+    operations.append(&mut refused);
     operations.sort_by_key(|o| o.invoked_ns);
     CounterExample { key, operations, of, reason }
 }
 
+/// The value that the answer names.
 fn read_value(operation: &ClientOperation) -> Option<&Bytes> {
     match (&operation.action, operation.outcome) {
-        (Action::Read(value), OperationOutcome::Done) => value.as_ref(),
+        (Action::Read(value) | Action::Swap { seen: value, .. }, OperationOutcome::Done) => value.as_ref(),
         _ => None,
+    }
+}
+
+/// The value that it was asked to leave.
+fn asked_value(action: &Action) -> Option<&Bytes> {
+    match action {
+        Action::Write(value) | Action::WriteIf { value, .. } => Some(value),
+        Action::Swap { value, .. } => value.as_ref(),
+        Action::Delete { .. } | Action::Read(_) => None,
+    }
+}
+
+/// The value that it left, or may have left.
+fn written_value(operation: &ClientOperation) -> Option<&Bytes> {
+    match (&operation.action, operation.outcome) {
+        (_, OperationOutcome::NotExecuted) => None,
+        (Action::WriteIf { done: false, .. }, OperationOutcome::Done) => None,
+        (action, OperationOutcome::Done | OperationOutcome::Unknown) => asked_value(action),
     }
 }
 
 fn reason(operations: &[ClientOperation], whole: &[ClientOperation]) -> String {
     for value in operations.iter().filter_map(read_value) {
-        let writers = || whole.iter().filter(|o| matches!(&o.action, Action::Write(v) if v == value));
-        if writers().next().is_none() {
-            return format!("nobody wrote {}", Printed(value));
+        let writers = || whole.iter().filter(|o| asked_value(&o.action) == Some(value));
+        if writers().any(|o| written_value(o).is_some()) {
+            continue;
         }
-        if writers().all(|o| o.outcome == OperationOutcome::NotExecuted) {
-            return format!("{} was read, but its write was answered 'not executed'", Printed(value));
+        let value = Printed(value);
+        if writers().any(|o| o.outcome == OperationOutcome::NotExecuted) {
+            return format!("{value} was read, but its write was answered 'not executed'");
         }
+        if writers().next().is_some() {
+            return format!("{value} was read, but its conditional write was answered 'not written'");
+        }
+        return format!("nobody wrote {value}");
     }
     "no order of the operations explains the answers".to_string()
 }
@@ -761,16 +945,17 @@ fn reason(operations: &[ClientOperation], whole: &[ClientOperation]) -> String {
 /// Leaves out operations while the rest still has no explanation.
 ///
 /// Only an omission that cannot itself create a contradiction is allowed (any order that explains the whole must
-/// explain the part): a read always; a delete's statement about the key's existence; a value with all its writes and
-/// reads, if no delete is left that needs the key to exist; a delete, if no read is left that may have seen the key
-/// missing because of it.
+/// explain the part): a read always, and so a conditional write that did nothing; what a delete says about the key's
+/// existence, what a swap saw, and the condition of a write: a plain delete or write is left; a value with all its writes
+/// and reads, if no operation is left that needs the key to exist; a delete, if no operation is left that may have found
+/// the key missing because of it.
 fn shrink(part: Vec<ClientOperation>) -> Vec<ClientOperation> {
     // It does not affect the search.
     let mut kept: Vec<ClientOperation> = part
         .into_iter()
         .filter(|o| match (&o.action, o.outcome) {
             (_, OperationOutcome::NotExecuted) | (Action::Read(_), OperationOutcome::Unknown) => false,
-            (Action::Write(_) | Action::Delete { .. }, _) | (Action::Read(_), OperationOutcome::Done) => true,
+            (_, OperationOutcome::Unknown | OperationOutcome::Done) => true,
         })
         .collect();
     let mut trials = 0;
@@ -801,64 +986,108 @@ fn shrink(part: Vec<ClientOperation>) -> Vec<ClientOperation> {
 fn without(kept: &[ClientOperation], from: usize, to: usize) -> Option<Vec<ClientOperation>> {
     let mut gone = vec![false; kept.len()];
     let mut rest = kept.to_vec();
+    // The values whose writes say nothing more.
+    let mut values: HashSet<&Bytes, FixedState> = HashSet::default();
     for index in from..to {
-        match &mut rest[index].action {
-            Action::Read(_) => gone[index] = true,
-            // First only its statement is dropped; the next time the whole delete may go.
-            Action::Delete { existed }
-                if existed.is_some() && kept[index].outcome == OperationOutcome::Done =>
-            {
-                if *existed == Some(false) {
-                    gone[index] = true;
-                } else {
-                    *existed = None;
+        match weakened(&kept[index]) {
+            Weakened::Gone => gone[index] = true,
+            Weakened::To(action) => rest[index].action = action,
+            Weakened::Not => values.extend(written_value(&kept[index])),
+        }
+    }
+    if !(0..kept.len()).any(|i| !gone[i] && needs_present(&rest[i])) {
+        let is_one = |value: Option<&Bytes>| value.is_some_and(|value| values.contains(value));
+        for (index, operation) in kept.iter().enumerate() {
+            if is_one(written_value(operation)) {
+                gone[index] = true;
+            } else if is_one(read_value(operation)) {
+                match weakened(operation) {
+                    Weakened::To(action) => rest[index].action = action,
+                    Weakened::Gone | Weakened::Not => gone[index] = true,
                 }
             }
-            Action::Delete { .. } | Action::Write(_) => {}
         }
     }
-    let needs_present = rest.iter().any(|o| matches!(o.action, Action::Delete { existed: Some(true) }));
-    if !needs_present {
-        let values: HashSet<&Bytes, FixedState> =
-            kept[from..to].iter().filter_map(|o| written_value(&o.action)).collect();
-        for (index, operation) in kept.iter().enumerate() {
-            let value = read_value(operation).or_else(|| written_value(&operation.action));
-            gone[index] |= value.is_some_and(|value| values.contains(value));
-        }
-    }
-    let done = |index: usize, gone: &[bool]| !gone[index] && kept[index].outcome == OperationOutcome::Done;
     for index in from..to {
-        let operation = &kept[index];
-        let said = operation.outcome == OperationOutcome::Done
-            && !matches!(operation.action, Action::Delete { existed: None });
-        if said || !matches!(operation.action, Action::Delete { .. }) {
-            continue;
-        }
-        // Reads after a write that itself is after the delete do not see the delete.
-        let replaced_ns = (0..kept.len())
-            .filter(|&i| operation.outcome == OperationOutcome::Done && done(i, &gone))
-            .filter(|&i| written_value(&kept[i].action).is_some())
-            .filter(|&i| operation.returned_ns < kept[i].invoked_ns)
-            .map(|i| kept[i].returned_ns)
-            .min()
-            .unwrap_or(u64::MAX);
-        let seen = (0..kept.len()).filter(|&i| done(i, &gone)).any(|i| {
-            matches!(rest[i].action, Action::Read(None) | Action::Delete { existed: Some(false) })
-                && kept[i].returned_ns >= operation.invoked_ns
-                && kept[i].invoked_ns <= replaced_ns
-        });
-        gone[index] |= !seen;
+        // First only its statement is dropped; the next time the whole delete may go.
+        let is_plain = deletes(&kept[index]) && matches!(weakened(&kept[index]), Weakened::Not);
+        gone[index] |= is_plain && !may_be_seen(index, kept, &rest, &gone);
     }
     let smaller: Vec<ClientOperation> =
         rest.into_iter().zip(gone).filter(|(_, gone)| !gone).map(|(operation, _)| operation).collect();
     (smaller != kept).then_some(smaller)
 }
 
-fn written_value(action: &Action) -> Option<&Bytes> {
-    match action {
-        Action::Write(value) => Some(value),
-        Action::Delete { .. } | Action::Read(_) => None,
+/// What is left of an operation without what it says.
+enum Weakened {
+    /// It only said something.
+    Gone,
+    /// The plain write or delete that it also is.
+    To(Action),
+    /// It says nothing but that it happened, or may have happened.
+    Not,
+}
+
+fn weakened(operation: &ClientOperation) -> Weakened {
+    let done = operation.outcome == OperationOutcome::Done;
+    match &operation.action {
+        Action::Read(_) => Weakened::Gone,
+        Action::Delete { existed: Some(false) } if done => Weakened::Gone,
+        Action::Delete { existed: Some(true) } if done => Weakened::To(Action::Delete { existed: None }),
+        Action::Swap { value, seen } if done && value == seen => Weakened::Gone,
+        Action::Swap { value: Some(value), .. } if done => Weakened::To(Action::Write(value.clone())),
+        Action::Swap { value: None, .. } if done => Weakened::To(Action::Delete { existed: None }),
+        Action::WriteIf { done: false, .. } if done => Weakened::Gone,
+        Action::WriteIf { value, .. } => Weakened::To(Action::Write(value.clone())),
+        Action::Write(_) | Action::Delete { .. } | Action::Swap { .. } => Weakened::Not,
     }
+}
+
+/// Whether it says that the key was there, or may only happen then. What names the value that it found does not count.
+fn needs_present(operation: &ClientOperation) -> bool {
+    let done = operation.outcome == OperationOutcome::Done;
+    match operation.action {
+        Action::Delete { existed } => done && existed == Some(true),
+        Action::WriteIf { if_present, done: wrote, .. } => if_present == (!done || wrote),
+        Action::Write(_) | Action::Read(_) | Action::Swap { .. } => false,
+    }
+}
+
+/// Whether it says that the key was missing, or may only happen then.
+fn needs_missing(operation: &ClientOperation) -> bool {
+    let done = operation.outcome == OperationOutcome::Done;
+    match &operation.action {
+        Action::Read(value) | Action::Swap { seen: value, .. } => done && value.is_none(),
+        Action::Delete { existed } => done && *existed == Some(false),
+        Action::WriteIf { if_present, done: wrote, .. } => *if_present != (!done || *wrote),
+        Action::Write(_) => false,
+    }
+}
+
+/// Whether it left the key missing, or may have.
+fn deletes(operation: &ClientOperation) -> bool {
+    match operation.action {
+        Action::Delete { .. } | Action::Swap { value: None, .. } => true,
+        Action::Write(_) | Action::Read(_) | Action::Swap { .. } | Action::WriteIf { .. } => false,
+    }
+}
+
+/// Whether an operation of `rest` may have found the key missing because of the delete at `index`.
+fn may_be_seen(index: usize, kept: &[ClientOperation], rest: &[ClientOperation], gone: &[bool]) -> bool {
+    let done = |operation: &ClientOperation| operation.outcome == OperationOutcome::Done;
+    let delete = &kept[index];
+    let left = || (0..kept.len()).filter(|&i| i != index && !gone[i]);
+    // What comes after a write that itself is after the delete does not see the delete.
+    let replaced_ns = left()
+        .filter(|&i| done(delete) && done(&kept[i]) && written_value(&kept[i]).is_some())
+        .filter(|&i| delete.returned_ns < kept[i].invoked_ns)
+        .map(|i| kept[i].returned_ns)
+        .min()
+        .unwrap_or(u64::MAX);
+    left().filter(|&i| needs_missing(&rest[i])).any(|i| {
+        let ends_before = done(&kept[i]) && kept[i].returned_ns < delete.invoked_ns;
+        !ends_before && kept[i].invoked_ns <= replaced_ns
+    })
 }
 
 /// The columns of the events on the timeline of a counter-example: by rank, because only the order counts.
@@ -917,21 +1146,31 @@ impl fmt::Display for Described<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.0.action {
             Action::Write(value) => write!(f, "WRITE {}", Printed(value))?,
+            Action::WriteIf { value, if_present: true, .. } => {
+                write!(f, "WRITE {} IF PRESENT", Printed(value))?;
+            }
+            Action::WriteIf { value, if_present: false, .. } => {
+                write!(f, "WRITE {} IF MISSING", Printed(value))?;
+            }
             Action::Delete { .. } => f.write_str("DELETE")?,
             Action::Read(_) => f.write_str("READ")?,
+            Action::Swap { value: Some(value), .. } => write!(f, "READ AND WRITE {}", Printed(value))?,
+            Action::Swap { value: None, .. } => f.write_str("READ AND DELETE")?,
         }
-        match (self.0.outcome, &self.0.action) {
-            (OperationOutcome::NotExecuted, _) => f.write_str(" -> not executed"),
-            (OperationOutcome::Unknown, _) => f.write_str(" -> unknown"),
-            (OperationOutcome::Done, Action::Read(Some(value))) => write!(f, " -> {}", Printed(value)),
-            (OperationOutcome::Done, Action::Read(None)) => f.write_str(" -> not found"),
-            (OperationOutcome::Done, Action::Delete { existed: Some(true) }) => {
-                f.write_str(" -> ok, it existed")
+        match self.0.outcome {
+            OperationOutcome::NotExecuted => return f.write_str(" -> not executed"),
+            OperationOutcome::Unknown => return f.write_str(" -> unknown"),
+            OperationOutcome::Done => {}
+        }
+        match &self.0.action {
+            Action::Read(Some(value)) | Action::Swap { seen: Some(value), .. } => {
+                write!(f, " -> {}", Printed(value))
             }
-            (OperationOutcome::Done, Action::Delete { existed: Some(false) }) => {
-                f.write_str(" -> ok, it did not exist")
-            }
-            (OperationOutcome::Done, Action::Write(_) | Action::Delete { existed: None }) => {
+            Action::Read(None) | Action::Swap { seen: None, .. } => f.write_str(" -> not found"),
+            Action::Delete { existed: Some(true) } => f.write_str(" -> ok, it existed"),
+            Action::Delete { existed: Some(false) } => f.write_str(" -> ok, it did not exist"),
+            Action::WriteIf { done: false, .. } => f.write_str(" -> not written"),
+            Action::Write(_) | Action::Delete { existed: None } | Action::WriteIf { done: true, .. } => {
                 f.write_str(" -> ok")
             }
         }

@@ -39,6 +39,23 @@ fn delete(client: u64, existed: Option<bool>, from: u64, to: u64) -> ClientOpera
     operation(client, Action::Delete { existed }, OperationOutcome::Done, from, to)
 }
 
+fn swap(client: u64, value: Option<&str>, seen: Option<&str>, from: u64, to: u64) -> ClientOperation {
+    let action = Action::Swap { value: value.map(bytes), seen: seen.map(bytes) };
+    operation(client, action, OperationOutcome::Done, from, to)
+}
+
+/// `SET k value NX`, and whether it wrote.
+fn write_if_missing(client: u64, value: &str, done: bool, from: u64, to: u64) -> ClientOperation {
+    let action = Action::WriteIf { value: bytes(value), if_present: false, done };
+    operation(client, action, OperationOutcome::Done, from, to)
+}
+
+/// `SET k value XX`, and whether it wrote.
+fn write_if_present(client: u64, value: &str, done: bool, from: u64, to: u64) -> ClientOperation {
+    let action = Action::WriteIf { value: bytes(value), if_present: true, done };
+    operation(client, action, OperationOutcome::Done, from, to)
+}
+
 fn with(outcome: OperationOutcome, mut operation: ClientOperation) -> ClientOperation {
     operation.outcome = outcome;
     operation
@@ -157,6 +174,124 @@ fn what_a_delete_says_about_the_key_counts() {
 }
 
 #[test]
+fn a_swap_sees_what_it_replaces() {
+    passes(&[write(1, "a", 0, 1), swap(2, Some("b"), Some("a"), 2, 3), read(1, "b", 4, 5)]);
+    passes(&[swap(1, Some("a"), None, 0, 1), swap(1, None, Some("a"), 2, 3), missing(1, 4, 5)]);
+    fails(&[write(1, "a", 0, 1), swap(2, Some("b"), None, 2, 3)]);
+    fails(&[write(1, "a", 0, 1), swap(2, Some("b"), Some("a"), 2, 3), read(1, "a", 4, 5)]);
+    // One value is taken by one of two that ask at once, although both writes are there to be read.
+    passes(&[write(1, "a", 0, 1), swap(2, None, Some("a"), 2, 9), swap(3, None, None, 2, 9)]);
+    let example =
+        fails(&[write(1, "a", 0, 1), swap(2, None, Some("a"), 2, 9), swap(3, None, Some("a"), 2, 9)]);
+    assert_eq!(example.operations.len(), 3, "{example}");
+    // Each of a chain leaves what the next one sees, in one order only.
+    let chain = |last: &str| {
+        [
+            swap(1, Some("a"), None, 0, 9),
+            swap(2, Some("b"), Some("a"), 0, 9),
+            swap(3, Some("c"), Some("b"), 0, 9),
+            read(4, last, 10, 11),
+        ]
+    };
+    passes(&chain("c"));
+    fails(&chain("b"));
+}
+
+#[test]
+fn a_swap_that_leaves_what_it_saw_is_a_read() {
+    passes(&[write(1, "a", 0, 1), swap(2, Some("a"), Some("a"), 2, 3), read(1, "a", 4, 5)]);
+    fails(&[write(1, "a", 0, 1), write(1, "b", 2, 3), swap(2, Some("a"), Some("a"), 4, 5)]);
+}
+
+#[test]
+fn an_unknown_swap_replaces_anything_late_or_never() {
+    let unknown = with(OperationOutcome::Unknown, swap(1, Some("a"), None, 0, 1));
+    passes(&[unknown.clone(), missing(2, 2, 3), read(2, "a", 4, 5)]);
+    passes(&[unknown.clone(), write(2, "b", 2, 3), read(2, "b", 4, 5), read(2, "a", 6, 7)]);
+    fails(&[unknown, read(2, "a", 2, 3), write(2, "b", 4, 5), read(2, "a", 6, 7)]);
+}
+
+#[test]
+fn one_of_the_writes_that_need_a_missing_key_is_done() {
+    let (won, lost) = (write_if_missing(1, "a", true, 0, 9), write_if_missing(2, "b", false, 0, 9));
+    passes(&[won.clone(), lost.clone(), read(3, "a", 10, 11)]);
+    let example = fails(&[won.clone(), lost.clone(), read(3, "b", 10, 11)]);
+    assert_eq!(example.operations, [lost.clone(), read(3, "b", 10, 11)]);
+    assert_eq!(example.reason, "\"b\" was read, but its conditional write was answered 'not written'");
+    // Both cannot win, and one cannot lose to nobody.
+    fails(&[won.clone(), write_if_missing(2, "b", true, 0, 9)]);
+    fails(&[lost, missing(3, 10, 11)]);
+    // A delete in between makes room for another one.
+    passes(&[won, delete(3, Some(true), 0, 9), write_if_missing(2, "b", true, 0, 9), read(3, "b", 10, 11)]);
+}
+
+#[test]
+fn a_write_that_needs_the_key_is_done_only_where_one_is() {
+    passes(&[write(1, "a", 0, 1), write_if_present(2, "b", true, 2, 3), read(1, "b", 4, 5)]);
+    passes(&[write_if_present(2, "b", false, 0, 1), missing(1, 2, 3)]);
+    fails(&[write_if_present(2, "b", true, 0, 1)]);
+    fails(&[write(1, "a", 0, 1), write_if_present(2, "b", false, 2, 3)]);
+    fails(&[write(1, "a", 0, 1), write_if_present(2, "b", true, 2, 3), read(1, "a", 4, 5)]);
+}
+
+#[test]
+fn an_unknown_conditional_write_still_needs_its_condition() {
+    let nx = with(OperationOutcome::Unknown, write_if_missing(1, "a", false, 0, 1));
+    passes(&[nx.clone(), missing(2, 2, 3), read(2, "a", 4, 5)]);
+    passes(&[nx.clone(), write(2, "b", 2, 3), delete(2, None, 4, 5), read(2, "a", 6, 7)]);
+    fails(&[nx.clone(), write(2, "b", 2, 3), read(2, "a", 4, 5)]);
+    // It needs nothing if it did not happen.
+    passes(&[nx, write(2, "b", 2, 3), read(2, "b", 4, 5)]);
+    let xx = with(OperationOutcome::Unknown, write_if_present(1, "a", false, 0, 1));
+    passes(&[xx.clone(), write(2, "b", 2, 3), read(2, "b", 4, 5), read(2, "a", 6, 7)]);
+    passes(&[xx.clone(), missing(2, 2, 3)]);
+    fails(&[xx.clone(), missing(2, 2, 3), read(2, "a", 4, 5)]);
+    // Another unknown write, that nobody saw, or an unknown delete, makes room for it.
+    passes(&[xx, with(OperationOutcome::Unknown, write(2, "b", 0, 1)), read(2, "a", 4, 5)]);
+    passes(&[
+        write(2, "b", 0, 1),
+        with(OperationOutcome::Unknown, delete(3, None, 2, 3)),
+        with(OperationOutcome::Unknown, write_if_missing(1, "a", false, 2, 3)),
+        read(2, "b", 4, 5),
+        read(2, "a", 6, 7),
+    ]);
+}
+
+#[test]
+fn a_write_that_was_never_seen_does_not_skip_a_condition() {
+    // The unread write must come between, not first.
+    let nx = with(OperationOutcome::Unknown, write_if_missing(1, "a", false, 0, 1));
+    passes(&[write(2, "x", 0, 9), nx, read(3, "a", 3, 4)]);
+    let xx = with(OperationOutcome::Unknown, write_if_present(1, "a", false, 0, 1));
+    passes(&[write(2, "b", 0, 1), delete(3, None, 2, 9), write(2, "x", 2, 9), xx, read(4, "a", 10, 11)]);
+    passes(&[write(2, "x", 0, 9), swap(1, Some("a"), None, 0, 9)]);
+    passes(&[write(2, "x", 0, 9), write_if_missing(1, "y", true, 0, 9)]);
+    passes(&[delete(3, None, 0, 9), write(2, "x", 0, 9), write_if_present(1, "y", true, 0, 9)]);
+}
+
+#[test]
+fn a_counter_example_tells_conditional_writes_and_swaps() {
+    let operations = [
+        write_if_missing(1, "a", true, 0, 1_000_000),
+        write_if_present(2, "b", true, 2_000_000, 3_000_000),
+        swap(3, None, Some("a"), 4_000_000, 5_000_000),
+        with(OperationOutcome::Unknown, swap(4, Some("c"), None, 4_000_000, 5_000_000)),
+    ];
+    let example = fails(&operations);
+    let text = example.to_string();
+    let lines: Vec<&str> =
+        text.lines().skip(2).map(|line| line[line.rfind('|').unwrap() + 1..].trim()).collect();
+    // Only what a swap saw is needed for the contradiction: the conditions of the writes are left out.
+    assert_eq!(lines, ["WRITE \"a\" -> ok", "WRITE \"b\" -> ok", "READ AND DELETE -> \"a\""], "\n{text}");
+    let example = fails(&[write(1, "a", 0, 1), write_if_missing(2, "b", true, 2, 3)]);
+    assert!(example.to_string().contains("WRITE \"b\" IF MISSING -> ok"), "{example}");
+    let example = fails(&[write(1, "a", 0, 1), write_if_present(2, "b", false, 2, 3)]);
+    assert!(example.to_string().contains("WRITE \"b\" IF PRESENT -> not written"), "{example}");
+    let example = fails(&[write(1, "a", 0, 1), swap(2, Some("b"), None, 2, 3)]);
+    assert!(example.to_string().contains("READ AND WRITE \"b\" -> not found"), "{example}");
+}
+
+#[test]
 fn keys_are_checked_apart() {
     let mut other = missing(2, 2, 3);
     other.key = bytes("other");
@@ -245,6 +380,32 @@ fn a_history_is_recorded_in_order_and_open_operations_are_unknown() {
 }
 
 #[test]
+fn what_a_swap_saw_and_whether_a_condition_held_is_recorded() {
+    let mut history = History::new();
+    let if_missing = Action::WriteIf { value: bytes("a"), if_present: false, done: false };
+    let if_present = Action::WriteIf { value: bytes("b"), if_present: true, done: false };
+    let first = history.begin(1, bytes("k"), if_missing.clone(), 0);
+    history.finish_write_if(first, true, 1);
+    let second = history.begin(1, bytes("k"), if_missing, 2);
+    history.finish_write_if(second, false, 3);
+    // `SET k b XX GET` answers what it replaced.
+    let third = history.begin(1, bytes("k"), if_present, 4);
+    history.finish_swap(third, Some(bytes("a")), 5);
+    let fourth = history.begin(1, bytes("k"), Action::Swap { value: None, seen: None }, 6);
+    history.finish_swap(fourth, Some(bytes("b")), 7);
+    assert_eq!(
+        history.operations(),
+        [
+            write_if_missing(1, "a", true, 0, 1),
+            write_if_missing(1, "a", false, 2, 3),
+            swap(1, Some("b"), Some("a"), 4, 5),
+            swap(1, None, Some("b"), 6, 7),
+        ]
+    );
+    history.check().expect("one client after the other");
+}
+
+#[test]
 fn what_must_be_readable_is_what_nothing_certainly_replaced() {
     let readable = |operations: &[ClientOperation]| {
         let readable = readable_after(operations).remove("k".as_bytes()).expect("the key is there");
@@ -268,6 +429,17 @@ fn what_must_be_readable_is_what_nothing_certainly_replaced() {
         readable(&[with(OperationOutcome::NotExecuted, write(1, "a", 0, 1)), write(1, "b", 2, 3)]),
         state("b", false)
     );
+    assert_eq!(readable(&[write(1, "a", 0, 1), swap(1, Some("b"), Some("a"), 2, 3)]), state("b", false));
+    assert_eq!(readable(&[write(1, "a", 0, 1), swap(1, None, Some("a"), 2, 3)]), state("", true));
+    assert_eq!(readable(&[write(1, "a", 0, 1), write_if_present(1, "b", true, 2, 3)]), state("b", false));
+    assert_eq!(readable(&[write(1, "a", 0, 1), write_if_missing(1, "b", false, 2, 3)]), state("a", false));
+    assert_eq!(
+        readable(&[
+            with(OperationOutcome::Unknown, write_if_missing(1, "a", false, 0, 1)),
+            write(1, "b", 2, 3)
+        ]),
+        state("a b", false)
+    );
 }
 
 /// The plain definition: tries every order of every choice of operations.
@@ -286,11 +458,20 @@ fn brute_force(operations: &[ClientOperation]) -> bool {
                 Action::Write(_) | Action::Delete { existed: None } => true,
                 Action::Delete { existed: Some(existed) } => !done(i) || *existed == state.is_some(),
                 Action::Read(value) => done(i) && value == state,
+                Action::Swap { seen, .. } => !done(i) || seen == state,
+                Action::WriteIf { if_present, done: wrote, .. } => {
+                    !done(i) || *wrote == (*if_present == state.is_some())
+                }
             };
             let after = match &operations[i].action {
                 Action::Write(value) => Some(value.clone()),
                 Action::Delete { .. } => None,
                 Action::Read(_) => state.clone(),
+                Action::Swap { value, .. } => value.clone(),
+                Action::WriteIf { value, if_present, .. } if *if_present == state.is_some() => {
+                    Some(value.clone())
+                }
+                Action::WriteIf { .. } => state.clone(),
             };
             used[i] = true;
             let explained = fits && explained(operations, used, &after);
@@ -312,6 +493,10 @@ fn small_operation() -> impl Strategy<Value = ClientOperation> {
             .prop_map(|existed| Action::Delete { existed }),
         4 => value().prop_map(|value| Action::Read(Some(value))),
         1 => Just(Action::Read(None)),
+        3 => (prop::option::of(value()), prop::option::of(value()))
+            .prop_map(|(value, seen)| Action::Swap { value, seen }),
+        3 => (value(), any::<bool>(), any::<bool>())
+            .prop_map(|(value, if_present, done)| Action::WriteIf { value, if_present, done }),
     ];
     let outcome = prop_oneof![8 => Just(OperationOutcome::Done), 2 => Just(OperationOutcome::Unknown), 1 => Just(OperationOutcome::NotExecuted)];
     (action, outcome, 0..20_u64, 0..12_u64, 0..4_u64).prop_map(|(action, outcome, from, length, client)| {
@@ -341,7 +526,7 @@ proptest! {
         changed in 0..8_usize,
     ) {
         let mut operations =
-            Simulated { seed, clients: 3, keys: 1, operations: 8, unknown_percent: 20 }.run();
+            Simulated { seed, clients: 3, keys: 1, operations: 8, unknown_percent: 20, conditions: true }.run();
         prop_assert!(check(&operations).is_ok());
         prop_assert!(brute_force(&operations));
         let other = bytes("1");
@@ -349,6 +534,8 @@ proptest! {
             Action::Read(value) => *value = Some(other),
             Action::Delete { existed } => *existed = existed.map(|existed| !existed),
             Action::Write(value) => *value = other,
+            Action::Swap { seen, .. } => *seen = Some(other),
+            Action::WriteIf { done, .. } => *done = !*done,
         }
         prop_assert_eq!(check(&operations).is_ok(), brute_force(&operations));
     }
@@ -356,7 +543,7 @@ proptest! {
     #[test]
     fn final_reads_are_allowed_as_the_checker_allows_them(seed in 0..u64::MAX, value in 0..9_u32) {
         let mut operations =
-            Simulated { seed, clients: 3, keys: 1, operations: 8, unknown_percent: 20 }.run();
+            Simulated { seed, clients: 3, keys: 1, operations: 8, unknown_percent: 20, conditions: true }.run();
         let key = operations[0].key.clone();
         let value = (value > 0).then(|| bytes(&value.to_string()));
         let allowed = readable_after(&operations)[&key].allows(value.as_ref());
@@ -375,6 +562,8 @@ struct Simulated {
     keys: u64,
     operations: usize,
     unknown_percent: u64,
+    /// Whether there are swaps and conditional writes, too.
+    conditions: bool,
 }
 
 impl Simulated {
@@ -401,10 +590,14 @@ impl Simulated {
             };
             free_at[client] = from + takes;
             let key = bytes(&format!("key{}", below(self.keys)));
-            let action = match below(10) {
+            let value = bytes(&(index + 1).to_string());
+            let action = match below(if self.conditions { 16 } else { 10 }) {
                 0 => Action::Delete { existed: None },
                 1..=4 => Action::Read(None),
-                _ => Action::Write(bytes(&(index + 1).to_string())),
+                5..=9 => Action::Write(value),
+                10 => Action::Swap { value: None, seen: None },
+                11 => Action::Swap { value: Some(value), seen: None },
+                kind => Action::WriteIf { value, if_present: kind < 14, done: false },
             };
             let outcome = if unknown { OperationOutcome::Unknown } else { OperationOutcome::Done };
             let client = client as u64;
@@ -424,6 +617,16 @@ impl Simulated {
                 }
                 Action::Delete { existed } => *existed = Some(store.remove(&operation.key).is_some()),
                 Action::Read(value) => *value = store.get(&operation.key).cloned(),
+                Action::Swap { value, seen } => {
+                    *seen = store.remove(&operation.key);
+                    store.extend(value.clone().map(|value| (operation.key.clone(), value)));
+                }
+                Action::WriteIf { value, if_present, done } => {
+                    *done = *if_present == store.contains_key(&operation.key);
+                    if *done {
+                        store.insert(operation.key.clone(), value.clone());
+                    }
+                }
             }
         }
         lives.into_iter().map(|(_, operation)| operation).collect()
@@ -432,12 +635,16 @@ impl Simulated {
 
 #[test]
 fn ten_thousand_operations_of_twenty_clients_take_about_a_step_each() {
-    for (keys, unknown_percent) in [(1000, 0), (40, 0), (40, 3), (5, 1), (1, 0)] {
+    let sizes = [(1000, 0), (40, 0), (40, 3), (5, 1), (1, 0)];
+    for (conditions, (keys, unknown_percent)) in
+        [false, true].into_iter().flat_map(|conditions| sizes.map(|size| (conditions, size)))
+    {
         for seed in 1..=3 {
             let seed = u64::wrapping_mul(seed, 0x9e37_79b9_7f4a_7c15);
-            let operations = Simulated { seed, clients: 20, keys, operations: 10_000, unknown_percent }.run();
-            let stats = passes(&operations);
-            println!("{keys} keys, {unknown_percent}% unknown: {stats}");
+            let simulated =
+                Simulated { seed, clients: 20, keys, operations: 10_000, unknown_percent, conditions };
+            let stats = passes(&simulated.run());
+            println!("{keys} keys, {unknown_percent}% unknown, conditions {conditions}: {stats}");
             let steps_max = if keys == 1 { 1_000_000 } else { 30_000 };
             assert!(stats.steps < steps_max, "{keys} keys, {unknown_percent}% unknown: {stats}");
         }
@@ -446,8 +653,15 @@ fn ten_thousand_operations_of_twenty_clients_take_about_a_step_each() {
 
 #[test]
 fn a_lost_write_among_ten_thousand_operations_is_found_and_made_small() {
-    let mut operations =
-        Simulated { seed: 7, clients: 20, keys: 10, operations: 10_000, unknown_percent: 1 }.run();
+    let mut operations = Simulated {
+        seed: 7,
+        clients: 20,
+        keys: 10,
+        operations: 10_000,
+        unknown_percent: 1,
+        conditions: false,
+    }
+    .run();
     let lost = operations
         .iter()
         .filter(|o| o.outcome == OperationOutcome::Done && matches!(o.action, Action::Write(_)))
