@@ -25,6 +25,7 @@ use std::collections::{BTreeMap, VecDeque};
 use thiserror::Error;
 
 mod stream;
+mod transfer;
 
 pub use stream::StreamNumber;
 
@@ -44,6 +45,8 @@ pub struct Config {
     pub election_ticks: usize,
     /// How long a transfer of the leadership may take, in milliseconds. Proposals are refused meanwhile.
     pub transfer_max_ms: u64,
+    /// A leader whose disk has not synced for as long gives the leadership away, in milliseconds.
+    pub disk_stall_max_ms: u64,
     /// How much later each next member campaigns when the leader's connection ends, in milliseconds.
     pub rank_delay_ms: u64,
     /// About how many bytes of entries a message carries. One entry fits in any case.
@@ -79,6 +82,7 @@ impl Config {
             heartbeat_ticks: 5,
             election_ticks: 15,
             transfer_max_ms: 150,
+            disk_stall_max_ms: 1000,
             rank_delay_ms: 15,
             message_bytes_max: 1 << 20,
             messages_in_flight_max: 256,
@@ -182,7 +186,7 @@ pub enum Event {
         /// The entries from there on.
         entries: Vec<LogEntry>,
     },
-    /// Give the leadership to this member.
+    /// Give the leadership to this member. Answered by [`Effect::Transferred`] or [`Effect::TransferFailed`].
     Transfer(MemberId),
     /// A member says something about a stream. The peer has proved who it is.
     Stream {
@@ -242,6 +246,21 @@ pub enum RefusedBecause {
     Full,
 }
 
+/// Why a transfer of the leadership came to nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TransferFailure {
+    /// This member does not lead.
+    NotLeader,
+    /// It has no vote, or leads already.
+    NotEligible,
+    /// Another transfer is under way.
+    Underway,
+    /// It took too long, and is called off.
+    Late,
+    /// Somebody else was elected.
+    OtherLeads,
+}
+
 /// An entry that is committed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CommittedEntry {
@@ -292,8 +311,25 @@ pub enum Effect {
         /// Who; `None` when nobody is known to.
         leader: Option<MemberId>,
     },
-    /// The transfer of the leadership came to nothing in time. Proposals are taken again.
-    TransferFailed,
+    /// The transfer of the leadership is done: this member leads now.
+    Transferred {
+        /// Who.
+        to: MemberId,
+        /// In which term.
+        term: Epoch,
+    },
+    /// The transfer of the leadership came to nothing, as far as is known. If this member still leads, it takes proposals again.
+    TransferFailed {
+        /// To whom it was to go.
+        to: MemberId,
+        /// Why.
+        why: TransferFailure,
+    },
+    /// The disk of this member has not synced for long, and it leads: the leadership is being given to this member.
+    DiskStalls {
+        /// To whom.
+        to: MemberId,
+    },
     /// Read entries from this member's own log, for one that is behind. Answered by [`Event::Fetched`].
     Fetch {
         /// The first.
@@ -349,6 +385,7 @@ struct Unsynced {
     number: u64,
     /// Whether the disk has anything to do for it.
     is_batch: bool,
+    since: Millis,
     messages: Vec<Message>,
 }
 
@@ -369,7 +406,9 @@ pub struct Consensus {
     reigns: bool,
     /// Whom it believed to lead when it last said so.
     follows: (u64, u64),
-    transfer_until: Option<Millis>,
+    transfer: Option<transfer::Handover>,
+    /// When the leadership was last to be given away because of the disk.
+    yielded: Millis,
     campaign_at: Option<Millis>,
     handed_out: u64,
     /// Term, vote and commit as the vote file will have them.
@@ -425,7 +464,8 @@ impl Consensus {
             leads: None,
             reigns: false,
             follows: (vote.term.0, raft::INVALID_ID),
-            transfer_until: None,
+            transfer: None,
+            yielded: Millis(0),
             campaign_at: None,
             handed_out: commit,
             noted: (vote.term.0, vote.vote.map_or(0, MemberId::get), vote.commit.0),
@@ -466,13 +506,14 @@ impl Consensus {
             Event::StreamSynced(stream) => self.stream_synced(stream),
             Event::Compacted(base) => self.compacted(base),
         }
-        self.deadlines(effects);
+        self.deadlines();
         self.settle(effects);
     }
 
     /// When the machine wants a tick at the latest, beside the usual ones.
     pub fn deadline(&self) -> Option<Millis> {
-        self.campaign_at.into_iter().chain(self.transfer_until).min()
+        let transfer = self.transfer.as_ref().map(|transfer| transfer.until);
+        self.campaign_at.into_iter().chain(transfer).min()
     }
 
     /// The term, and whether this member leads in it.
@@ -543,6 +584,7 @@ impl Consensus {
             self.engine.0.tick();
         }
         self.stream_ticks(effects);
+        self.disk_stalls(effects);
     }
 
     fn is_leader(&self) -> bool {
@@ -639,16 +681,6 @@ impl Consensus {
         self.engine.0.read_index(self.last_read.to_le_bytes().to_vec());
     }
 
-    fn transfer(&mut self, to: MemberId, effects: &mut Vec<Effect>) {
-        let is_other = to != self.config.member && self.config.voters.contains(&to);
-        if !self.is_leader() || !is_other {
-            effects.push(Effect::TransferFailed);
-            return;
-        }
-        self.engine.0.transfer_leader(to.get());
-        self.transfer_until = Some(self.now.plus(self.config.transfer_max_ms));
-    }
-
     fn fetched(&mut self, from: u64, entries: &[LogEntry]) {
         let Some(context) = self.fetches.remove(&from) else { return };
         self.engine.0.mut_store().fetched(from, entries);
@@ -682,7 +714,7 @@ impl Consensus {
         }
     }
 
-    fn deadlines(&mut self, effects: &mut Vec<Effect>) {
+    fn deadlines(&mut self) {
         let raft = &mut self.engine.0.raft;
         if raft.leader_id != raft::INVALID_ID || raft.state != StateRole::Follower {
             self.campaign_at = None;
@@ -691,19 +723,6 @@ impl Consensus {
             self.campaign_at = None;
             // It is refused while a change of members is not taken in; the next timeout tries again.
             let _ = self.engine.0.campaign();
-        }
-        let raft = &mut self.engine.0.raft;
-        if raft.state != StateRole::Leader {
-            self.transfer_until = None;
-        } else if let Some(until) = self.transfer_until {
-            if until <= self.now {
-                raft.abort_leader_transfer();
-            }
-            // The engine gives up by itself, too.
-            if raft.lead_transferee.is_none() {
-                self.transfer_until = None;
-                effects.push(Effect::TransferFailed);
-            }
         }
     }
 
@@ -717,6 +736,7 @@ impl Consensus {
         self.settle_streams(effects);
         self.pin_election_timeout();
         self.say_who_leads(effects);
+        self.settle_transfer(effects);
         self.engine.0.mut_store().evict_through(self.handed_out);
         let wishes = self.engine.0.mut_store().take_wishes();
         for Wish { from, through, bytes_max, context } in wishes {
@@ -787,7 +807,7 @@ impl Consensus {
         {
             effects.push(Effect::Restored(base));
         }
-        self.unsynced.push_back(Unsynced { number, is_batch, messages });
+        self.unsynced.push_back(Unsynced { number, is_batch, since: self.now, messages });
         self.tell_committed(committed, effects);
         for state in read_states {
             let context = state.request_ctx.first_chunk::<8>().map(|context| u64::from_le_bytes(*context));

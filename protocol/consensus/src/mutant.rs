@@ -64,11 +64,15 @@ mod on {
         RestoredBeforeSwap,
         /// A stream is swapped in without its last chunk.
         LastChunkLost,
+        /// A transfer of the leadership is reported as done when it begins.
+        TransferToldEarly,
+        /// A leader goes on although its disk hangs.
+        HungDiskGoesOn,
     }
 
     impl ConsensusMutant {
         /// Every bug.
-        pub const ALL: [ConsensusMutant; 14] = [
+        pub const ALL: [ConsensusMutant; 16] = [
             ConsensusMutant::AckBeforeSync,
             ConsensusMutant::MessagesBeforeSync,
             ConsensusMutant::VoteNotKept,
@@ -83,6 +87,8 @@ mod on {
             ConsensusMutant::PurgedTooFar,
             ConsensusMutant::RestoredBeforeSwap,
             ConsensusMutant::LastChunkLost,
+            ConsensusMutant::TransferToldEarly,
+            ConsensusMutant::HungDiskGoesOn,
         ];
     }
 

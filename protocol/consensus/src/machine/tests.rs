@@ -210,8 +210,81 @@ fn proposals_beyond_the_bound_are_refused_and_so_are_those_during_a_transfer() {
     leader.step(Event::Transfer(id(3)));
     assert_eq!(leader.propose(4..5), [refused(4, RefusedBecause::Transferring)]);
     leader.now += 150;
-    assert_eq!(leader.step(Event::Due)[0], Effect::TransferFailed);
+    let late = Effect::TransferFailed { to: id(3), why: TransferFailure::Late };
+    assert!(leader.step(Event::Due).contains(&late));
     assert_eq!(leader.propose(5..6), [refused(5, RefusedBecause::Full)]);
+}
+
+#[test]
+fn a_transfer_is_done_once_the_new_leader_is_heard() {
+    let mut leader = Member::new(1, 3).reigning();
+    assert_eq!(words(&leader.step(Event::Transfer(id(2)))), ["lead"]);
+    let failed = |to, why| Effect::TransferFailed { to: id(to), why };
+    assert_eq!(leader.step(Event::Transfer(id(3))), [failed(3, TransferFailure::Underway)]);
+    let asks = Message {
+        index: 2,
+        log_term: 2,
+        context: Bytes::from_static(b"CampaignTransfer"),
+        ..message(MessageType::MsgRequestVote, 2, 3)
+    };
+    let effects = leader.hear(asks);
+    let is_answered =
+        |effects: &[Effect]| effects.iter().any(|effect| matches!(effect, Effect::Transferred { .. }));
+    assert!(effects.contains(&Effect::Deposed { tags: vec![] }) && !is_answered(&effects), "{effects:?}");
+    leader.persist(&effects);
+    let effects = leader.hear(Message { commit: 2, ..message(MessageType::MsgHeartbeat, 2, 3) });
+    assert!(effects.contains(&Effect::Transferred { to: id(2), term: Epoch(3) }), "{effects:?}");
+    leader.now += 1000;
+    assert_eq!(leader.step(Event::Due), [], "it is answered once");
+}
+
+#[test]
+fn a_transfer_that_another_member_gets_in_front_of_has_failed() {
+    let mut leader = Member::new(1, 3).reigning();
+    leader.step(Event::Transfer(id(2)));
+    let effects = leader.hear(Message { from: 3, commit: 2, ..message(MessageType::MsgHeartbeat, 2, 3) });
+    let failed = Effect::TransferFailed { to: id(2), why: TransferFailure::OtherLeads };
+    assert!(effects.contains(&failed), "{effects:?}");
+}
+
+#[test]
+fn who_does_not_lead_transfers_nothing_and_nobody_transfers_to_itself() {
+    let failed = |to, why| Effect::TransferFailed { to: id(to), why };
+    let mut follower = Member::new(2, 3);
+    assert_eq!(follower.step(Event::Transfer(id(1))), [failed(1, TransferFailure::NotLeader)]);
+    let mut leader = Member::new(1, 3).reigning();
+    assert_eq!(leader.step(Event::Transfer(id(1))), [failed(1, TransferFailure::NotEligible)]);
+    assert_eq!(leader.step(Event::Transfer(id(9))), [failed(9, TransferFailure::NotEligible)]);
+}
+
+#[test]
+fn a_leader_whose_disk_hangs_gives_the_leadership_to_who_has_the_most_of_the_log() {
+    for hangs in [false, true] {
+        let mut leader = Member::new(1, 3).reigning();
+        let proposed = leader.propose(1..3);
+        leader.hear(appended(2, 4));
+        leader.hear(Message { from: 3, ..appended(2, 2) });
+        if !hangs {
+            leader.persist(&proposed);
+        }
+        let mut tick = || {
+            let mut effects = leader.tick();
+            effects.extend(leader.hear(message(MessageType::MsgHeartbeatResponse, 2, 2)));
+            effects
+                .extend(leader.hear(Message { from: 3, ..message(MessageType::MsgHeartbeatResponse, 2, 2) }));
+            effects
+        };
+        assert!((1..100).all(|_| !words(&tick()).contains(&"lead")));
+        let effects = tick();
+        let asked = effects.iter().find_map(|effect| match effect {
+            Effect::Send(sent) if sent.word() == "lead" => sent.to(),
+            _ => None,
+        });
+        assert_eq!(asked, hangs.then(|| id(2)), "{effects:?}");
+        assert_eq!(effects.contains(&Effect::DiskStalls { to: id(2) }), hangs);
+        let later: Vec<Effect> = (1..100).flat_map(|_| tick()).collect();
+        assert!(!words(&later).contains(&"lead"), "it does not try again at once");
+    }
 }
 
 #[test]

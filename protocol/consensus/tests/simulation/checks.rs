@@ -21,6 +21,10 @@ pub(crate) struct Checks {
     votes: BTreeMap<MemberId, (Epoch, MemberId)>,
     /// For each read, what was acknowledged before it began.
     floors: BTreeMap<ReadTag, u64>,
+    /// Members that were asked to give the leadership away and have not answered.
+    transferring: BTreeMap<MemberId, u64>,
+    pub(crate) transferred: u64,
+    pub(crate) not_transferred: u64,
     pub(crate) acknowledged: u64,
     pub(crate) deposed: u64,
     pub(crate) read: u64,
@@ -72,6 +76,35 @@ impl Checks {
     /// A member's process is gone: its clients know nothing.
     pub(crate) fn gone(&mut self, member: MemberId) {
         self.open.retain(|_, at| *at != member);
+        self.transferring.remove(&member);
+    }
+
+    pub(crate) fn transfers(&mut self, member: MemberId) {
+        *self.transferring.entry(member).or_default() += 1;
+    }
+
+    fn transfer_ended(&mut self, member: MemberId) {
+        let open = self.transferring.get_mut(&member).filter(|open| **open > 0);
+        match open {
+            Some(open) => *open -= 1,
+            None => self.fail(format!("{member} answers a transfer that nobody has asked for")),
+        }
+    }
+
+    /// A member says that it has given the leadership away.
+    pub(crate) fn transferred(&mut self, member: MemberId, to: MemberId, term: Epoch) {
+        self.transfer_ended(member);
+        self.transferred += 1;
+        if self.leaders.get(&term) != Some(&to) {
+            self.fail(format!(
+                "{member} has given the leadership to {to}, which does not lead in term {term}"
+            ));
+        }
+    }
+
+    pub(crate) fn not_transferred(&mut self, member: MemberId) {
+        self.transfer_ended(member);
+        self.not_transferred += 1;
     }
 
     fn fate(&mut self, member: MemberId, tag: ProposalTag) {
@@ -153,6 +186,9 @@ impl Checks {
             if committed + 30 < self.acknowledged_through {
                 self.fail(format!("{member} is at {committed} of {}", self.acknowledged_through));
             }
+        }
+        if let Some((member, _)) = self.transferring.iter().find(|(_, open)| **open > 0) {
+            self.fail(format!("{member} has not answered a transfer"));
         }
         let data = |entry: &LogEntry| std::str::from_utf8(&entry.data).ok()?.parse().ok().map(ProposalTag);
         let wrong: Vec<ProposalTag> =

@@ -46,6 +46,10 @@ fn three_hundred_seeds_break_nothing_and_meet_every_fault() {
         ("compacted", all.compacted),
         ("installed", all.installed),
         ("dropped", all.dropped),
+        ("transferred", all.transferred),
+        ("not transferred", all.not_transferred),
+        ("hung", all.hung),
+        ("yielded", all.yielded),
     ] {
         assert!(count > 10, "hardly anything was {what}: {all:?}");
     }

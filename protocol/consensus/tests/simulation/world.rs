@@ -16,6 +16,12 @@ use std::collections::{BTreeMap, BTreeSet};
 const FAULTS_US: u64 = 3_000_000;
 const HEALED_US: u64 = 1_500_000;
 
+/// A sync of a disk that hangs ends after the run.
+const HANGS_US: u64 = 100_000_000;
+
+/// How long nothing else goes wrong while a disk hangs, in microseconds.
+const CALM_US: u64 = 1_000_000;
+
 /// What came of one run, or several.
 #[derive(Debug, Default)]
 pub(crate) struct Outcome {
@@ -33,6 +39,10 @@ pub(crate) struct Outcome {
     pub(crate) compacted: u64,
     pub(crate) installed: u64,
     pub(crate) dropped: u64,
+    pub(crate) transferred: u64,
+    pub(crate) not_transferred: u64,
+    pub(crate) hung: u64,
+    pub(crate) yielded: u64,
 }
 
 impl Outcome {
@@ -49,6 +59,10 @@ impl Outcome {
         self.compacted += other.compacted;
         self.installed += other.installed;
         self.dropped += other.dropped;
+        self.transferred += other.transferred;
+        self.not_transferred += other.not_transferred;
+        self.hung += other.hung;
+        self.yielded += other.yielded;
     }
 }
 
@@ -99,6 +113,11 @@ enum Happening {
         member: usize,
         life: u64,
     },
+    /// A disk that hung works again.
+    DiskWorks {
+        member: usize,
+        life: u64,
+    },
     Client,
     Compacts,
     Fault,
@@ -126,11 +145,15 @@ struct World {
     fifo: BTreeMap<(usize, usize), u64>,
     checks: Checks,
     is_healed: bool,
+    /// Until when nothing else goes wrong.
+    calm_until: u64,
     acknowledged_before: u64,
     tag: u64,
     fetched: u64,
     compacted: u64,
     dropped: u64,
+    hung: u64,
+    yielded: u64,
     trace: u64,
     events: u64,
 }
@@ -158,11 +181,14 @@ pub(crate) fn run(seed: u64, members: u64) -> Outcome {
         fifo: BTreeMap::new(),
         checks: Checks::default(),
         is_healed: false,
+        calm_until: 0,
         acknowledged_before: 0,
         tag: 0,
         fetched: 0,
         compacted: 0,
         dropped: 0,
+        hung: 0,
+        yielded: 0,
         trace: 0,
         events: 0,
     };
@@ -177,7 +203,7 @@ pub(crate) fn run(seed: u64, members: u64) -> Outcome {
     let cuts = world.nodes.iter().map(|node| node.disk.cuts).sum();
     let torn = world.nodes.iter().map(|node| node.disk.torn).sum();
     let installed = world.nodes.iter().map(|node| node.disk.installed).sum();
-    let World { checks, trace, events, fetched, compacted, dropped, .. } = world;
+    let World { checks, trace, events, fetched, compacted, dropped, hung, yielded, .. } = world;
     Outcome {
         trace,
         events,
@@ -192,6 +218,10 @@ pub(crate) fn run(seed: u64, members: u64) -> Outcome {
         compacted,
         installed,
         dropped,
+        transferred: checks.transferred,
+        not_transferred: checks.not_transferred,
+        hung,
+        yielded,
         wrong: checks.wrong,
     }
 }
@@ -249,10 +279,11 @@ impl World {
             }
             Happening::Starts { member } => self.starts(member),
             Happening::PowerFails { member, life } => {
-                if self.nodes[member].life == life && !self.is_healed {
+                if self.nodes[member].life == life && !self.is_healed && self.now >= self.calm_until {
                     self.ends(member, true);
                 }
             }
+            Happening::DiskWorks { member, life } => self.disk_works(member, life),
             Happening::Client => self.client(),
             Happening::Compacts => self.compacts(),
             Happening::Fault => self.fault(),
@@ -370,7 +401,10 @@ impl World {
             | Effect::SyncStream(_)
             | Effect::DropStream(_)
             | Effect::Restored(_) => self.stream_effect(member, effect),
-            Effect::ReadRefused(_) | Effect::Reigns(_) | Effect::Follows { .. } | Effect::TransferFailed => {}
+            Effect::Transferred { to, term } => self.checks.transferred(id, to, term),
+            Effect::TransferFailed { .. } => self.checks.not_transferred(id),
+            Effect::DiskStalls { .. } => self.yielded += 1,
+            Effect::ReadRefused(_) | Effect::Reigns(_) | Effect::Follows { .. } => {}
         }
     }
 
@@ -484,6 +518,7 @@ impl World {
         config.uncommitted_bytes_max = 2000;
         config.messages_in_flight_max = 8;
         config.commit_noted_entries = 15;
+        config.disk_stall_max_ms = 150;
         config.stream_retry_ms = 30;
         config.stream_quiet_max_ms = 200;
         match Consensus::new(config, &Start { vote, base, terms, tail }) {
@@ -565,10 +600,13 @@ impl World {
             return;
         }
         let us = self.random.between(20_000, 400_000);
-        self.later(us, Happening::Fault);
         let (member, other) = (self.victim(), self.random.next() as usize % self.nodes.len());
-        let kind = self.random.next() % 12;
+        let kind = self.random.next() % 13;
         self.note(kind);
+        let now = self.now;
+        let is_well = now + CALM_US <= FAULTS_US
+            && self.nodes.iter().all(|node| node.machine.is_some() && node.paused_until <= now);
+        self.later(if kind == 11 && is_well { CALM_US } else { us }, Happening::Fault);
         match kind {
             0 | 1 if self.nodes[member].machine.is_some() => self.ends(member, kind == 1),
             2 => {
@@ -598,11 +636,36 @@ impl World {
                     self.event(member, life, Event::Tick);
                 }
             }
-            _ => {
+            11 if is_well => self.hangs(member),
+            12 if self.nodes[member].machine.is_some() => {
                 let (life, to) = (self.nodes[member].life, self.nodes[other].id);
+                self.checks.transfers(self.nodes[member].id);
                 self.event(member, life, Event::Transfer(to));
             }
+            _ => {}
         }
+    }
+
+    /// A disk hangs while all else is well, for as long as a leader may take to notice it and be replaced.
+    fn hangs(&mut self, member: usize) {
+        self.hung += 1;
+        self.calm_until = self.now + CALM_US;
+        self.cut.clear();
+        self.nodes.iter_mut().for_each(|node| node.sync_us = 0);
+        self.nodes[member].sync_us = HANGS_US;
+        let life = self.nodes[member].life;
+        self.later(CALM_US, Happening::DiskWorks { member, life });
+    }
+
+    fn disk_works(&mut self, member: usize, hung: u64) {
+        let node = &mut self.nodes[member];
+        let leads = node.machine.as_ref().is_some_and(|machine| machine.term().1);
+        let life = node.life;
+        if leads && life == hung {
+            self.checks.fail(format!("{} leads although its disk has hung for long", node.id));
+        }
+        node.sync_us = 0;
+        self.later(0, Happening::Synced { member, life });
     }
 
     fn heal(&mut self) {
