@@ -750,7 +750,10 @@ impl Driver {
                 Some(Incoming::TooLong { about: About::Response(id), length }) => {
                     let why =
                         format!("the answer has {length} bytes, more than this client takes (value_max)");
-                    let reply = Reply::error(ErrorWord::Bad, why);
+                    // An answer to a write tells what it has changed.
+                    let is_write = self.machine.is_write(id);
+                    let word = if is_write { ErrorWord::Unknown } else { ErrorWord::Bad };
+                    let reply = Reply::error(word, why);
                     self.step(Event::Answered { link, request: id, reply });
                 }
                 Some(Incoming::Message(Message::Control(Control::Reject { reason }))) => {

@@ -181,7 +181,8 @@ impl LinkToPeer {
         let refuse = |about, length| match about {
             About::Response(id) => {
                 let why = format!("the answer has {length} bytes, more than this master takes (--max-value)");
-                let message = Message::Response { id, reply: Reply::error(ErrorWord::Bad, why) };
+                // It may tell what a write has changed.
+                let message = Message::Response { id, reply: Reply::error(ErrorWord::Unknown, why) };
                 switchboard.push(Arrived::Dialed { generation, message, said: unheard.say(0) });
                 Ok(())
             }

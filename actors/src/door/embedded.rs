@@ -89,7 +89,7 @@ impl EmbeddedCaller {
             return Err(Reply::Error(busy()));
         };
         let (caller, answer) = oneshot::channel();
-        let tag = session.ask(Coding::Embedded(caller), Some(permit));
+        let tag = session.ask_for(Coding::Embedded(caller), Some(permit), !command.is_write());
         let asker = Asker { session: session.id(), tag };
         self.switchboard.push(Arrived::Request { asker, command });
         Ok(answer)

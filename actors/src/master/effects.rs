@@ -144,8 +144,13 @@ impl MasterActor {
             | Reply::Error(_) => 0,
         };
         let bytes_max = self.config.max_pipeline_bytes.as_u64() as usize;
-        let fits =
-            || self.clients.get(to.session).is_none_or(|session| session.fits(to.tag, bytes, bytes_max));
+        // What was changed is told in any case: an error would say that it was not.
+        let fits = || {
+            let session = self.clients.get(to.session);
+            session.is_none_or(|session| {
+                session.may_have_changed(to.tag) || session.fits(to.tag, bytes, bytes_max)
+            })
+        };
         if bytes <= ANSWER_BYTES_FREE || fits() {
             match reply {
                 Reply::Values(values) if long_answers::is_long(&values) => {

@@ -200,7 +200,9 @@ impl MasterActor {
         session.set_generation(generation);
         let permit = board.gate.forwarded_request(command.payload_bytes());
         let busy = permit.is_none();
-        let asker = Asker { session: session.id(), tag: session.ask(Coding::Native(id), permit) };
+        let is_quick = !command.is_write();
+        let tag = session.ask_for(Coding::Native(id), permit, is_quick);
+        let asker = Asker { session: session.id(), tag };
         let refusal = check_sizes(&command, self.config.value_max());
         let busy = || busy.then(|| Reply::error(ErrorWord::Busy, "too many requests in flight"));
         match refusal.or_else(busy) {

@@ -67,7 +67,7 @@ impl ForwardedRequest {
             StreamUser::Named(name) => users.get(name).filter(|user| user.is_on()),
         };
         let user = Arc::clone(found.ok_or(ForwardRefused { denied: None })?);
-        let names = command.facts().asked_as;
+        let names = command.asked_as();
         let names = names.iter().filter_map(|name| find_by_full_name(name.as_bytes())).collect();
         Ok(Some(ForwardedRequest {
             user,

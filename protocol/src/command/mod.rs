@@ -256,6 +256,15 @@ impl Command {
         self.facts().changes != Changes::Nothing
     }
 
+    /// The names of the RESP protocol under which just this is asked.
+    pub(crate) fn asked_as(&self) -> &'static [&'static str] {
+        if let Command::Update { update, .. } = self {
+            update.asked_as()
+        } else {
+            self.facts().asked_as
+        }
+    }
+
     /// How many keys the command names.
     pub fn keys(&self) -> usize {
         self.operands().keys()

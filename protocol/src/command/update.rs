@@ -89,6 +89,9 @@ pub enum Decision {
     Delete(Reply),
 }
 
+/// No integer of 64 bits has so many digits.
+const INTEGER_MAX: u64 = 21;
+
 const NOT_AN_INTEGER: &str = "value is not an integer or out of range";
 const OVERFLOW: &str = "increment or decrement would overflow";
 const TOO_LONG: &str = "string exceeds maximum allowed size (proto-max-bulk-len)";
@@ -108,6 +111,17 @@ impl Update {
         }
     }
 
+    /// The names of the RESP protocol under which it is asked.
+    pub(crate) fn asked_as(&self) -> &'static [&'static str] {
+        match self {
+            Update::Set { when: Condition::IfAbsent, .. } => &["set", "setnx"],
+            Update::Set { .. } => &["set"],
+            Update::Append { .. } => &["append"],
+            Update::SetRange { .. } => &["setrange"],
+            Update::Add { .. } => &["decr", "decrby", "incr", "incrby"],
+        }
+    }
+
     /// What becomes of a key of which that is known. No value is longer than `value_max` bytes.
     pub fn decide(&self, known: &KnownValue, value_max: usize) -> Decision {
         match self {
@@ -118,6 +132,7 @@ impl Update {
             Update::Append { tail } => match known {
                 KnownValue::Missing => written_at(&Bytes::new(), 0, tail, value_max),
                 KnownValue::Value(value) => written_at(value, value.len() as u64, tail, value_max),
+                KnownValue::Bytes(length) if is_too_long(*length, tail, value_max) => refused(TOO_LONG),
                 KnownValue::Bytes(_) => Decision::NeedsValue,
             },
             Update::SetRange { bytes, .. } if bytes.is_empty() => Decision::Keep(Reply::Count(match known {
@@ -128,6 +143,11 @@ impl Update {
             Update::SetRange { offset, bytes } => match known {
                 KnownValue::Missing => written_at(&Bytes::new(), *offset, bytes, value_max),
                 KnownValue::Value(value) => written_at(value, *offset, bytes, value_max),
+                KnownValue::Bytes(length)
+                    if *length > value_max as u64 || is_too_long(*offset, bytes, value_max) =>
+                {
+                    refused(TOO_LONG)
+                }
                 KnownValue::Bytes(_) => Decision::NeedsValue,
             },
             Update::Add { number } => match known {
@@ -136,10 +156,17 @@ impl Update {
                     Some(present) => sum(present, *number),
                     None => refused(NOT_AN_INTEGER),
                 },
+                // No number is so long.
+                KnownValue::Bytes(INTEGER_MAX..) => refused(NOT_AN_INTEGER),
                 KnownValue::Bytes(_) => Decision::NeedsValue,
             },
         }
     }
+}
+
+/// Whether `bytes` end behind the longest value when they are written at `offset`.
+fn is_too_long(offset: u64, bytes: &Bytes, value_max: usize) -> bool {
+    offset.saturating_add(bytes.len() as u64) > value_max as u64
 }
 
 fn sum(present: i64, number: i64) -> Decision {
@@ -152,7 +179,8 @@ fn sum(present: i64, number: i64) -> Decision {
 /// `bytes` written over `value` from `offset` on.
 fn written_at(value: &Bytes, offset: u64, bytes: &Bytes, value_max: usize) -> Decision {
     let end = usize::try_from(offset).ok().and_then(|offset| offset.checked_add(bytes.len()));
-    let Some(end) = end.filter(|end| *end <= value_max) else { return refused(TOO_LONG) };
+    let fits = |end: &usize| (*end).max(value.len()) <= value_max;
+    let Some(end) = end.filter(fits) else { return refused(TOO_LONG) };
     let offset = end - bytes.len();
     let mut written = BytesMut::with_capacity(end.max(value.len()));
     written.extend_from_slice(value);
@@ -212,14 +240,26 @@ impl OneKey<'_> {
         }
     }
 
-    /// By how many bytes a value that it leaves is longer than what its request brought, unless that is a number.
-    pub(crate) fn made_bytes(self, value: &Bytes) -> u64 {
-        match self {
-            OneKey::Update(Update::Append { tail: brought } | Update::SetRange { bytes: brought, .. }) => {
-                (value.len() - brought.len()) as u64
-            }
+    /// By how many bytes the value that it leaves is longer than what its request brought, at most, if the key holds so many;
+    /// 0 if that is a number.
+    pub(crate) fn made_bytes(self, present: u64, value_max: usize) -> u64 {
+        let made = match self {
+            OneKey::Update(Update::Append { .. }) => present,
+            OneKey::Update(Update::SetRange { bytes, .. }) if bytes.is_empty() => 0,
+            OneKey::Update(Update::SetRange { offset, .. }) => present.max(*offset),
             OneKey::Update(Update::Set { .. } | Update::Add { .. }) | OneKey::Swap(..) | OneKey::Take => 0,
-        }
+        };
+        made.min(value_max as u64)
+    }
+
+    /// How long the value may be that it leaves, if the key holds so many bytes.
+    pub(crate) fn longest_after(self, present: u64, value_max: usize) -> u64 {
+        let brought = match self {
+            OneKey::Update(update) => update.operand().map_or(0, Bytes::len),
+            OneKey::Swap(value, _) => value.len(),
+            OneKey::Take => 0,
+        };
+        present.max(self.made_bytes(present, value_max) + brought as u64)
     }
 }
 
@@ -314,6 +354,10 @@ mod tests {
             (over(u64::MAX, ""), KnownValue::Missing, Decision::Keep(Reply::Count(0))),
             (over(3, ""), KnownValue::Bytes(7), Decision::Keep(Reply::Count(7))),
             (over(3, "X"), KnownValue::Bytes(7), Decision::NeedsValue),
+            (over(9, "XY"), KnownValue::Bytes(7), refused(TOO_LONG)),
+            // A value from before the limit was lowered.
+            (over(0, "X"), there("abcdefghijk"), refused(TOO_LONG)),
+            (over(0, "X"), KnownValue::Bytes(11), refused(TOO_LONG)),
         ] {
             assert_eq!(update.decide(&known, MAX), decision, "{update:?} of {known:?}");
         }
@@ -324,6 +368,8 @@ mod tests {
             (append("cd"), there("ab"), put("abcd", Reply::Count(4))),
             (append("123456789"), there("ab"), refused(TOO_LONG)),
             (append("cd"), KnownValue::Bytes(2), Decision::NeedsValue),
+            (append("cd"), KnownValue::Bytes(8), Decision::NeedsValue),
+            (append("cd"), KnownValue::Bytes(9), refused(TOO_LONG)),
         ] {
             assert_eq!(update.decide(&known, MAX), decision, "{update:?} of {known:?}");
         }
@@ -334,7 +380,8 @@ mod tests {
         let add = |number, known: &KnownValue| Update::Add { number }.decide(known, MAX);
         assert_eq!(add(5, &KnownValue::Missing), put("5", Reply::Integer(5)));
         assert_eq!(add(-7, &there("5")), put("-2", Reply::Integer(-2)));
-        assert_eq!(add(1, &KnownValue::Bytes(1)), Decision::NeedsValue);
+        assert_eq!(add(1, &KnownValue::Bytes(20)), Decision::NeedsValue);
+        assert_eq!(add(1, &KnownValue::Bytes(21)), refused(NOT_AN_INTEGER));
         for (present, number) in [("9223372036854775807", 1), ("-9223372036854775808", -1)] {
             assert_eq!(add(number, &there(present)), refused(OVERFLOW));
         }

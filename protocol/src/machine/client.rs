@@ -285,6 +285,11 @@ impl ClientMachine {
         }
     }
 
+    /// Whether a request may have changed something; one that is not known any more may.
+    pub fn is_write(&self, request: RequestId) -> bool {
+        self.requests.get(&request).is_none_or(|pending| pending.kind == RequestKind::Write)
+    }
+
     /// The place of the master that serves us, in [`Settings::masters`]; `None` while we look for one.
     pub fn serving(&self) -> Option<usize> {
         match &self.link {

@@ -441,8 +441,16 @@ impl Front {
         }
         self.requests -= 1;
         self.bytes -= queued.command.payload_bytes();
+        let is_unknown = word == Some(ErrorWord::Unknown) && queued.command.is_write();
+        let reply = match reply {
+            // A read changes nothing.
+            Reply::Error(error) if word == Some(ErrorWord::Unknown) && !is_unknown => {
+                Reply::error(ErrorWord::Bad, error.detail)
+            }
+            reply => reply,
+        };
         effects.push(Effect::Reply { to: queued.asker, reply });
-        if word == Some(ErrorWord::Unknown) {
+        if is_unknown {
             self.close(session, effects);
         } else {
             self.drop_if_done(stance, session, effects);

@@ -70,6 +70,16 @@ impl Session {
             || others + answer_bytes <= bytes_max
     }
 
+    /// Whether the request may have changed something: then its answer, and no other, is true.
+    pub(crate) fn may_have_changed(&self, tag: u64) -> bool {
+        let pending = self.pending.borrow();
+        let entry = match pending.index(tag) {
+            Some(index) => pending.queue.get(index),
+            None => pending.unordered.get(&tag),
+        };
+        entry.is_some_and(|entry| !entry.is_quick)
+    }
+
     /// Puts a request aside, after those that are put aside already.
     pub(crate) fn park(&self, now: Millis, tag: u64, command: Command, room: Room) {
         let pending = &mut *self.pending.borrow_mut();

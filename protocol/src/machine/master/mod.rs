@@ -642,6 +642,7 @@ impl Master {
                 self.let_go(effects);
                 self.tick_rebalance(now);
                 self.expire_reads(now, effects);
+                self.expire_lines(now, effects);
             }
             Event::Hedge => self.hedge_reads(now, effects),
             Event::Chore => self.chore(now, effects),

@@ -12,6 +12,7 @@ use super::hash::hash_bytes;
 use super::latest::Found;
 use super::reads::Destination;
 use super::room::payload;
+use super::session_order::UNKNOWN_BEFORE;
 use super::work::{DistinctPairs, HeldRead, UpdateKey, Work};
 use super::writes::Terms;
 use super::{Asker, Change, Effect, Entry, Master, WriteId};
@@ -24,11 +25,18 @@ use smallvec::SmallVec;
 use std::collections::hash_map::Entry as Occupancy;
 use std::collections::{HashMap, VecDeque};
 
-/// Values that updates have made longer than their requests are in flight up to so many bytes in all, unless it is one alone.
+/// Values that updates fetch, or have made longer than their requests, are in memory up to so many bytes in all, unless it is
+/// one alone.
 const MADE_BYTES_MAX: u64 = 64 << 20;
 
 /// A value that is not longer is fetched before its update's turn comes, in bytes.
 const FETCHED_AHEAD_MAX: u32 = 4 * 1024;
+
+/// So many values are fetched ahead for one session.
+const FETCHES_AHEAD_MAX: usize = 32;
+
+/// To make a value of so many bytes takes as long as to begin a request.
+const BYTES_FOR_ONE: u64 = 64 << 10;
 
 /// The updates that are not decided, and what waits behind them.
 #[derive(Clone, Debug, Default)]
@@ -44,8 +52,10 @@ pub(super) struct Lines {
     resting: Vec<SessionId>,
     /// The sessions that wait until fewer values are in flight.
     crowded: VecDeque<SessionId>,
-    /// Bytes of values that updates have made longer than their requests, in flight.
+    /// Bytes of values that updates have made longer than their requests, in flight, or that are fetched for them.
     made_bytes: u64,
+    /// Whether the first that waits until fewer are may try again.
+    is_relieved: bool,
 }
 
 /// The requests of one session from the first update on that is not decided, in their order.
@@ -70,6 +80,8 @@ struct Undecided {
     command: Command,
     /// The version whose value is under way.
     asked: Option<Version>,
+    /// Bytes set aside for it.
+    set_aside: u64,
     fetched: Option<(Version, Bytes)>,
     /// Whether it goes on only once a write is resolved.
     is_held: bool,
@@ -81,8 +93,8 @@ struct Undecided {
 enum Outlook {
     /// It is made: the request is appended or answered.
     Decided,
-    /// The value of this key is needed.
-    Fetch(Bytes, Entry),
+    /// The value of this key is needed, and so many bytes are to be set aside for it.
+    Fetch(Bytes, Entry, u64),
     /// That depends on what becomes of this write.
     Behind(WriteId),
     /// The answer, if that write is written.
@@ -107,7 +119,7 @@ impl Lines {
 
     /// Whether nothing of it can go on by itself.
     pub(super) fn is_quiet(&self) -> bool {
-        self.ready.is_empty() && self.resting.is_empty()
+        self.ready.is_empty() && self.resting.is_empty() && !(self.is_relieved && !self.crowded.is_empty())
     }
 
     pub(super) fn has_of(&self, session: SessionId) -> bool {
@@ -119,16 +131,18 @@ impl Lines {
         self.of.get(&session).map_or(0, |line| line.longest)
     }
 
-    /// A write in flight has ended that has made its value so much longer.
+    /// So many bytes are in memory no more.
     pub(super) fn unmake(&mut self, bytes: u64) {
         if bytes > 0 {
             self.made_bytes -= bytes;
-            self.ready.extend(self.crowded.pop_front());
+            self.is_relieved = true;
         }
     }
 
-    fn may_make(&self, bytes: u64) -> bool {
-        bytes == 0 || self.made_bytes == 0 || self.made_bytes + bytes <= MADE_BYTES_MAX
+    /// Whether so many more bytes may be in memory. Nobody overtakes those who wait: `is_next` is the first of them.
+    fn may_make(&self, bytes: u64, is_next: bool) -> bool {
+        let has_room = self.made_bytes == 0 || self.made_bytes + bytes <= MADE_BYTES_MAX;
+        bytes == 0 || (has_room && (is_next || self.crowded.is_empty()))
     }
 
     /// Takes the first request out of a session's line.
@@ -141,7 +155,8 @@ impl Lines {
         if let Some(waiter) = &waiter {
             self.requests -= 1;
             if let Waiter::Update(update) = waiter {
-                self.updates.remove(*update);
+                let set_aside = self.updates.remove(*update).map_or(0, |undecided| undecided.set_aside);
+                self.unmake(set_aside);
             }
         }
         waiter
@@ -164,11 +179,13 @@ impl Master {
         command: Command,
         effects: &mut Vec<Effect>,
     ) {
-        match self.decide(asker, &command, None, effects) {
+        match self.decide(asker, &command, None, false, effects) {
             Outlook::Decided => {}
             outlook @ (Outlook::Fetch(..) | Outlook::Behind(_) | Outlook::RestsOn(..) | Outlook::Crowded) => {
                 let update = self.line_up(asker, deadline, command);
-                self.hold(now, update, outlook, effects);
+                if self.hold(now, update, outlook, effects) {
+                    self.lines.crowded.push_back(asker.session);
+                }
             }
         }
     }
@@ -183,25 +200,25 @@ impl Master {
         effects: &mut Vec<Effect>,
     ) {
         if Rule::of(&command).is_some() {
-            let ahead = self.fetched_ahead(&command);
+            let waiting = self.lines.of.get(&asker.session).map_or(0, |line| line.queue.len());
+            let may_fetch = waiting < FETCHES_AHEAD_MAX;
+            let ahead = may_fetch.then(|| self.fetched_ahead(&command)).flatten();
             let update = self.line_up(asker, deadline, command);
-            if let Some((key, entry)) = ahead {
-                self.fetch(now, update, key, entry, effects);
+            if let Some(ahead) = ahead {
+                self.fetch(now, update, ahead, 0, effects);
             }
         } else {
-            let longest = self.longest_after(&command);
+            let longest = self.longest_after(asker.session, &command);
             self.push(asker.session, longest, Waiter::Request { asker, deadline, command });
         }
     }
 
-    /// An upper bound of the value that the command leaves, in bytes.
-    fn longest_after(&self, command: &Command) -> usize {
-        let operands = command.operands();
-        let present = match Rule::of(command) {
-            Some(Rule::One(key, _)) => self.directory.get(key).map_or(0, |entry| entry.place.bytes as usize),
-            Some(Rule::IfNone(_)) | None => 0,
-        };
-        operands.longest_value() + present
+    /// An upper bound of the value that the command of this session leaves, in bytes, after those that wait.
+    fn longest_after(&self, session: SessionId, command: &Command) -> usize {
+        let Some(Rule::One(key, rule)) = Rule::of(command) else { return command.operands().longest_value() };
+        let written = self.directory.get(key).map_or(0, |entry| u64::from(entry.place.bytes));
+        let present = written.max(self.lines.longest_of(session) as u64);
+        rule.longest_after(present, self.config.value_max) as usize
     }
 
     fn push(&mut self, session: SessionId, longest: usize, waiter: Waiter) {
@@ -212,9 +229,10 @@ impl Master {
     }
 
     fn line_up(&mut self, asker: Asker, deadline: Millis, command: Command) -> UpdateKey {
-        let longest = self.longest_after(&command);
+        let longest = self.longest_after(asker.session, &command);
         let (asked, fetched, rests) = (None, None, None);
-        let undecided = Undecided { asker, deadline, command, asked, fetched, is_held: false, rests };
+        let undecided =
+            Undecided { asker, deadline, command, asked, set_aside: 0, fetched, is_held: false, rests };
         let update = self.lines.updates.insert(undecided);
         self.push(asker.session, longest, Waiter::Update(update));
         update
@@ -233,12 +251,23 @@ impl Master {
         }
     }
 
-    fn fetch(&mut self, now: Millis, update: UpdateKey, key: Bytes, entry: Entry, effects: &mut Vec<Effect>) {
+    fn fetch(
+        &mut self,
+        now: Millis,
+        update: UpdateKey,
+        (key, entry): (Bytes, Entry),
+        bytes: u64,
+        effects: &mut Vec<Effect>,
+    ) {
         let Some(undecided) = self.lines.updates.get_mut(update) else { return };
         if undecided.asked == Some(entry.version) {
             return;
         }
         undecided.asked = Some(entry.version);
+        if undecided.set_aside == 0 {
+            undecided.set_aside = bytes;
+            self.lines.made_bytes += bytes;
+        }
         let deadline = undecided.deadline;
         self.read_entry(now, Destination::Update(update), deadline, key, entry, effects);
     }
@@ -259,6 +288,9 @@ impl Master {
         let (asker, is_held) = (undecided.asker, undecided.is_held);
         let failed = match reply {
             Reply::Value(value) => {
+                // A short one would keep the buffer that it was read into.
+                let is_short = value.len() <= FETCHED_AHEAD_MAX as usize;
+                let value = if is_short { Bytes::copy_from_slice(&value) } else { value };
                 undecided.fetched = Some((version, value));
                 None
             }
@@ -314,12 +346,51 @@ impl Master {
         });
         let mut left = self.config.slice_keys.max(1);
         while left > 0 {
-            let Some(session) = self.lines.ready.pop_front() else { return };
-            let is_crowded = self.advance(now, session, &mut left, effects);
-            if !is_crowded && self.lines.may_make(1) {
-                let Lines { ready, crowded, .. } = &mut self.lines;
-                ready.extend(crowded.pop_front());
+            if let Some(session) = self.lines.ready.pop_front() {
+                if self.advance(now, session, false, &mut left, effects) {
+                    self.lines.crowded.push_back(session);
+                }
+                continue;
             }
+            if !std::mem::take(&mut self.lines.is_relieved) {
+                return;
+            }
+            let Some(session) = self.lines.crowded.front().copied() else { return };
+            if !self.advance(now, session, true, &mut left, effects) {
+                self.lines.crowded.pop_front();
+                self.lines.is_relieved = true;
+            }
+        }
+    }
+
+    /// Refuses what has waited too long for others, and fetches what is not late.
+    pub(super) fn expire_lines(&mut self, now: Millis, effects: &mut Vec<Effect>) {
+        let waits = |undecided: &Undecided| undecided.is_held || undecided.asked.is_none();
+        let late = |(_, undecided): &(UpdateKey, &Undecided)| undecided.deadline <= now && waits(undecided);
+        let late: Vec<UpdateKey> = self.lines.updates.iter().filter(late).map(|(update, _)| update).collect();
+        for update in late {
+            let Some(asker) = self.lines.updates.get(update).map(|undecided| undecided.asker) else {
+                continue;
+            };
+            if self.lines.is_first(asker.session, update) {
+                self.lines.pop(asker.session);
+                let why = "the writes before it take too long";
+                effects.push(Effect::Reply { to: asker, reply: Reply::error(ErrorWord::Busy, why) });
+                self.lines.ready.push_back(asker.session);
+            }
+        }
+    }
+
+    /// Refuses what a session has asked after a write whose outcome is unknown.
+    pub(super) fn give_up_line(&mut self, session: SessionId, effects: &mut Vec<Effect>) {
+        while let Some(first) = self.lines.of.get(&session).and_then(|line| line.queue.front()) {
+            let to = match first {
+                Waiter::Request { asker, .. } => Some(*asker),
+                Waiter::Update(update) => self.lines.updates.get(*update).map(|undecided| undecided.asker),
+            };
+            self.lines.pop(session);
+            let reply = Reply::error(ErrorWord::Busy, UNKNOWN_BEFORE);
+            effects.extend(to.map(|to| Effect::Reply { to, reply }));
         }
     }
 
@@ -328,6 +399,7 @@ impl Master {
         &mut self,
         now: Millis,
         session: SessionId,
+        is_next: bool,
         left: &mut usize,
         effects: &mut Vec<Effect>,
     ) -> bool {
@@ -347,19 +419,33 @@ impl Master {
                     return false;
                 };
                 let (asker, command) = (undecided.asker, undecided.command.clone());
-                let fetched = undecided.fetched.clone();
-                match self.decide(asker, &command, fetched, effects) {
-                    Outlook::Decided => drop(self.lines.pop(session)),
+                let (fetched, set_aside) = (undecided.fetched.clone(), undecided.set_aside);
+                if fetched.is_some() {
+                    // What it makes is counted when it is decided.
+                    self.lines.unmake(set_aside);
+                    if let Some(undecided) = self.lines.updates.get_mut(update) {
+                        (undecided.set_aside, undecided.fetched) = (0, None);
+                    }
+                }
+                let made_bytes = self.lines.made_bytes;
+                match self.decide(asker, &command, fetched, is_next || set_aside > 0, effects) {
+                    Outlook::Decided => {
+                        self.lines.pop(session);
+                        self.fetch_behind(now, session, effects);
+                        let made = self.lines.made_bytes.saturating_sub(made_bytes) / BYTES_FOR_ONE;
+                        *left = left.saturating_sub(made as usize + command.keys());
+                    }
                     outlook @ (Outlook::Fetch(..)
                     | Outlook::Behind(_)
                     | Outlook::RestsOn(..)
                     | Outlook::Crowded) => return self.hold(now, update, outlook, effects),
                 }
             } else if let Some(Waiter::Request { asker, deadline, command }) = self.lines.pop(session) {
+                self.fetch_behind(now, session, effects);
                 if self.is_wide(&command) {
                     self.slices.push_back(Work::FromLine { asker, deadline, command });
-                    self.work_on(now, effects);
                 } else {
+                    *left = left.saturating_sub(command.keys());
                     self.begin(now, asker, deadline, command, effects);
                 }
             }
@@ -367,19 +453,28 @@ impl Master {
         false
     }
 
+    /// Fetches ahead for the one that came near with the last step of the line.
+    fn fetch_behind(&mut self, now: Millis, session: SessionId, effects: &mut Vec<Effect>) {
+        let near = self.lines.of.get(&session).and_then(|line| line.queue.get(FETCHES_AHEAD_MAX - 1));
+        let Some(Waiter::Update(update)) = near else { return };
+        let update = *update;
+        let Some(undecided) = self.lines.updates.get(update) else { return };
+        if undecided.asked.is_none() && undecided.fetched.is_none() {
+            if let Some(ahead) = self.fetched_ahead(&undecided.command) {
+                self.fetch(now, update, ahead, 0, effects);
+            }
+        }
+    }
+
     /// Sees to it that a line goes on when its first update can be decided; whether that is once fewer values are in flight.
     fn hold(&mut self, now: Millis, update: UpdateKey, outlook: Outlook, effects: &mut Vec<Effect>) -> bool {
         let (write, rests) = match outlook {
             Outlook::Decided => return false,
-            Outlook::Fetch(key, entry) => {
-                self.fetch(now, update, key, entry, effects);
+            Outlook::Fetch(key, entry, bytes) => {
+                self.fetch(now, update, (key, entry), bytes, effects);
                 return false;
             }
-            Outlook::Crowded => {
-                let session = self.lines.updates.get(update).map(|undecided| undecided.asker.session);
-                self.lines.crowded.extend(session);
-                return true;
-            }
+            Outlook::Crowded => return true,
             Outlook::Behind(write) => (write, None),
             Outlook::RestsOn(write, reply) => (write, Some(reply)),
         };
@@ -424,6 +519,7 @@ impl Master {
         asker: Asker,
         command: &Command,
         fetched: Option<(Version, Bytes)>,
+        is_next: bool,
         effects: &mut Vec<Effect>,
     ) -> Outlook {
         let (key, rule) = match Rule::of(command) {
@@ -445,17 +541,29 @@ impl Master {
                 Some(_) | None => (KnownValue::Bytes(u64::from(entry.place.bytes)), Some(entry)),
             },
         };
+        // Before it is made: that takes long.
+        let present = match &known {
+            KnownValue::Missing => 0,
+            KnownValue::Value(value) => value.len() as u64,
+            KnownValue::Bytes(length) => *length,
+        };
+        let made = rule.made_bytes(present, self.config.value_max);
+        if !self.lines.may_make(made, is_next) {
+            return Outlook::Crowded;
+        }
         match rule.decide(&known, self.config.value_max) {
             Decision::NeedsValue => {
                 let entry = stored.expect("what is in memory is known");
-                Outlook::Fetch(key.clone(), entry)
+                let is_short = entry.place.bytes <= FETCHED_AHEAD_MAX;
+                let bytes = made.max(if is_short { 0 } else { present });
+                if self.lines.may_make(bytes, is_next) {
+                    Outlook::Fetch(key.clone(), entry, bytes)
+                } else {
+                    Outlook::Crowded
+                }
             }
             Decision::Keep(reply) => self.keep_if_written(asker, reply, unwritten, effects),
             Decision::Put(value, reply) => {
-                let made = rule.made_bytes(&value);
-                if !self.lines.may_make(made) {
-                    return Outlook::Crowded;
-                }
                 let bytes = payload(key, &value);
                 let change = Change::Put(SmallVec::from_iter([(key.clone(), value)]));
                 self.write_update(asker, change, (bytes, made), reply, unwritten.is_some(), effects);

@@ -24,6 +24,9 @@ use std::sync::Arc;
 /// A write of more keys than this is not indexed by its keys: every read of its session waits for it.
 const KEYS_REMEMBERED_MAX: usize = 64;
 
+/// A write of more keys than this is waited for by updates, whatever their keys are.
+const KEYS_SOUGHT_MAX: usize = 1024;
+
 /// The writes in flight.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Writes {
@@ -105,11 +108,12 @@ impl Writes {
     }
 
     fn insert(&mut self, write: Write) -> WriteId {
-        let (session, hashes) = (write.asker.session, key_hashes(&write.change));
+        let (session, sought) = (write.asker.session, sought_hashes(&write.change));
+        let hashes = sought.as_deref().filter(|hashes| hashes.len() <= KEYS_REMEMBERED_MAX);
         let longest = if hashes.is_none() { longest_value(&write.change) } else { 0 };
         let id = WriteId(self.all.insert(write));
-        self.unwritten.push(id, session, hashes.as_deref(), longest);
-        self.latest.note(id, hashes.as_deref());
+        self.unwritten.push(id, session, hashes, longest);
+        self.latest.note(id, sought.as_deref());
         id
     }
 
@@ -164,7 +168,7 @@ impl Writes {
     /// Removes a write that is in flight no more.
     fn remove(&mut self, id: WriteId) -> Option<Write> {
         let write = self.all.remove(id.0)?;
-        self.latest.forget(id, key_hashes(&write.change).as_deref());
+        self.latest.forget(id, sought_hashes(&write.change).as_deref());
         Some(write)
     }
 }
@@ -174,6 +178,18 @@ fn longest_value(change: &Change) -> usize {
         Change::Put(pairs) => pairs.iter().map(|(_, value)| value.len()).max().unwrap_or_default(),
         Change::Delete(_) => 0,
     }
+}
+
+/// The hashes of a write's keys by which it is found as the last one of each; `None` for a write of too many.
+fn sought_hashes(change: &Change) -> Option<SmallVec<[u64; 4]>> {
+    let keys = match change {
+        Change::Put(pairs) => pairs.len(),
+        Change::Delete(keys) => keys.len(),
+    };
+    (keys <= KEYS_SOUGHT_MAX).then(|| match change {
+        Change::Put(pairs) => pairs.iter().map(|(key, _)| hash_bytes(key)).collect(),
+        Change::Delete(keys) => keys.iter().map(|key| hash_bytes(key)).collect(),
+    })
 }
 
 /// The hashes of a write's keys; `None` for a write of many keys.
@@ -315,6 +331,9 @@ impl Master {
                 effects.push(Effect::Reply { to: refused.asker, reply: Reply::error(word, detail) });
                 // They could read a value that is older than the unknown write before them.
                 let may_read = word != ErrorWord::Unknown;
+                if !may_read {
+                    self.give_up_line(refused.asker.session, effects);
+                }
                 self.resume_all(refused.asker.session, refused.waiting, None, may_read);
                 *left = left.saturating_sub(1);
             }
