@@ -406,12 +406,12 @@ fn a_store_that_is_given_is_reached_by_tls_and_with_a_password() {
             return skip(a_store_that_is_given_is_reached_by_tls_and_with_a_password, "", &lack);
         }
     };
-    let password = |text: &str| {
-        let path = directory.path().join(text.trim_end());
+    let password = |name: &str, text: &str| {
+        let path = directory.path().join(name);
         fs::write(&path, text).expect("ours");
         shown(&path)
     };
-    let (right, wrong) = (password("open sesame\n"), password("wrong\n"));
+    let (right, wrong) = (password("right", "open sesame\n"), password("wrong", "another one\n"));
     let (own_cert, own_key, other) = (shown(&own.cert), shown(&own.key), shown(&other.ca));
     let line = format!("--target 127.0.0.1:{port} --clients 3 --pool 2 --think 0 --check");
     let shows = format!("--tls-cert {own_cert} --tls-key {own_key}");
