@@ -258,6 +258,18 @@ fn an_unknown_conditional_write_still_needs_its_condition() {
 }
 
 #[test]
+fn unknown_writes_of_one_value_are_not_the_same_if_they_need_different_things() {
+    // The plain write comes first in time, but must happen last.
+    let plain = with(OperationOutcome::Unknown, write(1, "a", 0, 1));
+    let nx = with(OperationOutcome::Unknown, write_if_missing(1, "a", false, 1, 2));
+    let between = [read(2, "a", 3, 4), write(2, "b", 5, 6), read(2, "b", 7, 8), read(2, "a", 9, 10)];
+    passes(&[&[plain.clone(), nx], &between[..]].concat());
+    let xx = with(OperationOutcome::Unknown, write_if_present(1, "a", false, 2, 3));
+    let between = [read(2, "a", 4, 5), delete(2, None, 6, 7), missing(2, 8, 9), read(2, "a", 10, 11)];
+    passes(&[&[write(2, "b", 0, 1), plain, xx], &between[..]].concat());
+}
+
+#[test]
 fn a_write_that_was_never_seen_does_not_skip_a_condition() {
     // The unread write must come between, not first.
     let nx = with(OperationOutcome::Unknown, write_if_missing(1, "a", false, 0, 1));
@@ -352,6 +364,29 @@ fn a_counter_example_keeps_what_explains_the_innocent_answers() {
         missing(2, 8, 9),
     ]);
     assert_eq!(example.operations, [write(1, "a", 6, 7), missing(2, 8, 9)]);
+}
+
+#[test]
+fn a_counter_example_keeps_what_innocent_conditional_writes_need() {
+    let guilty = write_if_present(3, "y", false, 4, 5);
+    let convicted = [write(1, "b", 2, 3), guilty.clone()];
+    // Without the write of b, the write that was done because of it would look guilty.
+    let done = write_if_present(4, "c", true, 6, 7);
+    let example = fails(&[missing(2, 0, 1), write(1, "b", 2, 3), guilty.clone(), done]);
+    assert_eq!(example.operations, convicted);
+    let perhaps = with(OperationOutcome::Unknown, write_if_present(4, "c", false, 6, 7));
+    let example = fails(&[missing(2, 0, 1), write(1, "b", 2, 3), guilty, perhaps, read(2, "c", 8, 9)]);
+    assert_eq!(example.operations, convicted);
+    // And without the delete, the one that needs a missing key.
+    let convicted = [write(1, "b", 0, 1), delete(1, None, 2, 3), write_if_missing(3, "y", false, 4, 5)];
+    let perhaps = with(OperationOutcome::Unknown, write_if_missing(4, "c", false, 6, 7));
+    let example = fails(&[&convicted[..], &[perhaps, read(2, "c", 8, 9)]].concat());
+    assert!(example.operations.starts_with(&convicted), "{example}");
+    // What nothing needs is left out.
+    let perhaps = with(OperationOutcome::Unknown, swap(4, None, None, 4, 5));
+    let convicted = [write(1, "a", 0, 1), write(1, "b", 2, 3), read(2, "a", 6, 7)];
+    let example = fails(&[&convicted[..], &[perhaps]].concat());
+    assert_eq!(example.operations, convicted);
 }
 
 #[test]
