@@ -442,13 +442,13 @@ impl Front {
         self.requests -= 1;
         self.bytes -= queued.command.payload_bytes();
         let is_unknown = word == Some(ErrorWord::Unknown) && queued.command.is_write();
-        let reply = match reply {
+        let mut reply = reply;
+        if let Reply::Error(error) = &mut reply {
             // A read changes nothing.
-            Reply::Error(error) if word == Some(ErrorWord::Unknown) && !is_unknown => {
-                Reply::error(ErrorWord::Bad, error.detail)
+            if error.word == ErrorWord::Unknown && !is_unknown {
+                error.word = ErrorWord::Bad;
             }
-            reply => reply,
-        };
+        }
         effects.push(Effect::Reply { to: queued.asker, reply });
         if is_unknown {
             self.close(session, effects);

@@ -207,9 +207,10 @@ impl Runner {
                 let (at, id) = (stamp.version, stamp.reign.0);
                 writeln!(out, "{link}: read {tag} {} {at}/{id}", text(&key))?;
             }
-            Effect::Append { key, stamp, value } => {
+            Effect::Append { key, stamp, value, is_undecided } => {
                 let (at, id) = (stamp.version, stamp.reign.0);
-                writeln!(out, "append {} {} was {at}/{id}", text(&key), text(&value))?;
+                let undecided = if is_undecided { " undecided" } else { "" };
+                writeln!(out, "append {} {} was {at}/{id}{undecided}", text(&key), text(&value))?;
             }
             Effect::Finish { epoch, given_up } => {
                 let given_up: Vec<String> = given_up.into_iter().map(show).collect();

@@ -119,7 +119,8 @@ impl Lines {
 
     /// Whether nothing of it can go on by itself.
     pub(super) fn is_quiet(&self) -> bool {
-        self.ready.is_empty() && self.resting.is_empty() && !(self.is_relieved && !self.crowded.is_empty())
+        let may_nobody_try = !self.is_relieved || self.crowded.is_empty();
+        self.ready.is_empty() && self.resting.is_empty() && may_nobody_try
     }
 
     pub(super) fn has_of(&self, session: SessionId) -> bool {
