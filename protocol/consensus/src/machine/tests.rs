@@ -276,9 +276,13 @@ fn a_leader_whose_disk_hangs_gives_the_leadership_to_who_has_the_most_of_the_log
         };
         assert!((1..100).all(|_| !words(&tick()).contains(&"lead")));
         let effects = tick();
-        let asked = effects.iter().find_map(|effect| match effect {
-            Effect::Send(sent) if sent.word() == "lead" => sent.to(),
-            _ => None,
+        let asked = effects.iter().find_map(|effect| {
+            let Effect::Send(sent) = effect else { return None };
+            if sent.word() == "lead" {
+                sent.to()
+            } else {
+                None
+            }
         });
         assert_eq!(asked, hangs.then(|| id(2)), "{effects:?}");
         assert_eq!(effects.contains(&Effect::DiskStalls { to: id(2) }), hangs);
