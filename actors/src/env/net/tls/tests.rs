@@ -536,9 +536,7 @@ async fn pass_on(
 #[tokio::test]
 async fn whatever_happens_on_the_way_what_is_read_is_the_beginning_of_what_was_said() {
     let (_directory, _authority, tls) = node(ClientAuth::Yes);
-    let seed: u64 = rand::random();
-    println!("seed={seed}");
-    let mut state = seed;
+    let mut state: u64 = 7;
     let mut draw = move |below: usize| {
         state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         (state >> 33) as usize % below
