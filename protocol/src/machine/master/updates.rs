@@ -639,3 +639,162 @@ impl Master {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::writes::tests::{key, put_many, World};
+    use super::super::{Event, WriteId};
+    use super::*;
+    use crate::ids::SessionId;
+
+    fn update(number: usize, update: crate::command::Update) -> Command {
+        Command::Update { key: key(number), update }
+    }
+
+    fn increment(number: usize) -> Command {
+        update(number, crate::command::Update::Add { number: 1 })
+    }
+
+    fn long_range(number: usize, offset: u64) -> Command {
+        update(number, crate::command::Update::SetRange { offset, bytes: Bytes::from_static(b"x") })
+    }
+
+    fn word(world: &World, tag: u64) -> Option<ErrorWord> {
+        match world.answer(tag) {
+            Some(Reply::Error(error)) => Some(error.word),
+            _ => None,
+        }
+    }
+
+    fn next_append(world: &mut World) -> WriteId {
+        world.appended.pop_front().expect("it is appended").0
+    }
+
+    /// A key whose value is with the only slave, and nothing in flight.
+    fn with_a_stored_key() -> World {
+        let mut world = World::new(1);
+        world.ask(9, increment(0));
+        world.written();
+        world.ack_all(0);
+        assert_eq!(world.master.in_flight(), 0);
+        world
+    }
+
+    #[test]
+    fn writes_of_some_hundred_keys_hold_up_no_update_of_another_key() {
+        let mut world = World::new(1);
+        world.ask(1, put_many(CHECKED_KEYS_MAX));
+        world.chores();
+        assert_eq!(world.appended.len(), 1);
+        let own = world.ask(2, increment(7));
+        let other = world.ask(3, increment(CHECKED_KEYS_MAX));
+        assert_eq!(
+            world.appended.len(),
+            2,
+            "what the many give the key is no number, and the other is not there"
+        );
+        world.written();
+        world.chores();
+        assert_eq!((word(&world, own), world.answer(other)), (Some(ErrorWord::Bad), None));
+    }
+
+    #[test]
+    fn an_update_waits_for_a_write_of_very_many_keys_and_no_longer_than_its_deadline() {
+        let mut world = World::new(1);
+        world.ask(1, put_many(CHECKED_KEYS_MAX + 1));
+        world.chores();
+        let (late, behind) = (world.ask(2, increment(9999)), world.ask(2, Command::KeyCount));
+        world.now = Millis(999);
+        world.step(Event::Tick);
+        assert_eq!((world.answer(late), world.answer(behind), world.appended.len()), (None, None, 1));
+        world.now = Millis(1000);
+        world.step(Event::Tick);
+        assert_eq!(word(&world, late), Some(ErrorWord::Busy));
+        assert_eq!(world.answer(behind), Some(&Reply::Count(0)));
+        let timely = world.ask(3, increment(9998));
+        world.written();
+        world.chores();
+        assert_eq!(world.appended.len(), 1, "the one that has waited goes on");
+        world.written();
+        (0..2).for_each(|_| world.ack_all(0));
+        world.chores();
+        assert_eq!(world.answer(timely), Some(&Reply::Integer(1)));
+        assert_eq!(world.master.in_flight(), 0);
+    }
+
+    #[test]
+    fn values_that_are_made_long_are_in_flight_within_a_bound_and_nobody_overtakes() {
+        const HALF: u64 = MADE_BYTES_MAX / 2;
+        let mut world = World::new(1);
+        let first = world.ask(1, long_range(1, HALF));
+        let second = world.ask(2, long_range(2, HALF + 10));
+        let third = world.ask(3, long_range(3, 10));
+        let short = world.ask(4, increment(4));
+        assert_eq!(world.appended.len(), 2, "the first one, and the one that makes nothing long");
+        world.written();
+        world.written();
+        assert_eq!((world.answer(first), world.appended.len()), (None, 0));
+        world.ack_all(0);
+        let length = |offset: u64| Some(Reply::Count(offset + 1));
+        assert_eq!(world.answer(first).cloned(), length(HALF));
+        assert_eq!(world.answer(short), Some(&Reply::Integer(1)));
+        // The long one is as much as one step does.
+        assert_eq!((world.appended.len(), world.chores()), (1, 1));
+        assert_eq!(world.appended.len(), 2, "both that have waited");
+        world.written();
+        world.written();
+        world.ack_all(0);
+        assert_eq!([second, third].map(|tag| world.answer(tag).cloned()), [length(HALF + 10), length(10)]);
+        assert_eq!((world.master.in_flight(), world.master.lines.made_bytes), (0, 0));
+    }
+
+    #[test]
+    fn what_a_line_has_set_aside_is_given_back_when_its_value_cannot_be_had() {
+        let mut world = with_a_stored_key();
+        let asked = world.ask(1, long_range(0, 1 << 20));
+        assert_eq!((world.read.len(), world.master.lines.made_bytes), (1, 1 << 20));
+        // Its slave is gone, and the log cannot be read.
+        world.step(Event::SlaveLost { link: crate::ids::LinkId(0) });
+        let read = world.master.reads_in_flight()[0];
+        world.step(Event::LogRead { read, result: Err("the disk says no".to_owned()) });
+        assert_eq!(word(&world, asked), Some(ErrorWord::Bad));
+        assert_eq!((world.master.in_flight(), world.master.lines.made_bytes), (0, 0));
+    }
+
+    #[test]
+    fn what_a_session_asks_after_a_write_of_unknown_outcome_is_not_executed() {
+        let mut world = with_a_stored_key();
+        let unknown = world.ask(1, Command::Put { key: key(1), value: Bytes::from_static(b"new") });
+        let write = next_append(&mut world);
+        let line = [
+            world.ask(1, increment(0)),
+            world.ask(1, Command::Get { key: key(1) }),
+            world.ask(1, Command::Put { key: key(2), value: Bytes::new() }),
+        ];
+        let other = world.ask(2, increment(5));
+        let detail = "the log was moved".to_owned();
+        world.step(Event::NotWritten { write, word: ErrorWord::Unknown, detail });
+        assert_eq!(word(&world, unknown), Some(ErrorWord::Unknown));
+        assert_eq!(line.map(|tag| word(&world, tag)), [Some(ErrorWord::Busy); 3]);
+        assert_eq!((world.appended.len(), world.answer(other)), (1, None), "only of the other session");
+        assert!(!world.master.lines.has_of(SessionId(1)));
+    }
+
+    #[test]
+    fn a_long_line_fetches_values_ahead_for_some_at_a_time() {
+        const REQUESTS: usize = FETCHES_AHEAD_MAX * 3;
+        let mut world = World::new(1);
+        (0..REQUESTS).for_each(|number| {
+            world.ask(9, increment(number));
+            world.written();
+        });
+        world.ack_all(0);
+        let mut asked = 0;
+        for number in 0..REQUESTS {
+            world.ask(1, increment(number));
+            asked += world.read.len();
+        }
+        assert_eq!(asked, FETCHES_AHEAD_MAX, "one each, for as many as stand in front");
+        assert_eq!(world.master.lines.requests(), REQUESTS);
+    }
+}
