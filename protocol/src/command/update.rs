@@ -240,26 +240,35 @@ impl OneKey<'_> {
         }
     }
 
-    /// By how many bytes the value that it leaves is longer than what its request brought, at most, if the key holds so many;
-    /// 0 if that is a number.
+    /// Where the value ends that `APPEND` or `SETRANGE` leaves, if the key holds so many bytes; 0 for the others.
+    fn end(self, present: u64) -> u64 {
+        match self {
+            OneKey::Update(Update::Append { tail }) => present.saturating_add(tail.len() as u64),
+            OneKey::Update(Update::SetRange { offset, bytes }) if !bytes.is_empty() => {
+                present.max(offset.saturating_add(bytes.len() as u64))
+            }
+            OneKey::Update(_) | OneKey::Swap(..) | OneKey::Take => 0,
+        }
+    }
+
+    /// How many bytes a value has that it makes, if the key holds so many; 0 if its request brings all of them, or if it is
+    /// refused.
     pub(crate) fn made_bytes(self, present: u64, value_max: usize) -> u64 {
-        let made = match self {
-            OneKey::Update(Update::Append { .. }) => present,
-            OneKey::Update(Update::SetRange { bytes, .. }) if bytes.is_empty() => 0,
-            OneKey::Update(Update::SetRange { offset, .. }) => present.max(*offset),
-            OneKey::Update(Update::Set { .. } | Update::Add { .. }) | OneKey::Swap(..) | OneKey::Take => 0,
-        };
-        made.min(value_max as u64)
+        let end = self.end(present);
+        if end <= value_max as u64 {
+            end
+        } else {
+            0
+        }
     }
 
     /// How long the value may be that it leaves, if the key holds so many bytes.
     pub(crate) fn longest_after(self, present: u64, value_max: usize) -> u64 {
         let brought = match self {
-            OneKey::Update(update) => update.operand().map_or(0, Bytes::len),
-            OneKey::Swap(value, _) => value.len(),
-            OneKey::Take => 0,
+            OneKey::Update(Update::Set { value, .. }) | OneKey::Swap(value, _) => value.len(),
+            OneKey::Update(_) | OneKey::Take => 0,
         };
-        present.max(self.made_bytes(present, value_max) + brought as u64)
+        present.max(brought as u64).max(self.end(present).min(value_max as u64))
     }
 }
 

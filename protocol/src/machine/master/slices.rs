@@ -171,7 +171,8 @@ impl Master {
                 None
             }
             Work::Request { asker, deadline, command } | Work::FromLine { asker, deadline, command } => {
-                *left -= 1;
+                let keys = if self.is_wide(&command) { 1 } else { command.keys().max(1) };
+                *left = left.saturating_sub(keys);
                 self.begin_slices(now, asker, deadline, command, effects)
             }
             Work::Gather { asker, deadline, gather, mut next, mut keys } => {

@@ -38,6 +38,12 @@ const FETCHES_AHEAD_MAX: usize = 32;
 /// To make a value of so many bytes takes as long as to begin a request.
 const BYTES_FOR_ONE: u64 = 64 << 10;
 
+/// So many late updates are refused for the clock's sake in one step; the lines behind them go on by themselves.
+const EXPIRED_AT_ONCE: usize = 1024;
+
+/// Why an update is refused that has waited too long.
+const TOO_LATE: &str = "the writes before it take too long";
+
 /// The updates that are not decided, and what waits behind them.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Lines {
@@ -155,6 +161,8 @@ impl Lines {
         }
         if let Some(waiter) = &waiter {
             self.requests -= 1;
+            // It may have been what the others wait for.
+            self.is_relieved |= !self.crowded.is_empty();
             if let Waiter::Update(update) = waiter {
                 let set_aside = self.updates.remove(*update).map_or(0, |undecided| undecided.set_aside);
                 self.unmake(set_aside);
@@ -366,20 +374,22 @@ impl Master {
 
     /// Refuses what has waited too long for others, and fetches what is not late.
     pub(super) fn expire_lines(&mut self, now: Millis, effects: &mut Vec<Effect>) {
-        let waits = |undecided: &Undecided| undecided.is_held || undecided.asked.is_none();
-        let late = |(_, undecided): &(UpdateKey, &Undecided)| undecided.deadline <= now && waits(undecided);
-        let late: Vec<UpdateKey> = self.lines.updates.iter().filter(late).map(|(update, _)| update).collect();
-        for update in late {
-            let Some(asker) = self.lines.updates.get(update).map(|undecided| undecided.asker) else {
-                continue;
-            };
-            if self.lines.is_first(asker.session, update) {
-                self.lines.pop(asker.session);
-                let why = "the writes before it take too long";
-                effects.push(Effect::Reply { to: asker, reply: Reply::error(ErrorWord::Busy, why) });
-                self.lines.ready.push_back(asker.session);
-            }
+        let is_late = |(update, undecided): &(UpdateKey, &Undecided)| {
+            let waits = undecided.is_held || undecided.asked.is_none();
+            undecided.deadline <= now && waits && self.lines.is_first(undecided.asker.session, *update)
+        };
+        let late = self.lines.updates.iter().filter(is_late).take(EXPIRED_AT_ONCE);
+        let late: Vec<Asker> = late.map(|(_, undecided)| undecided.asker).collect();
+        for asker in late {
+            self.refuse_late(asker, effects);
+            self.lines.ready.push_back(asker.session);
         }
+    }
+
+    /// Refuses the first request of a line, which has waited too long.
+    fn refuse_late(&mut self, to: Asker, effects: &mut Vec<Effect>) {
+        self.lines.pop(to.session);
+        effects.push(Effect::Reply { to, reply: Reply::error(ErrorWord::Busy, TOO_LATE) });
     }
 
     /// Refuses what a session has asked after a write whose outcome is unknown.
@@ -416,20 +426,34 @@ impl Master {
             *left -= 1;
             if let Waiter::Update(update) = first {
                 let update = *update;
-                let Some(undecided) = self.lines.updates.get(update).filter(|update| !update.is_held) else {
+                let may_try = |undecided: &&mut Undecided| {
+                    !undecided.is_held && (undecided.asked.is_none() || undecided.set_aside == 0)
+                };
+                let Some(undecided) = self.lines.updates.get_mut(update).filter(may_try) else {
                     return false;
                 };
-                let (asker, command) = (undecided.asker, undecided.command.clone());
-                let (fetched, set_aside) = (undecided.fetched.clone(), undecided.set_aside);
-                if fetched.is_some() {
-                    // What it makes is counted when it is decided.
-                    self.lines.unmake(set_aside);
-                    if let Some(undecided) = self.lines.updates.get_mut(update) {
-                        (undecided.set_aside, undecided.fetched) = (0, None);
+                let (asker, deadline) = (undecided.asker, undecided.deadline);
+                let (command, fetched) = (undecided.command.clone(), undecided.fetched.take());
+                // What it makes is counted when it is decided.
+                let set_aside = std::mem::take(&mut undecided.set_aside);
+                self.lines.unmake(set_aside);
+                let (made_bytes, kept) = (self.lines.made_bytes, fetched.clone());
+                let outlook = self.decide(asker, &command, fetched, is_next || set_aside > 0, effects);
+                let is_kept = match &outlook {
+                    Outlook::Behind(_) => true,
+                    Outlook::Crowded => set_aside == 0,
+                    Outlook::Decided | Outlook::Fetch(..) | Outlook::RestsOn(..) => false,
+                };
+                if let Some(undecided) = self.lines.updates.get_mut(update) {
+                    if is_kept && kept.is_some() {
+                        (undecided.fetched, undecided.set_aside) = (kept, set_aside);
+                        self.lines.made_bytes += set_aside;
                     }
                 }
-                let made_bytes = self.lines.made_bytes;
-                match self.decide(asker, &command, fetched, is_next || set_aside > 0, effects) {
+                match outlook {
+                    Outlook::Behind(_) | Outlook::RestsOn(..) | Outlook::Crowded if deadline <= now => {
+                        self.refuse_late(asker, effects);
+                    }
                     Outlook::Decided => {
                         self.lines.pop(session);
                         self.fetch_behind(now, session, effects);
@@ -752,7 +776,7 @@ mod tests {
     fn what_a_line_has_set_aside_is_given_back_when_its_value_cannot_be_had() {
         let mut world = with_a_stored_key();
         let asked = world.ask(1, long_range(0, 1 << 20));
-        assert_eq!((world.read.len(), world.master.lines.made_bytes), (1, 1 << 20));
+        assert_eq!((world.read.len(), world.master.lines.made_bytes), (1, (1 << 20) + 1));
         // Its slave is gone, and the log cannot be read.
         world.step(Event::SlaveLost { link: crate::ids::LinkId(0) });
         let read = world.master.reads_in_flight()[0];
