@@ -246,6 +246,12 @@ impl World {
                     *last = to.tag.max(*last);
                 }
                 match (response, &reply) {
+                    // A read changes nothing: it has no unknown outcome.
+                    (Some((asker, Reply::Error(answer))), Reply::Error(told))
+                        if *asker == to && answer.word == ErrorWord::Unknown && !open.command.is_write() =>
+                    {
+                        assert_eq!((told.word, &told.detail), (ErrorWord::Bad, &answer.detail));
+                    }
                     (Some((asker, answer)), _) if *asker == to => assert_eq!(*answer, reply),
                     (_, Reply::Error(error)) => match error.word {
                         ErrorWord::Unknown => {
