@@ -394,10 +394,10 @@ fn many_names_do_not_make_a_huge_answer() {
 #[test]
 fn command_describes_every_command() {
     let all = answer(&mut conversation(Protocol::Resp2), words("COMMAND"));
-    assert!(all.starts_with("*32^*10^$3^get^:2^"), "{all}");
+    assert!(all.starts_with("*42^*10^$3^get^:2^"), "{all}");
     assert_eq!(all, answer(&mut conversation(Protocol::Resp2), words("COMMAND INFO")));
     let docs = answer(&mut conversation(Protocol::Resp3), words("COMMAND DOCS"));
-    assert!(docs.starts_with("%32^$3^get^%5^"), "{docs}");
+    assert!(docs.starts_with("%42^$3^get^%5^"), "{docs}");
     let listed = answer(&mut conversation(Protocol::Resp2), words("COMMAND LIST"));
     for name in listed.split('^').skip(2).step_by(2) {
         let one = answer(&mut conversation(Protocol::Resp2), words(&format!("COMMAND INFO {name}")));
@@ -1060,10 +1060,10 @@ const OUR_OWN: &[(&str, &str, &str)] = &[
     (
         "COMMAND INFO set",
         "*1^*10^$3^set^:-3^*2^+write^+denyoom^:1^:1^:1^*3^+@write^+@string^+@slow^*0^*1^*6^$5^flags^*\
-         2^+OW^+update^$12^begin_search^*4^$4^type^$5^index^$4^spec^*2^$5^index^:1^$9^find_keys^*4^$4\
+         4^+RW^+access^+update^+variable_flags^$12^begin_search^*4^$4^type^$5^index^$4^spec^*2^$5^index^:1^$9^find_keys^*4^$4\
          ^type^$5^range^$4^spec^*6^$7^lastkey^:0^$7^keystep^:1^$5^limit^:0^*0^",
         "*1^*10^$3^set^:-3^~2^+write^+denyoom^:1^:1^:1^~3^+@write^+@string^+@slow^~0^~1^%3^$5^flags^~\
-         2^+OW^+update^$12^begin_search^%2^$4^type^$5^index^$4^spec^%1^$5^index^:1^$9^find_keys^%2^$4\
+         4^+RW^+access^+update^+variable_flags^$12^begin_search^%2^$4^type^$5^index^$4^spec^%1^$5^index^:1^$9^find_keys^%2^$4\
          ^type^$5^range^$4^spec^%3^$7^lastkey^:0^$7^keystep^:1^$5^limit^:0^~0^",
     ),
     (
