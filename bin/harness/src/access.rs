@@ -3,7 +3,7 @@
 //! Owns the files that the command line names for a running store, and the requests on a connection of their own. The load's
 //! connections are [`super::driver`]'s.
 
-use super::driver::tls::ClientTls;
+use super::tls::ClientTls;
 use anyhow::{bail, ensure, Context as _};
 use std::io::{self, BufRead as _, BufReader, Read, Write};
 use std::net::{TcpStream, ToSocketAddrs as _};

@@ -24,7 +24,7 @@
 //! | `peers`, with the feature of that name | compares this store with others |
 //! | [`instance`] | the processes of both |
 //! | [`record`], [`output`], [`progress`], [`plots`], [`report`] | the results, in files and on the screen |
-//! | [`access`], [`credentials`] | TLS and passwords of connections; what a cluster gets of both for a run |
+//! | [`access`], [`tls`], [`credentials`] | TLS and passwords of connections; what a cluster gets of both for a run |
 //! | [`cluster`], [`stop`] | processes and signals |
 
 // A blocked or closed standard error must neither delay nor end this process: print with `dsm_server::cli::tell`.
@@ -61,6 +61,7 @@ mod schedule;
 mod stop;
 mod sweep;
 mod system;
+mod tls;
 mod value;
 mod verdict;
 mod window;

@@ -8,7 +8,6 @@
 pub(crate) mod etcd;
 pub(crate) mod resp;
 mod stream;
-pub(crate) mod tls;
 #[cfg(feature = "peers")]
 pub(crate) mod zookeeper;
 

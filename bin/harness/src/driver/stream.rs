@@ -1,7 +1,7 @@
 //! The byte stream of a connection of the load: TCP, or TLS over it.
 
-use super::tls::TlsSession;
 use crate::access::StoreAccess;
+use crate::tls::TlsSession;
 use std::future::poll_fn;
 use std::io::{self, ErrorKind, Read, Write};
 use std::pin::Pin;

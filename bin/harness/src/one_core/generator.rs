@@ -5,8 +5,8 @@
 //! [`super::super::load`] verifies more, and costs more.
 
 use super::super::access::StoreAccess;
-use super::super::driver::tls::TlsSession;
 use super::super::stop::StopSignal;
+use super::super::tls::TlsSession;
 use super::answer::{digits, put_value, shown, AnswerCheck, AnswerForm, AnswerFront, ExpectedAnswer};
 use super::plan::{LoadData, LoadShape};
 use anyhow::{bail, ensure, Context as _};
