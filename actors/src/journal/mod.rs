@@ -462,7 +462,8 @@ pub struct NewRecord {
     pub write: WriteId,
     /// What it changes.
     pub change: Arc<Change>,
-    /// It rests on a record before it, and on no more refusals than so many of this reign: it is refused if there were more.
+    /// If it was decided by an earlier record that was not written yet: how many refusals of this reign were known then. It
+    /// is refused if there were more.
     pub after: Option<u64>,
 }
 

@@ -21,7 +21,7 @@ pub enum Reply {
     Text(String),
     /// The request has no result.
     Error(ReplyError),
-    /// What a key's number is by now.
+    /// The number that a key holds after the change.
     Integer(i64),
 }
 

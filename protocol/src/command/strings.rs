@@ -31,7 +31,7 @@ pub(super) const NAMES: &[Spec] = &[
     Spec { name: "substr", ..GETRANGE_SPEC },
 ];
 
-/// What all of those are that change one key by what it holds.
+/// The values that the entries of commands share which change one key by what it holds.
 const UPDATE_SPEC: Spec = Spec {
     flags: &["write", "denyoom", "fast"],
     keys: Some(KeyRange { last: 0, step: 1, flags: &["RW", "access", "update"] }),

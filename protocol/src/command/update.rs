@@ -1,7 +1,7 @@
 //! Changes of one key that depend on what it holds, as rules: from what is there to what is to be there, and the answer.
 //!
 //! Knows nothing of the log or of slaves. The master machine calls it at the change's place in the log
-//! (`machine/master/updates.rs`), and what is logged is the result: to replay it never applies it twice.
+//! (`machine/master/updates.rs`), and the log gets the result, so a replay never applies a change twice.
 
 use super::reply::{ErrorWord, Reply};
 use super::Command;
@@ -45,11 +45,11 @@ pub enum Update {
         /// What is added.
         tail: Bytes,
     },
-    /// Overwrites a part of the value; up to there it is filled with zero bytes. Answer: as `Append`.
+    /// Overwrites a part of the value, which is padded with zero bytes up to `offset` if it is shorter. Answer: as `Append`.
     SetRange {
         /// From which byte on.
         offset: u64,
-        /// The new bytes. With none nothing is written.
+        /// The new bytes. If there are none, nothing is written.
         bytes: Bytes,
     },
     /// Adds to the value, which is a decimal number; a key that is not there holds 0. Answer: `Integer`, the sum.

@@ -32,13 +32,13 @@ const MADE_BYTES_MAX: u64 = 64 << 20;
 /// A value that is not longer is fetched before its update's turn comes, in bytes.
 const FETCHED_AHEAD_MAX: u32 = 4 * 1024;
 
-/// So many values are fetched ahead for one session.
+/// At most so many requests of one session have their values fetched before their turn.
 const FETCHES_AHEAD_MAX: usize = 32;
 
-/// To make a value of so many bytes takes as long as to begin a request.
+/// Making a value of so many bytes counts as one request in the budget of a step.
 const BYTES_FOR_ONE: u64 = 64 << 10;
 
-/// So many late updates are refused for the clock's sake in one step; the lines behind them go on by themselves.
+/// A tick refuses at most so many late updates, each the first of its line; the lines then go on in steps of their own.
 const EXPIRED_AT_ONCE: usize = 1024;
 
 /// Why an update is refused that has waited too long.
@@ -56,11 +56,11 @@ pub(super) struct Lines {
     ready: VecDeque<SessionId>,
     /// The sessions whose requests of many keys are done in slices, before their lines go on.
     resting: Vec<SessionId>,
-    /// The sessions that wait until fewer values are in flight.
+    /// The sessions that wait until fewer values are in flight, in their order.
     crowded: VecDeque<SessionId>,
     /// Bytes of values that updates have made longer than their requests, in flight, or that are fetched for them.
     made_bytes: u64,
-    /// Whether the first that waits until fewer are may try again.
+    /// Whether the first of `crowded` may try again.
     is_relieved: bool,
 }
 
@@ -125,8 +125,8 @@ impl Lines {
 
     /// Whether nothing of it can go on by itself.
     pub(super) fn is_quiet(&self) -> bool {
-        let may_nobody_try = !self.is_relieved || self.crowded.is_empty();
-        self.ready.is_empty() && self.resting.is_empty() && may_nobody_try
+        let nobody_may_retry = !self.is_relieved || self.crowded.is_empty();
+        self.ready.is_empty() && self.resting.is_empty() && nobody_may_retry
     }
 
     pub(super) fn has_of(&self, session: SessionId) -> bool {
@@ -372,7 +372,7 @@ impl Master {
         }
     }
 
-    /// Refuses what has waited too long for others, and fetches what is not late.
+    /// Refuses updates that are the first of their lines and have waited for other writes until their deadlines.
     pub(super) fn expire_lines(&mut self, now: Millis, effects: &mut Vec<Effect>) {
         let is_late = |(update, undecided): &(UpdateKey, &Undecided)| {
             let waits = undecided.is_held || undecided.asked.is_none();
