@@ -141,9 +141,9 @@ wait_until() { # SECONDS WHAT COMMAND...
         sleep 0.05
     done
 }
-serves_with() { [ "$(info "$1" role)" = primary ] && [ "$(info "$1" active_slaves)" = "$2" ]; }
+serves_with() { [ "$(info "$1" dsm_role)" = primary ] && [ "$(info "$1" active_slaves)" = "$2" ]; }
 serves() { serves_with "$1" "$slaves"; }
-stands_by() { [ "$(info "$1" role)" = standby ]; }
+stands_by() { [ "$(info "$1" dsm_role)" = standby ]; }
 
 client() { # EXPECTED-EXIT-CODE EXPECTED-TEXT ARGUMENTS...
     local expected_code=$1 expected_text=$2 code=0 answer

@@ -16,20 +16,20 @@ echo "the intruder says: $(grep -m 1 "log is locked" "$work/intruder.err" | sed 
 epoch=$(info "$primary" epoch)
 for number in $(seq 20); do
     client_quietly 0 WRITE_DONE WRITE who "first-$number"
-    [ "$(info "$third" role)" != primary ] || fail "two masters serve"
+    [ "$(info "$third" dsm_role)" != primary ] || fail "two masters serve"
 done
 [ "$(info "$primary" epoch)" = "$epoch" ] || fail "a second reign has begun"
 echo "20 writes later the first primary still serves alone, epoch $epoch"
 
 say "The first primary dies; exactly one of the others serves"
 crash primary
-somebody_serves() { [ "$(info "$backup" role)" = primary ] || [ "$(info "$third" role)" = primary ]; }
+somebody_serves() { [ "$(info "$backup" dsm_role)" = primary ] || [ "$(info "$third" dsm_role)" = primary ]; }
 wait_until 20 "somebody serves" somebody_serves
 both=0
 for number in $(seq 20); do
     serving=0
     for address in "$backup" "$third"; do
-        [ "$(info "$address" role)" != primary ] || serving=$((serving + 1))
+        [ "$(info "$address" dsm_role)" != primary ] || serving=$((serving + 1))
     done
     [ "$serving" -le 1 ] || both=1
 done

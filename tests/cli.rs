@@ -109,7 +109,7 @@ fn answer(command: &StoreCommand, map: &Map) -> Option<Reply> {
         StoreCommand::Status => {
             let degraded = values.get(&b"degraded"[..]).map(|what| String::from_utf8(what.clone()).unwrap());
             let degraded = degraded.map_or_else(String::new, |what| format!("degraded:{what}\r\n"));
-            Reply::Text(format!("# Replication\r\nrole:primary\r\n{degraded}"))
+            Reply::Text(format!("# Replication\r\ndsm_role:primary\r\n{degraded}"))
         }
         StoreCommand::KeyCount => {
             while values.contains_key(&b"hangs"[..]) {
@@ -171,7 +171,7 @@ fn a_piped_session_gets_one_answer_a_line_and_nothing_else() {
             "Invalid Operation! Please Try Again.",
             "NOQUORUM 0 of 1 slaves are active",
             "# Replication",
-            "role:primary",
+            "dsm_role:primary",
             "FAILOVER_DONE",
             "REMOVE-SLAVE_BEGUN",
             "Exiting Client...",
@@ -241,7 +241,7 @@ fn one_operation_prints_its_result_alone_and_tells_the_rest_by_its_exit_code() {
     assert_eq!((missing.0, missing.1), (1, Vec::new()));
     assert_eq!(once(&["DELETE", "a key"]).0, 0);
     assert_eq!(once(&["DELETE", "a key"]).0, 1);
-    assert_eq!(once(&["STATUS"]), (0, b"# Replication\nrole:primary\n".to_vec(), Vec::new()));
+    assert_eq!(once(&["STATUS"]), (0, b"# Replication\ndsm_role:primary\n".to_vec(), Vec::new()));
     values.lock().unwrap().insert(b"degraded".to_vec(), Vec::new());
     assert_eq!(once(&["STATUS"]).0, 0, "nothing is missing");
     values.lock().unwrap().insert(b"degraded".to_vec(), b"no standby is connected; 2 of 3 slaves".to_vec());
@@ -680,7 +680,7 @@ fn a_standby_whose_standard_error_takes_nothing_serves_when_the_primary_dies() {
     let standby = running.start(standby.stderr(writer));
     // The backup can read the value only after the slave has registered there too.
     let begun = Instant::now();
-    while !until_done(&masters[1..], &["STATUS"]).contains("role:standby") {
+    while !until_done(&masters[1..], &["STATUS"]).contains("dsm_role:standby") {
         assert!(begun.elapsed() < PATIENCE);
     }
     // Lost lines are counted in INFO.
@@ -837,7 +837,7 @@ fn a_first_master_that_hangs_leaves_time_for_the_second_one() {
     let done = |line: &str| (format!("{line}\n"), String::new(), Some(0));
     assert_eq!(once(&["WRITE", "k", "v"]), done("WRITE_DONE"));
     assert_eq!(once(&["READ", "k"]), done("v"));
-    assert_eq!(once(&["STATUS"]), done("# Replication\nrole:primary"));
+    assert_eq!(once(&["STATUS"]), done("# Replication\ndsm_role:primary"));
     // When no master answers, the error names each of them.
     let also = TcpListener::bind("127.0.0.1:0").unwrap();
     let output = run(client(&[&hangs, &also.local_addr().unwrap().to_string()], &["READ", "k"]), b"");

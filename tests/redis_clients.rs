@@ -254,7 +254,23 @@ for options in [{}, {"protocol": 2}, {"protocol": 3}] if knows_protocols else [{
     assert r.exists("k", "nothing") == 1
     assert r.dbsize() == 3
     assert r.echo("x") == "x"
-    assert r.info("replication")["role"] in ("primary", "standby")
+    replication = r.info("replication")
+    assert (replication["role"], replication["dsm_role"]) in (("master", "primary"), ("slave", "standby"))
+    assert r.info()["redis_version"] >= "7.4.0" and r.info()["loading"] == 0
+    # A standby replays a little later.
+    assert replication["role"] == "slave" or r.info("keyspace")["db0"]["keys"] == 3
+    everything = r.info("everything")
+    for field in ["used_memory", "used_memory_rss", "used_cpu_user", "total_commands_processed", "connected_clients"]:
+        assert everything[field] > 0, (field, everything)
+    assert everything["used_memory"] <= everything["used_memory_rss"], everything
+    role = r.execute_command("ROLE")
+    assert role[0] == replication["role"], role
+    if role[0] == "slave":
+        assert role[1:4] == [replication["master_host"], replication["master_port"], "connected"], role
+    [one] = [client for client in r.client_list() if int(client["id"]) == r.client_id()]
+    assert (one["name"], one["flags"], one["db"], one["user"]) == ("a-name", "N", "0", "default"), one
+    assert one["addr"] and one["laddr"].endswith(":%d" % port) and int(one["fd"]) > 2, one
+    assert r.execute_command("COMMAND GETKEYS", "MSET", "a", 1, "b", 2) == ["a", "b"]
     assert r.config_get("maxmemory") == {"maxmemory": "0"}
     assert r.command_count() > 10
     with r.pipeline(transaction=False) as pipe:

@@ -741,7 +741,7 @@ fn data() -> Vec<Script> {
 }
 
 /// Facts of a server about itself, which must differ.
-const HELLO: Mask = Mask::Fields(&["server", "version", "id"]);
+const HELLO: Mask = Mask::Fields(&["server", "version", "id", "role"]);
 
 #[expect(clippy::too_many_lines, reason = "a list of scripts")]
 fn connection() -> Vec<Script> {
@@ -1064,6 +1064,7 @@ fn arities() -> Vec<Script> {
         ("mget", -2),
         ("mset", -3),
         ("dbsize", 1),
+        ("role", 1),
         ("echo", 2),
         ("select", 2),
         ("reset", 1),
@@ -1131,6 +1132,24 @@ fn introspection() -> Vec<Script> {
         "COMMAND INFO ping echo select dbsize",
         "COMMAND INFO client|id client|setname config|get",
         "COMMAND INFO nosuch",
+        "COMMAND INFO role command|getkeys command|getkeysandflags",
+        "COMMAND GETKEYS GET k",
+        "COMMAND GETKEYS SET k v nosuch GET",
+        "COMMAND GETKEYS mset a 1 b 2",
+        "COMMAND GETKEYS MSET a 1 b",
+        "COMMAND GETKEYS DEL a b a",
+        "COMMAND GETKEYS PING x",
+        "COMMAND GETKEYS CLIENT ID",
+        "COMMAND GETKEYS CLIENT NOSUCH",
+        "COMMAND GETKEYS nosuch x",
+        "COMMAND GETKEYS GET a b",
+        "COMMAND GETKEYS MSET a",
+        "COMMAND GETKEYS GET",
+        "COMMAND GETKEYSANDFLAGS MGET a b",
+        "COMMAND GETKEYSANDFLAGS SET k v",
+        "COMMAND GETKEYSANDFLAGS SET k v get",
+        "COMMAND GETKEYSANDFLAGS INCR k",
+        "HELLO 3\nCOMMAND GETKEYSANDFLAGS SET k v",
         "COMMAND DOCS nosuch",
         "COMMAND LIST FILTERBY PATTERN mge*",
         "COMMAND LIST FILTERBY NOSUCH x",
@@ -1190,6 +1209,7 @@ fn introspection() -> Vec<Script> {
         "CLIENT INFO",
         "CLIENT LIST",
         "CLIENT LIST TYPE normal",
+        "ROLE",
     ] {
         all.push(Script::of(lines).mask(Mask::All));
         all.push(Script::of(&format!("HELLO 3\n{lines}")).mask(Mask::All));

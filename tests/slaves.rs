@@ -367,7 +367,7 @@ fn status(cluster: &TestCluster) -> (i32, String) {
     let mut client = Command::new(env!("CARGO_BIN_EXE_dsm-client"));
     client.env_remove("DSM_MASTERS").args(["--masters", &masters, "STATUS"]);
     let output = client.output().expect("the binary is built");
-    assert!(String::from_utf8_lossy(&output.stdout).contains("role:primary"), "{output:?}");
+    assert!(String::from_utf8_lossy(&output.stdout).contains("dsm_role:primary"), "{output:?}");
     (output.status.code().expect("an exit code"), String::from_utf8_lossy(&output.stderr).into_owned())
 }
 
@@ -544,7 +544,7 @@ fn wait_for_balance(cluster: &TestCluster, master: Node, slaves: u64, copies: u6
         let rests = ["repair_state", "rebalance_state"].iter().all(|state| now.get(state) == Some("resting"));
         let is_placed = now.number("keys_misplaced") == 0 && now.number("keys_under_replicated") == 0;
         let is_there = now.number("active_slaves") == slaves && now.number("copies") == copies;
-        (rests && is_placed && is_there && now.get("role") == Some("primary")).then_some(now)
+        (rests && is_placed && is_there && now.get("dsm_role") == Some("primary")).then_some(now)
     })
 }
 
@@ -612,7 +612,7 @@ fn a_removed_slave_is_drained_and_let_go_and_comes_back_only_when_it_is_started_
     assert_eq!(standby.call(&[b"REMOVE-SLAVE", b"slave-1"]).expect("an answer"), Answer::ok());
     let let_go = |cluster: &TestCluster, master: Node, slaves: u64| {
         wait_for("the slave is let go", seconds(30), || {
-            let now = cluster.info(master).filter(|now| now.get("role") == Some("primary"))?;
+            let now = cluster.info(master).filter(|now| now.get("dsm_role") == Some("primary"))?;
             let is_gone = now.number("active_slaves") == slaves && now.number("slaves_let_go") == 3 - slaves;
             (is_gone && now.number("keys_to_drain") == 0).then_some(now)
         })

@@ -604,9 +604,11 @@ impl Moving {
             facts.iter().all(|fact| info.contains(fact))
         };
         wait_for("the cluster to settle", LIMIT, || {
-            let serves =
-                has(primary, &["role:primary", "active_slaves:2", "peer_connected:1", "standby_lag_ms:0"]);
-            let follows = has(backup, &["role:standby", "active_slaves:2", "peer_connected:1"]);
+            let serves = has(
+                primary,
+                &["dsm_role:primary", "active_slaves:2", "peer_connected:1", "standby_lag_ms:0"],
+            );
+            let follows = has(backup, &["dsm_role:standby", "active_slaves:2", "peer_connected:1"]);
             (serves && follows).then_some(())
         });
     }

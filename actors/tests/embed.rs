@@ -47,7 +47,7 @@ async fn a_master_takes_typed_messages() {
     assert_eq!(master.send(Delete { key: "a".into() }).await.unwrap(), Ok(true));
     assert_eq!(master.send(Delete { key: "a".into() }).await.unwrap(), Ok(false));
     let status = master.send(Status).await.unwrap().unwrap();
-    assert!(status.contains("role:primary") && status.contains("active_slaves:2"), "{status}");
+    assert!(status.contains("dsm_role:primary") && status.contains("active_slaves:2"), "{status}");
 
     let too_long = Put { key: vec![0; 64 * 1024 + 1].into(), value: "v".into() };
     let error = master.send(too_long).await.unwrap().unwrap_err();
@@ -84,7 +84,7 @@ async fn a_standby_forwards_what_it_is_asked() {
     assert_eq!(cluster.primary().master().send(get("a")).await.unwrap(), Ok(Some("1".into())));
     assert_eq!(backup.send(get("a")).await.unwrap(), Ok(Some("1".into())));
     let status = backup.send(Status).await.unwrap().unwrap();
-    assert!(status.contains("role:standby"), "it speaks for itself: {status}");
+    assert!(status.contains("dsm_role:standby"), "it speaks for itself: {status}");
     cluster.stop().await.unwrap();
 }
 

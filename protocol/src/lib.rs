@@ -13,6 +13,7 @@
 //! | [`ids`] | the newtypes: epochs, seqs, versions, links, sessions, slave ids, points in time |
 //! | [`command`] | the commands and replies of clients, and the words that begin an error answer |
 //! | [`info`] | the fields of INFO and STATUS |
+//! | [`serving_view`] | who serves, as one master sees it, in the words of Redis |
 //! | [`message`] | all messages between nodes |
 //! | [`frame`] | the bytes of a message; the only module that uses bincode |
 //! | [`handshake`] | the first bytes of a new connection, until each side knows the other |
@@ -41,7 +42,7 @@
 //! Who and where:
 //!
 //! * **primary**, **backup**: which of the two masters a process was started as (`dsm-master`, `dsm-backup-master`).
-//!   **active**, **standby**: what it is at the moment. STATUS calls the active one `role:primary`.
+//!   **active**, **standby**: what it is at the moment. STATUS calls the active one `dsm_role:primary`.
 //! * **reign**: the time during which one master is active; its number is the **epoch**, higher with every takeover.
 //! * **seq**: a record's place in the log, counted from 1. **version**: (epoch, seq); higher wins.
 //! * **place**: offset and length of a record's line in the log's file.
@@ -80,5 +81,6 @@ pub mod pieces;
 pub mod record;
 pub mod resp;
 pub mod secret;
+pub mod serving_view;
 pub mod stored_key;
 pub mod witness_file;

@@ -7,12 +7,13 @@
 
 use bytes::{Bytes, BytesMut};
 use dsm_protocol::command::{Command, Condition, ErrorWord, Excerpt, Reply, Update};
-use dsm_protocol::ids::SlaveId;
-use dsm_protocol::info::Sections;
+use dsm_protocol::ids::{Seq, SlaveId};
+use dsm_protocol::info::{RedisRole, Sections};
 use dsm_protocol::resp::{
     encode_reply, Args, Conversation, Handling, Limits, Parsed, Parser, Protocol, ProtocolError, ServerFacts,
-    Shape, CLIENT_ATTRIBUTE_MAX,
+    Shape, CLIENT_ATTRIBUTE_MAX, REDIS_VERSION,
 };
+use dsm_protocol::serving_view::{OtherMaster, ServingView, SharedView};
 use proptest::prelude::*;
 use std::rc::Rc;
 use std::time::Duration;
@@ -100,8 +101,7 @@ fn answers_to(bytes: &[u8]) -> (String, bool) {
 const SAME: &str = "";
 
 fn check_table(table: &[(&str, &str, &str)]) {
-    let version = env!("CARGO_PKG_VERSION");
-    let version = format!("${}^{version}", version.len());
+    let version = format!("${}^{REDIS_VERSION}", REDIS_VERSION.len());
     for (request, resp2, resp3) in table {
         let resp3 = if *resp3 == SAME { resp2 } else { resp3 };
         for (protocol, expected) in [(Protocol::Resp2, resp2), (Protocol::Resp3, resp3)] {
@@ -239,8 +239,10 @@ fn client_info_tells_what_the_client_said() {
     for request in ["CLIENT SETNAME me", "CLIENT SETINFO LIB-NAME lib", "CLIENT SETINFO lib-ver 1.2"] {
         assert_eq!(answer(&mut talk, words(request)), "+OK^");
     }
-    let line = "id=7 addr=10.0.0.1:5 laddr=10.0.0.2:12345 name=me db=0 cmd=client|info user=default resp=2 \
-                lib-name=lib lib-ver=1.2\n";
+    talk = talk.with_descriptor(9);
+    talk.set_age(61);
+    let line = "id=7 addr=10.0.0.1:5 laddr=10.0.0.2:12345 fd=9 name=me age=61 idle=0 flags=N db=0 sub=0 psub=0 ssub=0 \
+                multi=-1 events=r cmd=client|info user=default redir=-1 resp=2 lib-name=lib lib-ver=1.2\n";
     assert_eq!(answer(&mut talk, words("CLIENT INFO")), format!("${}^{line}^", line.len()));
     answer(&mut talk, words("HELLO 3"));
     let line = line.replace("resp=2", "resp=3");
@@ -251,6 +253,44 @@ fn client_info_tells_what_the_client_said() {
     assert_eq!(answer(&mut talk, words("CLIENT LIST TYPE normal")), verbatim(&line));
     assert_eq!(answer(&mut talk, words("CLIENT LIST ID 3 7")), verbatim(&line));
     assert_eq!(answer(&mut talk, words("CLIENT LIST ID 3")), "=4^txt:^");
+}
+
+/// What a master that has this role, serves or is linked tells, with another one at `[::1]:7`.
+fn role_told(role: RedisRole, master: Option<&str>, is_served: bool, is_connected: bool) -> [String; 3] {
+    let other = OtherMaster { address: "[::1]:7".to_owned(), is_connected, seq: Seq(8) };
+    let view = SharedView::default();
+    let mut talk = conversation(Protocol::Resp2).with_view(view.clone());
+    view.set(ServingView {
+        role,
+        own: "10.0.0.2:12345".to_owned(),
+        master: master.map(str::to_owned),
+        is_served,
+        others: vec![other],
+        seq: Seq(9),
+    });
+    let hello = answer(&mut talk, words("HELLO"));
+    let told = hello.split_once("^$4^role^").unwrap().1.split('^').nth(1).unwrap().to_owned();
+    let resp2 = answer(&mut talk, words("ROLE"));
+    answer(&mut talk, words("HELLO 3"));
+    [told, resp2, answer(&mut talk, words("ROLE"))]
+}
+
+#[test]
+fn role_names_who_follows_a_master_and_whom_a_slave_follows() {
+    let master = "*3^$6^master^:9^*1^*3^$3^::1^$1^7^$1^8^";
+    let serving = role_told(RedisRole::Master, Some("10.0.0.2:12345"), true, true);
+    assert_eq!(serving, ["master", master, master]);
+    let alone = role_told(RedisRole::Master, None, false, false);
+    assert_eq!(alone, ["master", "*3^$6^master^:9^*0^", "*3^$6^master^:9^*0^"]);
+    for (master, is_served, is_connected, state) in [
+        (Some("[::1]:7"), true, true, "$9^connected"),
+        (Some("[::1]:7"), false, true, "$7^connect"),
+        (None, false, false, "$7^connect"),
+    ] {
+        let slave = format!("*5^$5^slave^$3^::1^:7^{state}^:9^");
+        let told = role_told(RedisRole::Slave, master, is_served, is_connected);
+        assert_eq!(told, ["replica", &slave, &slave]);
+    }
 }
 
 #[test]
@@ -394,10 +434,10 @@ fn many_names_do_not_make_a_huge_answer() {
 #[test]
 fn command_describes_every_command() {
     let all = answer(&mut conversation(Protocol::Resp2), words("COMMAND"));
-    assert!(all.starts_with("*42^*10^$3^get^:2^"), "{all}");
+    assert!(all.starts_with("*43^*10^$3^get^:2^"), "{all}");
     assert_eq!(all, answer(&mut conversation(Protocol::Resp2), words("COMMAND INFO")));
     let docs = answer(&mut conversation(Protocol::Resp3), words("COMMAND DOCS"));
-    assert!(docs.starts_with("%42^$3^get^%5^"), "{docs}");
+    assert!(docs.starts_with("%43^$3^get^%5^"), "{docs}");
     let listed = answer(&mut conversation(Protocol::Resp2), words("COMMAND LIST"));
     for name in listed.split('^').skip(2).step_by(2) {
         let one = answer(&mut conversation(Protocol::Resp2), words(&format!("COMMAND INFO {name}")));
@@ -961,6 +1001,29 @@ const AS_REDIS: &[(&str, &str, &str)] = &[
          spec^%3^$7^lastkey^:-1^$7^keystep^:1^$5^limit^:0^~0^",
     ),
     ("COMMAND DOCS nothing", "*0^", "%0^"),
+    ("COMMAND GETKEYS GET k", "*1^$1^k^", SAME),
+    ("COMMAND GETKEYS set k get GET", "*1^$1^k^", SAME),
+    ("COMMAND GETKEYS MSET a 1 b 2", "*2^$1^a^$1^b^", SAME),
+    ("COMMAND GETKEYS MSET a 1 b", "*2^$1^a^$1^b^", SAME),
+    ("COMMAND GETKEYS DEL a b a", "*3^$1^a^$1^b^$1^a^", SAME),
+    ("COMMAND GETKEYS PING x", "-ERR The command has no key arguments^", SAME),
+    ("COMMAND GETKEYS CLIENT ID", "-ERR The command has no key arguments^", SAME),
+    ("COMMAND GETKEYS CLIENT nothing", "-ERR Invalid command specified^", SAME),
+    ("COMMAND GETKEYS nothing x", "-ERR Invalid command specified^", SAME),
+    ("COMMAND GETKEYS GET a b", "-ERR Invalid number of arguments specified for command^", SAME),
+    ("COMMAND GETKEYS MSET a", "-ERR Invalid number of arguments specified for command^", SAME),
+    (
+        "COMMAND GETKEYSANDFLAGS MGET a b",
+        "*2^*2^$1^a^*2^+RO^+access^*2^$1^b^*2^+RO^+access^",
+        "*2^*2^$1^a^~2^+RO^+access^*2^$1^b^~2^+RO^+access^",
+    ),
+    ("COMMAND GETKEYSANDFLAGS SET k v", "*1^*2^$1^k^*2^+OW^+update^", "*1^*2^$1^k^~2^+OW^+update^"),
+    (
+        "COMMAND GETKEYSANDFLAGS SET k v get",
+        "*1^*2^$1^k^*3^+RW^+access^+update^",
+        "*1^*2^$1^k^~3^+RW^+access^+update^",
+    ),
+    ("ROLE x", "-ERR wrong number of arguments for 'role' command^", SAME),
     ("COMMAND LIST x", "-ERR syntax error^", SAME),
     ("COMMAND LIST FILTERBY x", "-ERR syntax error^", SAME),
     ("COMMAND LIST FILTERBY PATTERN", "-ERR syntax error^", SAME),
@@ -1034,7 +1097,7 @@ const OUR_OWN: &[(&str, &str, &str)] = &[
          ere is no configuration file^+SET^+    Not supported: settings are fixed at the start^",
         SAME,
     ),
-    ("COMMAND COUNT", ":42^", SAME),
+    ("COMMAND COUNT", ":43^", SAME),
     (
         "COMMAND DOCS get",
         "*2^$3^get^*10^$7^summary^$22^Get the value of a key^$5^since^$5^0.1.0^$5^group^$6^string^$10\

@@ -155,7 +155,7 @@ fn commands_and_keys_are_refused_as_in_redis_and_noted() {
     talk.expect(&[
         ("AUTH x", "-ERR AUTH <password> called without any password configured for the default user. Are you sure your configuration is correct?^"),
         ("AUTH default x", "+OK^"),
-        ("HELLO 2 AUTH al pw", "*14^$6^server^$3^dsm^$7^version^$5^0.1.0^$5^proto^:2^$2^id^:1^$4^mode^$10^standalone^$4^role^$6^master^$7^modules^*0^"),
+        ("HELLO 2 AUTH al pw", "*14^$6^server^$3^dsm^$7^version^$5^7.4.0^$5^proto^:2^$2^id^:1^$4^mode^$10^standalone^$4^role^$6^master^$7^modules^*0^"),
         ("ACL WHOAMI", "-NOPERM this user has no permissions to run the 'acl|whoami' command^"),
         ("GET app:1", "asks"),
         ("GET ro:1", "asks"),

@@ -228,7 +228,7 @@ impl Info {
 
     /// `primary`, `standby` or `recovering`.
     pub(crate) fn role(&self) -> &str {
-        self.get("role").unwrap_or("")
+        self.get("dsm_role").unwrap_or("")
     }
 
     /// The ids of the slaves that are listed, in the order of their numbers.

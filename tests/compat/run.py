@@ -112,7 +112,7 @@ class Cluster:
         return dict(line.strip().split(":", 1) for line in text.splitlines() if ":" in line)
 
     def wait_for_role(self, number, role):
-        wait(f"master {number} is {role}", lambda: self.info(number).get("role") == role)
+        wait(f"master {number} is {role}", lambda: self.info(number).get("dsm_role") == role)
 
     def kill(self, name):
         self.processes[name].kill()
@@ -265,7 +265,7 @@ def run(programs, directory):
             cluster.start(name)
             if name == "master":
                 # It has the lock before the other one comes.
-                wait("the first master answers", lambda: cluster.info(0).get("role"))
+                wait("the first master answers", lambda: cluster.info(0).get("dsm_role"))
         wait("all slaves are there", lambda: cluster.info(0).get("active_slaves") == "3")
         cluster.wait_for_role(1, "standby")
         check_cli(cluster)

@@ -8,6 +8,8 @@ use std::cell::Cell;
 pub(crate) struct LimitCounters {
     pub(crate) connections_total: Cell<u64>,
     pub(crate) connections_refused: Cell<u64>,
+    /// Requests of clients over connections.
+    pub(crate) commands: Cell<u64>,
     /// Requests that were refused because too much was in flight; all BUSY answers are among the [`ErrorCounters`].
     pub(crate) busy: Cell<u64>,
     /// How often reading from a connection paused because it had too much in flight.

@@ -70,6 +70,7 @@ async fn native_requests(
                 return Ok(());
             }
             unfinished.hold(buffer.len());
+            count(&context.switchboard.gate.counters.commands);
             let Message::Request(request) = message else {
                 return Err(LinkError::Frame(FrameError::Malformed(0)));
             };

@@ -101,7 +101,10 @@ pub(super) async fn redis(
     let guard = SessionGuard::open(context, id, Origin::Resp, outbox);
     let mut parser = Parser::new(context.facts.limits);
     let mut conversation = Conversation::new(id.0, context.facts, Rc::clone(&context.switchboard.accounts))
-        .with_addresses(address, "");
+        .with_addresses(address, stream.local_address())
+        .with_descriptor(stream.descriptor())
+        .with_view(context.switchboard.view.clone());
+    let began = context.env.now();
     let mut own = Vec::new();
     let (env, mut effects) = (&context.env, Vec::new());
     let mut standing = Standing::new(context, permit, handshake.deadline());
@@ -194,6 +197,8 @@ pub(super) async fn redis(
             tokio::task::yield_now().await;
         }
         own.clear();
+        count(&counters.commands);
+        conversation.set_age(env.now().since(began) / 1000);
         let action = conversation.handle(args, &mut own);
         if is_wide {
             tokio::task::yield_now().await;

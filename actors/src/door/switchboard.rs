@@ -17,6 +17,7 @@ use dsm_protocol::handshake::Rejection;
 use dsm_protocol::ids::{LinkId, Millis, SessionId};
 use dsm_protocol::machine::master::{Asker, ReadId};
 use dsm_protocol::message::{Hello, Message};
+use dsm_protocol::serving_view::SharedView;
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::io;
@@ -128,6 +129,8 @@ pub(crate) struct Switchboard {
     pub(crate) is_over_time: Cell<bool>,
     /// Wakes the tasks that keep links to other masters.
     pub(crate) peer_calls: PeerCalls,
+    /// Who serves, as the master knows.
+    pub(crate) view: SharedView,
     /// Connections of recently active clients that have ended on our side and are still read off.
     pub(super) read_off: Cell<usize>,
     /// When a peer with another version was last logged.
@@ -161,6 +164,7 @@ impl Switchboard {
             stop: Notify::new(),
             is_over_time: Cell::new(false),
             peer_calls: PeerCalls::default(),
+            view: SharedView::default(),
             read_off: Cell::new(0),
             version_told: Cell::new(None),
             proofs_told: RefCell::default(),

@@ -100,4 +100,12 @@ impl Environment for LocalEnv {
     fn resident_bytes(&self) -> u64 {
         self.env.resident_bytes()
     }
+
+    fn private_bytes(&self) -> u64 {
+        self.env.private_bytes()
+    }
+
+    fn processor_time_us(&self) -> Option<(u64, u64)> {
+        self.env.processor_time_us()
+    }
 }

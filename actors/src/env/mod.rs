@@ -121,6 +121,17 @@ pub trait Environment {
 
     /// Resident memory of this process, in bytes; 0 when it is not known.
     fn resident_bytes(&self) -> u64;
+
+    /// That part of it that no file stands behind; 0 when it is not known.
+    fn private_bytes(&self) -> u64 {
+        0
+    }
+
+    /// How long all threads of this process have computed, in microseconds: in the program, and in the kernel. `None` where the
+    /// system does not count it.
+    fn processor_time_us(&self) -> Option<(u64, u64)> {
+        None
+    }
 }
 
 /// The identity of a file, whatever its path.

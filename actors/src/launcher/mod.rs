@@ -142,7 +142,7 @@ impl Launcher {
     pub fn start_all(&mut self) -> Result<(), LaunchError> {
         self.start(Role::PRIMARY)?;
         // With a new log the primary does not serve before the first slave has come.
-        let has_log = |info: &MasterInfo| info.replication.role != MasterRole::Standby;
+        let has_log = |info: &MasterInfo| info.replication.dsm_role != MasterRole::Standby;
         self.wait_status(Role::PRIMARY, Awaited::HasLog(Role::PRIMARY), has_log)?;
         let backups: Vec<Role> = self.master_roles().skip(1).collect();
         for role in &backups {

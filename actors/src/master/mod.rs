@@ -17,8 +17,9 @@
 //! | `hedges` | when it looks at reads that wait unusually long | |
 //! | `silence` | whether this process has fallen silent itself | `turn` |
 //! | `told` | which refusals the log tells of already | |
+//! | `ops_rate` | how many requests a second there were lately | |
 //!
-//! `status` is what INFO says of all of them.
+//! `status` is what INFO says of all of them, and `view` what connections know of who serves.
 
 mod agenda;
 mod asked;
@@ -29,6 +30,7 @@ mod health;
 mod hedges;
 mod log_events;
 mod long_answers;
+mod ops_rate;
 mod own_log;
 mod peer_events;
 mod peers;
@@ -42,6 +44,7 @@ mod slaves;
 mod status;
 mod told;
 mod turn;
+mod view;
 mod wanted;
 
 use crate::batch::{Inbox, Outbox};
@@ -66,6 +69,7 @@ use dsm_protocol::machine::reign::{self as reign_rules, Leadership};
 use dsm_protocol::message::Message as Wire;
 use health::HealthWatch;
 use hedges::HedgeTimer;
+use ops_rate::OpsRate;
 use own_log::OwnLog;
 use peers::Peers;
 use reign::ReignMoves;
@@ -112,6 +116,7 @@ pub struct MasterActor {
     refusals: Told,
     /// How often the reign has moved, for INFO.
     moves: ReignMoves,
+    ops: OpsRate,
 }
 
 /// What a master is built from.
@@ -183,6 +188,7 @@ impl MasterActor {
             peers: Peers::new(config.peer_addresses(kind), now),
             refusals: Told::default(),
             moves: ReignMoves::default(),
+            ops: OpsRate::default(),
             env,
             config,
             kind,

@@ -305,6 +305,7 @@ impl MasterActor {
 
     /// Notes what the other masters say by now: of one that serves, if there is one.
     fn peers_say(&mut self, now: Millis) {
+        self.tell_view();
         let Some(foremost) = self.peers.foremost() else {
             self.front.set_active_address(None);
             return;

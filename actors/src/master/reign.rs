@@ -197,6 +197,7 @@ impl MasterActor {
         if serves {
             self.front.set_active_address(None);
         }
+        self.tell_view();
         self.step_front(now, front::Event::StanceChanged);
         self.flush();
     }

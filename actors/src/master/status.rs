@@ -10,18 +10,25 @@ use dsm_protocol::acl::IncidentKind;
 use dsm_protocol::command::ErrorWord;
 use dsm_protocol::ids::SlaveId;
 use dsm_protocol::info::{
-    ActiveSlave, ClientsInfo, ConnectedSlave, ErrorsInfo, KeyspaceInfo, LogInfo, MasterInfo, MasterRole,
-    OrEmpty, OrUnlimited, PeerInfo, QuarantinedSlave, ReplicationInfo, RequestsInfo, ServerInfo, SlaveInfo,
-    SlavesInfo, StartedAs,
+    human_bytes, ActiveSlave, ClientsInfo, ConnectedSlave, CpuInfo, CpuSeconds, DatabaseInfo, ErrorsInfo,
+    KeyspaceInfo, LogInfo, MasterInfo, MasterRole, MemoryInfo, OrEmpty, OrUnlimited, PeerInfo,
+    PersistenceInfo, QuarantinedSlave, RedisRole, ReplicationInfo, RequestsInfo, ServerInfo, SlaveInfo,
+    SlavesInfo, StartedAs, StatsInfo,
 };
 use dsm_protocol::machine::master::{Lacking, Slot};
+use dsm_protocol::resp::REDIS_VERSION;
+use dsm_protocol::serving_view::host_and_port;
 
 impl MasterActor {
     /// The text of STATUS.
     pub(super) fn status(&self) -> String {
         let info = MasterInfo {
             server: self.server_info(),
+            memory: self.memory_info(),
+            persistence: self.persistence_info(),
+            stats: self.stats_info(),
             replication: self.replication_info(),
+            cpu: self.cpu_info(),
             slaves: self.slaves_info(),
             keyspace: self.keyspace_info(),
             log: self.log_info(),
@@ -36,6 +43,9 @@ impl MasterActor {
     fn server_info(&self) -> ServerInfo {
         ServerInfo {
             dsm_version: env!("CARGO_PKG_VERSION").to_owned(),
+            redis_version: REDIS_VERSION.to_owned(),
+            redis_mode: "standalone".to_owned(),
+            tcp_port: host_and_port(&self.address).1.into(),
             process_id: self.env.pid(),
             started_as: match self.kind {
                 MasterKind::Primary => StartedAs::Primary,
@@ -43,7 +53,7 @@ impl MasterActor {
             },
             address: self.address.clone(),
             uptime_in_seconds: self.env.now().0 / 1000,
-            used_memory_rss: self.env.resident_bytes(),
+            uptime_in_days: self.env.now().0 / 1000 / (24 * 60 * 60),
             log_lines_lost: self.env.log_lines_lost(),
             tls: self.env.certificate_expires().is_some(),
             tls_certificate_expires: OrEmpty(self.env.certificate_expires()),
@@ -51,6 +61,57 @@ impl MasterActor {
             client_secret: self.config.client_secret.is_some(),
             cluster_id: self.log.cluster(),
         }
+    }
+
+    fn memory_info(&self) -> MemoryInfo {
+        let (private, resident) = (self.env.private_bytes(), self.env.resident_bytes());
+        MemoryInfo {
+            used_memory: private,
+            used_memory_human: human_bytes(private),
+            used_memory_rss: resident,
+            used_memory_rss_human: human_bytes(resident),
+            maxmemory: 0,
+            maxmemory_policy: "noeviction".to_owned(),
+        }
+    }
+
+    fn persistence_info(&self) -> PersistenceInfo {
+        let known = self.log.compactions();
+        PersistenceInfo {
+            loading: self.master_role() == MasterRole::Recovering,
+            rdb_bgsave_in_progress: false,
+            aof_enabled: true,
+            aof_rewrite_in_progress: known.running.is_some(),
+            aof_last_bgrewrite_status: if known.hindrance.is_none() { "ok" } else { "err" }.to_owned(),
+            aof_current_size: self.log.bytes(),
+        }
+    }
+
+    fn stats_info(&self) -> StatsInfo {
+        let counters = &self.switchboard.gate.counters;
+        StatsInfo {
+            total_connections_received: counters.connections_total.get(),
+            total_commands_processed: counters.commands.get(),
+            instantaneous_ops_per_sec: self.ops.per_second(),
+            rejected_connections: counters.connections_refused.get(),
+            evicted_keys: 0,
+            total_error_replies: self.errors_info().errors.iter().map(|(_, answered)| answered).sum(),
+        }
+    }
+
+    fn cpu_info(&self) -> CpuInfo {
+        let used = self.env.processor_time_us();
+        CpuInfo {
+            used_cpu_sys: used.map(|(_, kernel)| CpuSeconds(kernel)),
+            used_cpu_user: used.map(|(program, _)| CpuSeconds(program)),
+        }
+    }
+
+    /// The databases that have keys.
+    fn databases(&self) -> Vec<DatabaseInfo> {
+        let keys = self.machine.directory().len() as u64;
+        let database = DatabaseInfo { keys, expires: 0, avg_ttl: 0 };
+        Some(database).filter(|database| database.keys > 0).into_iter().collect()
     }
 
     fn master_role(&self) -> MasterRole {
@@ -66,8 +127,20 @@ impl MasterActor {
     fn replication_info(&self) -> ReplicationInfo {
         let waiting_for = self.waiting_for();
         let lag_ms = if self.serves() { self.peers.lag_ms(self.env.now()) } else { None };
+        let view = self.serving_view();
+        let is_slave = view.role == RedisRole::Slave;
+        let (host, port) = host_and_port(view.followed());
+        let link = if view.is_linked() { "up" } else { "down" };
         ReplicationInfo {
-            role: self.master_role(),
+            role: view.role,
+            dsm_role: self.master_role(),
+            master_host: is_slave.then(|| host.to_owned()),
+            master_port: is_slave.then(|| port.into()),
+            master_link_status: is_slave.then(|| link.to_owned()),
+            slave_repl_offset: is_slave.then_some(view.seq.0),
+            slave_read_only: is_slave.then_some(false),
+            connected_slaves: view.followers().count() as u64,
+            master_repl_offset: view.seq.0,
             epoch: self.reign.epoch(),
             active_master: self.state().active_address.unwrap_or_default(),
             peer_connected: self.peers.has_dialed(),
@@ -162,6 +235,7 @@ impl MasterActor {
         let (repaired_keys, repaired_bytes) = self.machine.repaired();
         let moved = self.machine.moved();
         KeyspaceInfo {
+            db: self.databases(),
             keys: self.machine.directory().len() as u64,
             copies: if self.serves() { held.sum() } else { 0 },
             keys_without_copy: lacking.without_copy,
@@ -254,6 +328,8 @@ impl MasterActor {
         let accounts = &self.switchboard.accounts;
         ClientsInfo {
             connected_clients: self.clients.len() as u64,
+            blocked_clients: 0,
+            maxclients: self.config.max_connections as u64,
             connections: gate.connections() as u64,
             connections_total: counters.connections_total.get(),
             connections_refused: counters.connections_refused.get(),

@@ -38,6 +38,8 @@ impl MasterActor {
         self.admit_waiting(now);
         self.look_after_health(now);
         self.tell_seq(now);
+        self.tell_view();
+        self.ops.note(now, self.switchboard.gate.counters.commands.get());
         self.log.answer_waiting(&self.machine);
         if self.reign.is_settled() {
             self.log.weigh(self.machine.directory().live_bytes());

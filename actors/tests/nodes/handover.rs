@@ -64,7 +64,7 @@ impl Cluster {
         cluster.wait_for(0, "active_slaves:1").await;
         // The slave's link to the standby and the masters' to each other are not shown there.
         tokio::time::sleep(Duration::from_secs(5)).await;
-        assert!(cluster.info(1).await.contains("role:standby"));
+        assert!(cluster.info(1).await.contains("dsm_role:standby"));
         cluster
     }
 
@@ -128,8 +128,8 @@ fn a_handover_syncs_the_log_before_it_holds_anything_back() {
         let (answer, longest) = cluster.failover_under_load(load).await;
         assert_eq!(answer, "+OK");
         assert!(longest < Duration::from_millis(300), "a request was held for {longest:?}");
-        assert!(cluster.info(0).await.contains("role:standby"));
-        cluster.wait_for(1, "role:primary").await;
+        assert!(cluster.info(0).await.contains("dsm_role:standby"));
+        cluster.wait_for(1, "dsm_role:primary").await;
     });
 }
 
@@ -145,8 +145,8 @@ fn a_handover_whose_log_cannot_be_closed_in_time_is_given_up_and_fails_no_reques
         let (answer, longest) = cluster.failover_under_load(&[&["GET", "k"]]).await;
         assert!(answer.starts_with("-BUSY the handover was aborted"), "{answer}");
         assert!(longest < Duration::from_secs(1), "a read was held for {longest:?}");
-        assert!(cluster.info(0).await.contains("role:primary"));
-        assert!(cluster.info(1).await.contains("role:standby"));
+        assert!(cluster.info(0).await.contains("dsm_role:primary"));
+        assert!(cluster.info(1).await.contains("dsm_role:standby"));
         // Reads are served on; a write waits for the disk, as it does at any other time.
         let mut writer = cluster.client(0).await;
         writer.send(&["SET", "k", "w"]).await;
@@ -158,7 +158,7 @@ fn a_handover_whose_log_cannot_be_closed_in_time_is_given_up_and_fails_no_reques
         // The same log goes on, and the next handover finds a disk that is well.
         let (answer, _) = cluster.failover_under_load(&[&["GET", "k"]]).await;
         assert_eq!(answer, "+OK");
-        cluster.wait_for(1, "role:primary").await;
+        cluster.wait_for(1, "dsm_role:primary").await;
         let mut client = cluster.client(1).await;
         client.send(&["GET", "k"]).await;
         assert_eq!(client.bulk().await, "w");
@@ -358,7 +358,7 @@ fn a_reign_is_not_handed_over_to_a_standby_of_another_file_nor_given_up_over_one
                     answer.starts_with("-BUSY the handover was refused: the standby follows another log"),
                     "{answer}"
                 );
-                assert!(cluster.info(0).await.contains("role:primary"));
+                assert!(cluster.info(0).await.contains("dsm_role:primary"));
             } else {
                 // It is granted, and the look right before the log is closed finds out.
                 operator.send(&["FAILOVER"]).await;
@@ -378,16 +378,16 @@ fn a_reign_is_not_handed_over_to_a_standby_of_another_file_nor_given_up_over_one
             let begun = Instant::now();
             while begun.elapsed() < Duration::from_secs(10) {
                 let info = ask(&["INFO"]).await;
-                assert!(!info.contains("role:primary"), "{info}");
+                assert!(!info.contains("dsm_role:primary"), "{info}");
                 assert!(info.contains("keys:1"), "it keeps what it has: {info}");
                 tokio::time::sleep(Duration::from_millis(100)).await;
             }
             let info = ask(&["INFO"]).await;
-            assert!(info.contains("role:recovering") && info.contains("standby_log:short"), "{info}");
+            assert!(info.contains("dsm_role:recovering") && info.contains("standby_log:short"), "{info}");
             assert_eq!(machine.content(log).as_deref(), Some(&b""[..]), "nobody begins a log");
             assert!(machine.rename(moved, log));
             assert_eq!(ask(&["GET", "k"]).await, "v");
-            assert!(ask(&["INFO"]).await.contains("role:primary"));
+            assert!(ask(&["INFO"]).await.contains("dsm_role:primary"));
         });
     }
 }

@@ -132,7 +132,7 @@ impl Alone {
         let Ok(stream) = self.env.connect(ADDRESS).await else { return false };
         let mut client = Client { stream, input: BytesMut::new() };
         client.send(&["INFO"]).await;
-        client.bulk().await.contains("role:primary")
+        client.bulk().await.contains("dsm_role:primary")
     }
 
     async fn client(&self) -> Client {
@@ -1088,7 +1088,7 @@ fn the_standby_serves_nobody_while_the_lock_is_held() {
             let stream = alone.env.connect(BACKUP_ADDRESS).await.unwrap();
             let mut client = Client { stream, input: BytesMut::new() };
             client.send(&["INFO"]).await;
-            assert!(client.bulk().await.contains("role:standby"));
+            assert!(client.bulk().await.contains("dsm_role:standby"));
             assert_eq!(alone.fact("epoch").await, 1);
         }
         drop(end);
@@ -1141,7 +1141,7 @@ fn a_master_that_is_refused_after_its_welcome_stays_a_standby() {
         let stream = alone.env.connect("backup:12346").await.unwrap();
         let mut client = Client { stream, input: BytesMut::new() };
         client.send(&["INFO"]).await;
-        assert!(client.bulk().await.contains("role:standby"));
+        assert!(client.bulk().await.contains("dsm_role:standby"));
     });
 }
 

@@ -132,7 +132,7 @@ impl Trio {
         let begun = Instant::now();
         loop {
             for master in masters {
-                let serves = self.says(*master, "role:primary").await;
+                let serves = self.says(*master, "dsm_role:primary").await;
                 if serves && self.says(*master, &format!("active_slaves:{SLAVES}")).await {
                     return *master;
                 }
@@ -148,7 +148,7 @@ impl Trio {
         let begun = Instant::now();
         let fact = format!("active_master:{}", address(master));
         for other in others {
-            while !(self.says(*other, "role:standby").await && self.says(*other, &fact).await) {
+            while !(self.says(*other, "dsm_role:standby").await && self.says(*other, &fact).await) {
                 assert!(begun.elapsed() < LIMIT, "{} does not follow", HOSTS[*other]);
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }

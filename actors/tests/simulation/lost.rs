@@ -52,7 +52,7 @@ pub(crate) async fn strike(cluster: &Cluster, env: &Env) -> Result<(), Failure> 
     while tokio::time::Instant::now() < deadline {
         for master in Cluster::masters() {
             let status = crate::seed::status(env, &master).await;
-            if status.is_some_and(|status| status.contains("role:primary")) {
+            if status.is_some_and(|status| status.contains("dsm_role:primary")) {
                 return failed(format!("{master} serves without the log (a copy is there: {is_copy})"));
             }
         }

@@ -47,7 +47,7 @@ pub(crate) async fn strike(cluster: &Cluster, env: &Env) -> Result<(), Failure> 
     while began.elapsed() < CEASES_WITHIN + WATCHED {
         for master in Cluster::masters() {
             let Some(info) = info(env, &master).await else { continue };
-            if began.elapsed() > CEASES_WITHIN && info.contains("role:primary") {
+            if began.elapsed() > CEASES_WITHIN && info.contains("dsm_role:primary") {
                 return failed(format!("{master} serves {:?} after the log was moved", began.elapsed()));
             }
             if has_keys && info.lines().any(|line| line.trim_end() == "keys:0") {
@@ -85,7 +85,7 @@ async fn settled(env: &Env) -> Result<bool, Failure> {
             seen.extend(info(env, &master).await);
         }
         let has = |fact: &str| seen.iter().any(|info| info.contains(fact));
-        if has("role:primary") && has("role:standby") && has("standby_log:follows") {
+        if has("dsm_role:primary") && has("dsm_role:standby") && has("standby_log:follows") {
             return Ok(!seen.iter().any(|info| info.lines().any(|line| line.trim_end() == "keys:0")));
         }
         tokio::time::sleep(Duration::from_millis(50)).await;

@@ -66,7 +66,7 @@ pub(crate) async fn strike(
 /// What the master that serves says of the keys.
 async fn primary(env: &Env) -> Option<String> {
     for master in Cluster::masters() {
-        if let Some(info) = info(env, &master).await.filter(|info| info.contains("role:primary")) {
+        if let Some(info) = info(env, &master).await.filter(|info| info.contains("dsm_role:primary")) {
             let keys = info.split_once("# Keyspace").map_or("", |(_, keys)| keys);
             return Some(keys.split_once("# Log").map_or(keys, |(keys, _)| keys).to_owned());
         }

@@ -588,7 +588,7 @@ async fn serves(env: &dsm::env::Env) -> Result<(), Failure> {
 /// Which master reigns, if one says so.
 async fn active(env: &dsm::env::Env) -> Option<usize> {
     for (index, master) in Cluster::masters().iter().enumerate() {
-        if status(env, master).await.is_some_and(|status| status.contains("role:primary")) {
+        if status(env, master).await.is_some_and(|status| status.contains("dsm_role:primary")) {
             return Some(index);
         }
     }
@@ -751,7 +751,7 @@ pub(crate) async fn converged(cluster: &Cluster, env: &dsm::env::Env) -> Result<
         }
         let role = |role: &str| seen.iter().flatten().filter(|status| status.contains(role)).count();
         let all = format!("active_slaves:{slaves}\r\n");
-        if role("role:primary") == 1 && role("role:standby") == 1 && role(&all) == 2 {
+        if role("dsm_role:primary") == 1 && role("dsm_role:standby") == 1 && role(&all) == 2 {
             return Ok(());
         }
         tokio::time::sleep(Duration::from_millis(200)).await;

@@ -72,7 +72,7 @@ pub(crate) async fn strike(cluster: &Cluster, env: &Env, witness: &Witness) -> R
 /// The reign that is served.
 async fn reign_id(env: &Env) -> Option<String> {
     for master in Cluster::masters() {
-        let info = info(env, &master).await.filter(|info| info.contains("role:primary"));
+        let info = info(env, &master).await.filter(|info| info.contains("dsm_role:primary"));
         if let Some(info) = info {
             return info.lines().find(|line| line.starts_with("reign_id:")).map(str::to_owned);
         }
@@ -144,7 +144,7 @@ async fn primary_says(
     let mut seen = None;
     while began.elapsed() < limit {
         for master in Cluster::masters() {
-            let info = info(env, &master).await.filter(|info| info.contains("role:primary"));
+            let info = info(env, &master).await.filter(|info| info.contains("dsm_role:primary"));
             if info.as_deref().is_some_and(&is_so) {
                 return Ok(());
             }

@@ -106,7 +106,9 @@ impl State {
                 self.monitored.store = format!("{name} {version}");
             }
         }
-        let serves = matches!(info.get("role"), Some("primary" | "master"));
+        // Of a Redis, the role alone tells.
+        let serves =
+            info.get("dsm_role").map_or(info.get("role") == Some("master"), |role| role == "primary");
         let slaves = info.get("active_slaves").or_else(|| info.get("connected_slaves"));
         if let (true, Some(Ok(slaves))) = (serves, slaves.map(|text| text.parse::<u32>())) {
             self.monitored.slaves = self.monitored.slaves.max(slaves);
@@ -138,7 +140,7 @@ pub(crate) fn request_failover(targets: Vec<String>, access: StoreAccess) {
     let work = move || {
         for target in targets {
             match access.ask(&target, &["INFO"], LIMIT) {
-                Ok(info) if Info::parse(&info).get("role") == Some("primary") => {
+                Ok(info) if Info::parse(&info).get("dsm_role") == Some("primary") => {
                     if let Err(error) = access.ask(&target, &["FAILOVER"], FAILOVER_LIMIT) {
                         log::warn!("failover request failed target={target} cause={error}");
                     }
@@ -161,7 +163,7 @@ mod tests {
 
     fn info(first: u64, second: u64) -> String {
         format!(
-            "# Server\r\ndsm_version:0.1.0\r\nrole:primary\r\nactive_slaves:2\r\nslaves_removed:0\r\n\
+            "# Server\r\ndsm_version:0.1.0\r\ndsm_role:primary\r\nactive_slaves:2\r\nslaves_removed:0\r\n\
              slave0:id=slave-1,slot=0,copies=3,writes_acked={first},room_bytes=unlimited\r\n\
              slave1:id=slave-2,slot=1,copies=3,writes_acked={second},room_bytes=unlimited\r\n"
         )

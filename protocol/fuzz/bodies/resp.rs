@@ -131,7 +131,7 @@ fn replies(command: &Command) -> Vec<Reply> {
         }
         Command::Swap { .. } | Command::Take { .. } => vec![Reply::Value(value), Reply::NotFound],
         Command::PutManyIfNone { .. } => vec![Reply::Count(1)],
-        Command::Status => vec![Reply::Text("# Server\r\nrole:primary\r\n".to_owned())],
+        Command::Status => vec![Reply::Text("# Server\r\ndsm_role:primary\r\n".to_owned())],
     };
     let errors = ErrorWord::ALL.iter().map(|word| Reply::error(*word, "line\r\nbreak"));
     result.into_iter().chain(errors).collect()

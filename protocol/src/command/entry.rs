@@ -204,6 +204,8 @@ pub(crate) enum Own {
     CommandAll,
     CommandCount,
     CommandDocs,
+    CommandGetKeys,
+    CommandGetKeysAndFlags,
     CommandHelp,
     CommandInfo,
     CommandList,
@@ -212,6 +214,7 @@ pub(crate) enum Own {
     ConfigResetStat,
     ConfigRewrite,
     ConfigSet,
+    Role,
 }
 
 /// Where a command's keys stand: from the first argument on.

@@ -9,6 +9,10 @@ use crate::ids::SlaveId;
 
 const COMMAND_NAMES: Argument =
     Argument { flags: &["optional", "multiple"], ..argument("command-name", "string") };
+const COMMAND_LINE: &[Argument] = &[
+    argument("command", "string"),
+    Argument { flags: &["optional", "multiple"], ..argument("arg", "string") },
+];
 const SECTION: Argument = Argument { flags: &["optional", "multiple"], ..argument("section", "string") };
 
 /// The names of this family, the busiest first.
@@ -18,6 +22,12 @@ pub(super) const NAMES: &[Spec] = &[
     Spec { name: "status", ..INFO_SPEC },
     FAILOVER_SPEC,
     REMOVE_SLAVE_SPEC,
+    Spec {
+        flags: &["noscript", "loading", "stale", "fast"],
+        categories: &["admin", "fast", "dangerous"],
+        group: "server",
+        ..spec("role", Does::Own(Own::Role), 1, "Return the role of this master in the replication")
+    },
     Spec {
         flags: &["loading", "stale"],
         categories: &["slow", "connection"],
@@ -141,6 +151,21 @@ const COMMAND_COMMANDS: &[Spec] = &[
         complexity: "O(N) where N is the number of commands to look up",
         arguments: &[COMMAND_NAMES],
         ..about_commands("command|docs", Own::CommandDocs, -2, "Get array of specific command documentation")
+    },
+    Spec {
+        complexity: "O(N) where N is the number of arguments to the command",
+        arguments: COMMAND_LINE,
+        ..about_commands("command|getkeys", Own::CommandGetKeys, -4, "Extract keys given a full command")
+    },
+    Spec {
+        complexity: "O(N) where N is the number of arguments to the command",
+        arguments: COMMAND_LINE,
+        ..about_commands(
+            "command|getkeysandflags",
+            Own::CommandGetKeysAndFlags,
+            -4,
+            "Extract keys and access flags given a full command",
+        )
     },
     about_commands("command|help", Own::CommandHelp, 2, "Show helpful text about the different subcommands"),
     Spec {

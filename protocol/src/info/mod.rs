@@ -9,8 +9,8 @@ mod value;
 
 pub use lines::{Info, Sections};
 pub use value::{
-    ActiveSlave, ConnectedSlave, InfoError, MasterRole, OrEmpty, OrUnlimited, PeerInfo, QuarantinedSlave,
-    RebalanceState, RepairState, SlaveInfo, StartedAs,
+    human_bytes, ActiveSlave, ConnectedSlave, CpuSeconds, DatabaseInfo, InfoError, MasterRole, OrEmpty,
+    OrUnlimited, PeerInfo, QuarantinedSlave, RebalanceState, RedisRole, RepairState, SlaveInfo, StartedAs,
 };
 
 use crate::command::ErrorWord;
@@ -22,7 +22,7 @@ use value::InfoField;
 pub struct FieldFacts {
     /// The heading of its section: `Server`.
     pub section: &'static str,
-    /// Its name. A numbered field (`peer0`, `slave0`) has it without the number, `errors_busy` and its like are `errors`.
+    /// Its name. A numbered field (`peer0`, `slave0`, `db0`) has it without the number, `errors_busy` and its like are `errors`.
     pub name: &'static str,
     /// The unit of its number; empty if it is a plain count or no number.
     pub unit: &'static str,
@@ -93,8 +93,8 @@ macro_rules! sections {
             }
         }
 
-        /// The sections by the names by which they can be asked for. A name of Redis that is none of them (`memory`,
-        /// `cpu`) shows nothing, as any other.
+        /// The sections by the names by which they can be asked for. A name of Redis that is none of them
+        /// (`modules`, `commandstats`) shows nothing, as any other.
         pub const SECTIONS: [&str; [$($heading),*].len()] = [$( stringify!($section) ),*];
     };
 }
@@ -104,6 +104,12 @@ sections! {
     server: ServerInfo = "Server" {
         /// Version of the program.
         dsm_version: String,
+        /// The version of Redis whose clients may expect what they know: [`REDIS_VERSION`](crate::resp::REDIS_VERSION).
+        redis_version: String,
+        /// `standalone`, in Redis' words: no cluster of Redis and no Sentinel.
+        redis_mode: String,
+        /// The port of `address`.
+        tcp_port: u64,
         /// The process, as the system numbers it.
         process_id: u32,
         /// Which of the two programs it is.
@@ -112,8 +118,8 @@ sections! {
         address: String,
         /// Since its start.
         uptime_in_seconds: u64 = "s",
-        /// Resident memory of this process; 0 if the system does not tell.
-        used_memory_rss: u64 = "bytes",
+        /// The same in whole days.
+        uptime_in_days: u64 = "days",
         /// Log lines that standard error did not take in time, and that are dropped.
         log_lines_lost: u64,
         /// Whether this master speaks TLS.
@@ -128,10 +134,75 @@ sections! {
         cluster_id: Option<ClusterId>,
     }
 
+    /// What the process has in memory.
+    memory: MemoryInfo = "Memory" {
+        /// Resident memory that no file stands behind: what it has allocated and written to.
+        used_memory: u64 = "bytes",
+        /// The same in short.
+        used_memory_human: String,
+        /// Resident memory of this process; 0 if the system does not tell.
+        used_memory_rss: u64 = "bytes",
+        /// The same in short.
+        used_memory_rss_human: String,
+        /// 0: without a limit.
+        maxmemory: u64 = "bytes",
+        /// `noeviction`: no key is ever given up for room.
+        maxmemory_policy: String,
+    }
+
+    /// The log, in the words of Redis' append-only file.
+    persistence: PersistenceInfo = "Persistence" {
+        /// Whether it has the lock and does not serve yet.
+        loading: bool = "0, 1",
+        /// 0: there are no dumps.
+        rdb_bgsave_in_progress: bool = "0, 1",
+        /// 1: there is always a log.
+        aof_enabled: bool = "0, 1",
+        /// Whether the log is compacted now.
+        aof_rewrite_in_progress: bool = "0, 1",
+        /// `ok`; `err` if the last try to compact the log came to nothing.
+        aof_last_bgrewrite_status: String,
+        /// As `log_bytes`.
+        aof_current_size: u64 = "bytes",
+    }
+
+    /// What was done since the start, by the names of Redis.
+    stats: StatsInfo = "Stats" {
+        /// As `connections_total`.
+        total_connections_received: u64,
+        /// Requests of its own clients, whichever way they ended.
+        total_commands_processed: u64,
+        /// How many of them a second in the last two seconds.
+        instantaneous_ops_per_sec: u64,
+        /// As `connections_refused`.
+        rejected_connections: u64,
+        /// 0: no key is ever given up for room.
+        evicted_keys: u64,
+        /// The sum of `errors_…`.
+        total_error_replies: u64,
+    }
+
     /// Who reigns, and how the masters stand to one another.
     replication: ReplicationInfo = "Replication" {
+        /// What it is to clients of Redis.
+        role: RedisRole,
         /// Whether it serves.
-        role: MasterRole,
+        dsm_role: MasterRole,
+        /// Of a slave: the host of the master that serves; where nobody is known to, of the last one that did, or of another
+        /// one.
+        master_host: Option<String>,
+        /// The port of that one.
+        master_port: Option<u64>,
+        /// `up` if its own link to a master that serves stands, or else `down`.
+        master_link_status: Option<String>,
+        /// Of a slave: the last record that it has replayed.
+        slave_repl_offset: Option<u64>,
+        /// Of a slave: 0, for it forwards writes.
+        slave_read_only: Option<bool> = "0, 1",
+        /// Of a master: other masters that follow it over a link of its own; 0 at a slave.
+        connected_slaves: u64,
+        /// The last record that is written or replayed.
+        master_repl_offset: u64,
         /// The highest epoch that it knows.
         epoch: Epoch,
         /// The address of the master that serves; empty if unknown.
@@ -189,8 +260,18 @@ sections! {
         reads_waited_for_slave_window: u64,
     }
 
+    /// The time that all threads of the process have computed.
+    cpu: CpuInfo = "CPU" {
+        /// In the kernel; missing if the system does not tell.
+        used_cpu_sys: Option<CpuSeconds> = "s",
+        /// In the program.
+        used_cpu_user: Option<CpuSeconds> = "s",
+    }
+
     /// The keys and their copies.
     keyspace: KeyspaceInfo = "Keyspace" {
+        /// Each database that has keys: there is one.
+        db: Vec<DatabaseInfo>,
         /// Keys that exist.
         keys: u64,
         /// The sum over the active slaves; 0 at a standby.
@@ -331,6 +412,10 @@ sections! {
     clients: ClientsInfo = "Clients" {
         /// Sessions: clients, and those that another master forwards.
         connected_clients: u64,
+        /// 0: no command waits for other clients.
+        blocked_clients: u64,
+        /// `--max-connections`.
+        maxclients: u64,
         /// Open connections of clients, slaves and other masters.
         connections: u64,
         /// Connections that were accepted, or refused with an error.
@@ -385,7 +470,7 @@ sections! {
 impl MasterInfo {
     /// Whether this master serves.
     pub fn is_primary(&self) -> bool {
-        self.replication.role == MasterRole::Primary
+        self.replication.dsm_role == MasterRole::Primary
     }
 }
 

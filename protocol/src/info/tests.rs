@@ -7,11 +7,14 @@ use std::collections::BTreeSet;
 const TEXT: &str = "\
 # Server
 dsm_version:0.1.0
+redis_version:7.4.0
+redis_mode:standalone
+tcp_port:12345
 process_id:4711
 started_as:primary
 address:127.0.0.1:12345
 uptime_in_seconds:61
-used_memory_rss:1048576
+uptime_in_days:0
 log_lines_lost:0
 tls:1
 tls_certificate_expires:1795989165
@@ -19,8 +22,35 @@ secret:1
 client_secret:0
 cluster_id:00000000000000ab
 
+# Memory
+used_memory:524288
+used_memory_human:512.00K
+used_memory_rss:1048576
+used_memory_rss_human:1.00M
+maxmemory:0
+maxmemory_policy:noeviction
+
+# Persistence
+loading:0
+rdb_bgsave_in_progress:0
+aof_enabled:1
+aof_rewrite_in_progress:1
+aof_last_bgrewrite_status:ok
+aof_current_size:1024
+
+# Stats
+total_connections_received:6
+total_commands_processed:38
+instantaneous_ops_per_sec:4
+rejected_connections:0
+evicted_keys:0
+total_error_replies:3
+
 # Replication
-role:primary
+role:master
+dsm_role:primary
+connected_slaves:1
+master_repl_offset:18
 epoch:3
 active_master:127.0.0.1:12345
 peer_connected:1
@@ -53,7 +83,12 @@ slaves_let_go:1
 substitutions:0
 reads_waited_for_slave_window:0
 
+# CPU
+used_cpu_sys:0.250000
+used_cpu_user:1.000250
+
 # Keyspace
+db0:keys=9,expires=0,avg_ttl=0
 keys:9
 copies:11
 keys_without_copy:0
@@ -131,6 +166,8 @@ errors_unknown:0
 
 # Clients
 connected_clients:1
+blocked_clients:0
+maxclients:10000
 connections:4
 connections_total:6
 connections_refused:0
@@ -197,8 +234,15 @@ fn what_may_be_missing_or_empty_is_read_and_printed_so() {
     for (line, other) in [
         ("cluster_id:00000000000000ab\n", ""),
         ("standby_lag_ms:0\n", "standby_lag_ms:\n"),
-        ("role:primary", "role:standby"),
-        ("role:primary", "role:recovering"),
+        ("dsm_role:primary", "dsm_role:standby"),
+        ("dsm_role:primary", "dsm_role:recovering"),
+        (
+            "role:master\ndsm_role:primary\n",
+            "role:slave\ndsm_role:standby\nmaster_host:::1\nmaster_port:12346\nmaster_link_status:down\n\
+             slave_repl_offset:18\nslave_read_only:0\n",
+        ),
+        ("used_cpu_sys:0.250000\nused_cpu_user:1.000250\n", ""),
+        ("db0:keys=9,expires=0,avg_ttl=0\n", ""),
         ("started_as:primary", "started_as:backup"),
         ("slowest_slave:slave-2\n", "slowest_slave:\n"),
         ("requests=1800,slave-link=1200", ""),
@@ -219,7 +263,9 @@ fn a_field_that_is_missing_or_of_another_kind_is_named() {
         (with("keys:9", "keys:many"), value("keys", "many")),
         (with("cluster_id:00000000000000ab", "cluster_id:none"), value("cluster_id", "none")),
         (with("peer_connected:1", "peer_connected:yes"), value("peer_connected", "yes")),
-        (with("role:primary", "role:master"), value("role", "master")),
+        (with("role:master", "role:primary"), value("role", "primary")),
+        (with("dsm_role:primary", "dsm_role:master"), value("dsm_role", "master")),
+        (with("used_cpu_sys:0.250000", "used_cpu_sys:0.25"), value("used_cpu_sys", "0.25")),
         (with("id=slave-4,state=connected", "id=slave-4"), value("slave3", "id=slave-4")),
         ("redis_version:7.0.15\r\nrole:master\r\n".to_owned(), missing("dsm_version")),
     ] {
@@ -227,6 +273,12 @@ fn a_field_that_is_missing_or_of_another_kind_is_named() {
     }
     let newer = with("# Slaves\n", "# Slaves\nslaves_of_a_later_version:1\n");
     assert_eq!(MasterInfo::parse(&newer), Ok(example()));
+}
+
+#[test]
+fn bytes_in_short_are_written_as_redis_writes_them() {
+    let shown = [0, 1023, 1024, 1536, 1 << 20, (1 << 30) * 5 / 2, 1 << 40].map(human_bytes);
+    assert_eq!(shown, ["0B", "1023B", "1.00K", "1.50K", "1.00M", "2.50G", "1.00T"]);
 }
 
 /// The fields as the rows of `docs/FORMATS.md`, *INFO*, explain them: section, name, unit.
@@ -244,7 +296,7 @@ fn explained() -> Vec<(String, String, String)> {
         for name in cells[1].split('`').skip(1).step_by(2) {
             let name = match name {
                 _ if name.starts_with("errors_") => "errors",
-                _ if name.starts_with("peer") || name.starts_with("slave") => {
+                _ if name.starts_with("peer") || name.starts_with("slave") || name.starts_with("db") => {
                     name.trim_end_matches(|c: char| c.is_ascii_digit())
                 }
                 _ => name,

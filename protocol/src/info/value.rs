@@ -34,6 +34,15 @@ pub(super) trait InfoField: Sized {
     fn parse(name: &str, lines: &Info) -> Result<Self, InfoError>;
 }
 
+/// Bytes in short, as Redis writes them: `512B`, `1.50K`, `2.00G`.
+pub fn human_bytes(bytes: u64) -> String {
+    let units = [('K', 1 << 10), ('M', 1 << 20), ('G', 1 << 30), ('T', 1 << 40)];
+    match units.into_iter().rfind(|(_, unit)| bytes >= *unit) {
+        Some((letter, unit)) => format!("{:.2}{letter}", bytes as f64 / unit as f64),
+        None => format!("{bytes}B"),
+    }
+}
+
 /// Adds what `format_args!` gives. Writing to a string cannot fail.
 fn add(text: &mut String, arguments: std::fmt::Arguments<'_>) {
     let _ = text.write_fmt(arguments);
@@ -174,6 +183,16 @@ words! {
 }
 
 words! {
+    /// What a master is to clients of Redis.
+    RedisRole {
+        /// It serves, or is about to and knows of nobody else who does.
+        Master = "master",
+        /// Another one serves, or is to.
+        Slave = "slave",
+    }
+}
+
+words! {
     /// Whether a master serves.
     MasterRole {
         /// It executes requests.
@@ -213,8 +232,24 @@ words! {
     }
 }
 
+/// Processor time in microseconds, which is printed in seconds: `1.000250`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CpuSeconds(pub u64);
+
+impl Word for CpuSeconds {
+    fn push(&self, text: &mut String) {
+        add(text, format_args!("{}.{:06}", self.0 / 1_000_000, self.0 % 1_000_000));
+    }
+
+    fn read(word: &str) -> Option<Self> {
+        let (seconds, micros) = word.split_once('.')?;
+        let micros: u64 = (micros.len() == 6).then(|| parsed(micros))??;
+        parsed::<u64>(seconds)?.checked_mul(1_000_000)?.checked_add(micros).map(CpuSeconds)
+    }
+}
+
 /// A field that is missing when its value is `None`.
-impl InfoField for Option<ClusterId> {
+impl<W: Word> InfoField for Option<W> {
     fn print(&self, name: &str, text: &mut String) {
         if let Some(value) = self {
             InfoField::print(value, name, text);
@@ -343,6 +378,18 @@ parts! {
         serves: bool,
         /// The last record that it has told of; 0 while it is not connected.
         seq: Seq,
+    }
+}
+
+parts! {
+    /// A database, as Redis numbers them.
+    DatabaseInfo {
+        /// Keys that exist.
+        keys: u64,
+        /// Those of them that expire.
+        expires: u64,
+        /// How long those live on the average, in milliseconds; 0 if that is not known.
+        avg_ttl: u64,
     }
 }
 

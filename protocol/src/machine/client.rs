@@ -1199,7 +1199,7 @@ mod tests {
         rig.batch([submit(1, RequestKind::Status)]);
         rig.batch([closed(1, &[])]);
         assert_eq!(rig.batch([opened(2, false, None)]), [send(2, 1)]);
-        let text = Reply::Text("role:standby".to_owned());
+        let text = Reply::Text("dsm_role:standby".to_owned());
         assert_eq!(rig.batch([answer(2, 1, text.clone())]), [finish(1, Outcome::Result(text))]);
         assert_eq!(rig.machine.serving(), None);
     }

@@ -142,6 +142,47 @@ fn describe_one(protocol: Protocol, spec: &Spec, out: &mut Vec<u8>) {
     }
 }
 
+/// Appends the answer of `COMMAND GETKEYS` with a whole request, or of `COMMAND GETKEYSANDFLAGS`.
+pub(super) fn keys_of(protocol: Protocol, args: &[Bytes], has_flags: bool, out: &mut Vec<u8>) {
+    let Some(spec) = args.first().and_then(|_| look_up(args)) else {
+        return error(out, "ERR Invalid command specified");
+    };
+    let Some(range) = spec.keys else {
+        return error(out, "ERR The command has no key arguments");
+    };
+    let (words, least) = (args.len(), spec.arity.unsigned_abs() as usize);
+    if words < least || (spec.arity > 0 && words != least) {
+        return error(out, "ERR Invalid number of arguments specified for command");
+    }
+    // A range's last key counts from the first one, unless it counts from the end.
+    let counted = range.last.unsigned_abs() as usize;
+    let end = if range.last < 0 { words + 1 - counted } else { 2 + counted };
+    let keys = args[1..end].iter().step_by(range.step.unsigned_abs() as usize);
+    array(out, keys.len());
+    for key in keys {
+        if !has_flags {
+            bulk(out, key);
+            continue;
+        }
+        array(out, 2);
+        bulk(out, key);
+        statuses(protocol, flags_of(range.flags, args), "", out);
+    }
+}
+
+/// What a request does with its keys. Only that of `SET` depends on its options.
+fn flags_of<'a>(flags: &'a [&'a str], args: &[Bytes]) -> &'a [&'a str] {
+    if !flags.contains(&"variable_flags") {
+        return flags;
+    }
+    let reads = args.iter().skip(3).any(|word| word.eq_ignore_ascii_case(b"get"));
+    if reads {
+        &["RW", "access", "update"]
+    } else {
+        &["OW", "update"]
+    }
+}
+
 /// Appends the answer of `COMMAND DOCS` with `names`; without names, of all commands. Unknown names are left
 /// out.
 pub(super) fn document(protocol: Protocol, names: &[Bytes], out: &mut Vec<u8>) {

@@ -3,15 +3,16 @@
 //! answers.
 
 use super::acl::{NewPassword, UserListing};
-use super::encode::{array, bulk, error, error_parts, map, null, status, unsigned, verbatim};
+use super::encode::{array, bulk, error, error_parts, integer, map, null, status, unsigned, verbatim};
 use super::{acl, command};
-use super::{Args, Limits, Protocol, Shape};
+use super::{Args, Limits, Protocol, Shape, REDIS_VERSION};
 use crate::acl::{Accounts, Denied, IncidentKind, Judging, User, DEFAULT_USER};
 use crate::command::{Command, Does, Lengths, Own, Spec, Unfit, Words};
 use crate::glob;
-use crate::ids::SlaveIdError;
-use crate::info::Sections;
+use crate::ids::{Seq, SlaveIdError};
+use crate::info::{RedisRole, Sections};
 use crate::integer::parse_integer;
+use crate::serving_view::{host_and_port, ServingView, SharedView};
 use bytes::Bytes;
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
@@ -102,6 +103,11 @@ pub struct Conversation {
     protocol: Protocol,
     peer_address: String,
     local_address: String,
+    /// The number by which the system knows the connection; -1 if it has none.
+    descriptor: i32,
+    /// How long the connection has stood when its present request came, in seconds.
+    age_seconds: u64,
+    view: SharedView,
     client_name: String,
     library_name: String,
     library_version: String,
@@ -141,6 +147,9 @@ impl Conversation {
             protocol: Protocol::Resp2,
             peer_address: String::new(),
             local_address: String::new(),
+            descriptor: -1,
+            age_seconds: 0,
+            view: SharedView::default(),
             client_name: String::new(),
             library_name: String::new(),
             library_version: String::new(),
@@ -153,6 +162,25 @@ impl Conversation {
         self.peer_address = peer.into();
         self.local_address = local.into();
         self
+    }
+
+    /// Adds the number by which the system knows the connection, for `CLIENT INFO`.
+    #[must_use]
+    pub fn with_descriptor(mut self, descriptor: i32) -> Self {
+        self.descriptor = descriptor;
+        self
+    }
+
+    /// Adds who serves, for `HELLO` and `ROLE`.
+    #[must_use]
+    pub fn with_view(mut self, view: SharedView) -> Self {
+        self.view = view;
+        self
+    }
+
+    /// Notes how long the connection has stood, for `CLIENT INFO`.
+    pub fn set_age(&mut self, seconds: u64) {
+        self.age_seconds = seconds;
     }
 
     /// The version of RESP in which the next answer is encoded.
@@ -302,6 +330,8 @@ impl Conversation {
             Own::CommandAll => command::describe(self.protocol, &[], out),
             Own::CommandCount => command::count(out),
             Own::CommandDocs => command::document(self.protocol, rest, out),
+            Own::CommandGetKeys => command::keys_of(self.protocol, rest, false, out),
+            Own::CommandGetKeysAndFlags => command::keys_of(self.protocol, rest, true, out),
             Own::CommandInfo => command::describe(self.protocol, rest, out),
             Own::CommandList => command::list(rest, out),
             Own::AclCat => acl::categories(&args[0], rest, out),
@@ -321,6 +351,7 @@ impl Conversation {
             Own::ConfigResetStat => error(out, "ERR CONFIG RESETSTAT is not supported"),
             Own::ConfigRewrite => error(out, "ERR The server is running without a config file"),
             Own::Container => command::wrong_arity(name, out),
+            Own::Role => role(&self.view.now(), out),
         }
     }
 
@@ -477,7 +508,7 @@ impl Conversation {
             self.client_name = name;
         }
         map(protocol, out, 7);
-        for (name, value) in [("server", "dsm"), ("version", env!("CARGO_PKG_VERSION"))] {
+        for (name, value) in [("server", "dsm"), ("version", REDIS_VERSION)] {
             bulk(out, name.as_bytes());
             bulk(out, value.as_bytes());
         }
@@ -485,7 +516,11 @@ impl Conversation {
         unsigned(out, self.protocol_number());
         bulk(out, b"id");
         unsigned(out, self.id);
-        for (name, value) in [("mode", "standalone"), ("role", "master")] {
+        let role = match self.view.now().role {
+            RedisRole::Master => "master",
+            RedisRole::Slave => "replica",
+        };
+        for (name, value) in [("mode", "standalone"), ("role", role)] {
             bulk(out, name.as_bytes());
             bulk(out, value.as_bytes());
         }
@@ -503,12 +538,16 @@ impl Conversation {
 
     /// This connection as a line of `CLIENT LIST`: the fields of Redis that mean something here.
     fn describe(&self, command: &str) -> String {
+        // Whoever asks for this has just been heard, and subscribes to nothing.
         format!(
-            "id={} addr={} laddr={} name={} db=0 cmd={command} user={} resp={} lib-name={} lib-ver={}\n",
+            "id={} addr={} laddr={} fd={} name={} age={} idle=0 flags=N db=0 sub=0 psub=0 ssub=0 multi=-1 events=r \
+             cmd={command} user={} redir=-1 resp={} lib-name={} lib-ver={}\n",
             self.id,
             self.peer_address,
             self.local_address,
+            self.descriptor,
             self.client_name,
+            self.age_seconds,
             self.user().unwrap_or(DEFAULT_USER),
             self.protocol_number(),
             self.library_name,
@@ -661,6 +700,35 @@ fn fits(what: &str, length: usize, length_max: usize, out: &mut Vec<u8>) -> bool
         error(out, &format!("ERR {what} is too long: {length} bytes, the limit is {length_max} bytes"));
     }
     fits
+}
+
+/// The answer of `ROLE`; offsets are numbers of records.
+fn role(view: &ServingView, out: &mut Vec<u8>) {
+    let offset = |seq: Seq| i64::try_from(seq.0).unwrap_or(i64::MAX);
+    match view.role {
+        RedisRole::Master => {
+            array(out, 3);
+            bulk(out, b"master");
+            integer(out, offset(view.seq));
+            array(out, view.followers().count());
+            for follower in view.followers() {
+                let (host, port) = host_and_port(&follower.address);
+                array(out, 3);
+                bulk(out, host.as_bytes());
+                bulk(out, port.to_string().as_bytes());
+                bulk(out, follower.seq.0.to_string().as_bytes());
+            }
+        }
+        RedisRole::Slave => {
+            let (host, port) = host_and_port(view.followed());
+            array(out, 5);
+            bulk(out, b"slave");
+            bulk(out, host.as_bytes());
+            integer(out, i64::from(port));
+            bulk(out, if view.is_linked() { b"connected" } else { b"connect" });
+            integer(out, offset(view.seq));
+        }
+    }
 }
 
 fn select(index: &[u8], out: &mut Vec<u8>) {

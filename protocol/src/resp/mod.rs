@@ -23,6 +23,10 @@ use crate::record::PAYLOAD_BYTES_MAX;
 use bytes::Bytes;
 use smallvec::SmallVec;
 
+/// The version of Redis that clients are told, beside our own: that of which they may expect what they know how to use. What is
+/// missing of it is refused with an error.
+pub const REDIS_VERSION: &str = "7.4.0";
+
 /// One request: the command's name and its arguments, at least one entry.
 ///
 /// The entries of an array of bulk strings are slices of one allocation, the request's bytes. They keep it

@@ -32,7 +32,7 @@ use dsm_protocol::handshake::Security;
 use dsm_protocol::secret::{Channel, Prover};
 use std::io::{self, IoSlice};
 use std::net::{IpAddr, UdpSocket};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tokio::io::Interest;
@@ -497,6 +497,31 @@ impl Stream {
             Stream::Os(OsStream::Tcp(_) | OsStream::Unix(_)) => false,
             #[cfg(feature = "sim")]
             Stream::Sim(_) => false,
+        }
+    }
+
+    /// Where this end of the connection is; empty where it has no address.
+    pub(crate) fn local_address(&self) -> String {
+        match self {
+            Stream::Os(OsStream::Tcp(stream)) => stream.local_addr().map(|address| address.to_string()),
+            Stream::Os(OsStream::Tls(stream)) => {
+                stream.socket().local_addr().map(|address| address.to_string())
+            }
+            Stream::Os(OsStream::Unix(stream)) => Ok(stream.local_address()),
+            #[cfg(feature = "sim")]
+            Stream::Sim(_) => Ok(String::new()),
+        }
+        .unwrap_or_default()
+    }
+
+    /// The number by which the system knows this connection in this process; -1 if it has none.
+    pub(crate) fn descriptor(&self) -> i32 {
+        match self {
+            Stream::Os(OsStream::Tcp(stream)) => stream.as_raw_fd(),
+            Stream::Os(OsStream::Tls(stream)) => stream.socket().as_raw_fd(),
+            Stream::Os(OsStream::Unix(stream)) => stream.descriptor().as_raw_fd(),
+            #[cfg(feature = "sim")]
+            Stream::Sim(_) => -1,
         }
     }
 

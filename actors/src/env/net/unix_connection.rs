@@ -7,7 +7,7 @@
 
 use bytes::BufMut;
 use dsm_protocol::secret::Channel;
-use rustix::net::{SendAncillaryBuffer, SendFlags};
+use rustix::net::{SendAncillaryBuffer, SendFlags, SocketAddrUnix};
 use std::io::{self, IoSlice};
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
@@ -101,6 +101,13 @@ impl UnixConnection {
                 Ok(())
             }
         }
+    }
+
+    /// The address of this end, as Redis writes one that has no port: `unix:/path:0`. Empty within a process.
+    pub(super) fn local_address(&self) -> String {
+        let address = rustix::net::getsockname(&self.socket).and_then(SocketAddrUnix::try_from);
+        let path = address.ok().and_then(|address| Some(address.path()?.to_string_lossy().into_owned()));
+        path.map_or_else(String::new, |path| format!("unix:{path}:0"))
     }
 
     pub(super) fn descriptor(&self) -> BorrowedFd<'_> {

@@ -18,6 +18,8 @@ use dsm_protocol::machine::fence::{may_kill, Holders, MayKill, Observer};
 use futures_util::future::LocalBoxFuture;
 use nix::fcntl::{fcntl, FcntlArg};
 use nix::libc;
+use nix::sys::resource::{getrusage, UsageWho};
+use nix::sys::time::{TimeVal, TimeValLike as _};
 use rustix::fs::FlockOperation;
 use rustix::process::{Pid, PidfdFlags, Signal};
 use std::cell::RefCell;
@@ -159,10 +161,26 @@ impl Environment for RealEnv {
     }
 
     fn resident_bytes(&self) -> u64 {
-        let text = fs::read_to_string("/proc/self/statm").unwrap_or_default();
-        let pages = text.split(' ').nth(1).and_then(|pages| pages.parse::<u64>().ok());
-        pages.unwrap_or(0) * rustix::param::page_size() as u64
+        statm_bytes().map_or(0, |(resident, _)| resident)
     }
+
+    fn private_bytes(&self) -> u64 {
+        statm_bytes().map_or(0, |(resident, shared)| resident.saturating_sub(shared))
+    }
+
+    fn processor_time_us(&self) -> Option<(u64, u64)> {
+        let used = getrusage(UsageWho::RUSAGE_SELF).ok()?;
+        let micros = |time: TimeVal| u64::try_from(time.num_microseconds()).ok();
+        Some((micros(used.user_time())?, micros(used.system_time())?))
+    }
+}
+
+/// Resident memory of this process, and the part of it that is of files, in bytes. No disk is read for it.
+fn statm_bytes() -> Option<(u64, u64)> {
+    let text = fs::read_to_string("/proc/self/statm").ok()?;
+    let mut pages = text.split(' ').skip(1).map_while(|pages| pages.parse::<u64>().ok());
+    let page = rustix::param::page_size() as u64;
+    Some((pages.next()? * page, pages.next()? * page))
 }
 
 fn boot_id() -> String {
