@@ -174,8 +174,8 @@ fn commands_and_keys_are_refused_as_in_redis_and_noted() {
     assert_eq!(
         talk.say("ACL LOG 1"),
         "*1^*14^$5^count^:1^$6^reason^$7^command^$7^context^$8^toplevel^$6^object^$8^failover^$8^username^$2^al^\
-         $11^age-seconds^$5^2.500^$11^client-info^$95^id=1 addr=10.0.0.1:5 laddr=10.0.0.2:6 name= db=0 cmd=failover \
-         user=al resp=2 lib-name= lib-ver=^"
+         $11^age-seconds^$5^2.500^$11^client-info^$169^id=1 addr=10.0.0.1:5 laddr=10.0.0.2:6 fd=-1 name= age=0 idle=0 \
+         flags=N db=0 sub=0 psub=0 ssub=0 multi=-1 events=r cmd=failover user=al redir=-1 resp=2 lib-name= lib-ver=^"
     );
     assert!(talk.say("ACL LOG").starts_with("*8^"));
     talk.expect(&[
