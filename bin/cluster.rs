@@ -69,6 +69,10 @@ struct Args {
     #[arg(long, env = "DSM_BACKUP_PORT", value_name = "PORT", default_value = "12346")]
     backup_port: u16,
 
+    /// Ports of the masters' Sentinels, the primary's first, as in 26379,26380; without them there are none
+    #[arg(long, env = "DSM_SENTINEL_PORTS", value_name = "PORT,PORT", value_parser = two_ports)]
+    sentinel_ports: Option<[u16; 2]>,
+
     /// When a write counts as written to the log [default: that of dsm-master]
     #[arg(long, env = "DSM_FSYNC", value_name = "POLICY", value_enum)]
     fsync: Option<Fsync>,
@@ -125,6 +129,14 @@ impl Args {
             .map(|(port, flag)| ((port != 0).then_some(port), flag))
     }
 
+    /// The flags of a master's Sentinel: of the first one, or of the second.
+    fn sentinel_flags(&self, number: usize) -> Vec<OsString> {
+        let Some(ports) = self.sentinel_ports else { return Vec::new() };
+        let (own, other) = (ports[number], ports[1 - number]);
+        let at = |port: u16| format!("127.0.0.1:{port}").into();
+        vec!["--sentinel".into(), at(own), "--sentinel-peer".into(), at(other)]
+    }
+
     /// The flags of all masters.
     fn masters_with(&self) -> Vec<OsString> {
         let mut flags = self.master_flags.clone();
@@ -132,6 +144,17 @@ impl Args {
             flags.extend(["--fsync".into(), policy.get_name().into()]);
         }
         flags
+    }
+}
+
+/// Reads two different ports.
+fn two_ports(text: &str) -> Result<[u16; 2], String> {
+    let ports: Vec<u16> = text.split(',').map_while(|port| port.trim().parse().ok()).collect();
+    match ports[..] {
+        [first, second] if first != 0 && second != 0 && first != second && text.split(',').count() == 2 => {
+            Ok([first, second])
+        }
+        _ => Err("give two different ports, as 26379,26380".to_owned()),
     }
 }
 
@@ -202,8 +225,9 @@ fn launcher_config(args: &Args) -> anyhow::Result<LauncherConfig> {
     let program = std::env::current_exe().context("cannot find this program's own file")?;
     let role = |name: &str| RoleCommand::new(&program).with_prefix(["role", name]);
     let master_flags = args.masters_with();
-    let masters = ["master", "backup"].into_iter().zip(args.ports()).map(|(name, (port, _))| {
-        let command = role(name).with_extra(master_flags.clone());
+    let roles = ["master", "backup"].into_iter().enumerate().zip(args.ports());
+    let masters = roles.map(|((number, name), (port, _))| {
+        let command = role(name).with_extra(master_flags.clone()).with_extra(args.sentinel_flags(number));
         MasterCommand { command, port }
     });
     let mut config = LauncherConfig::new(masters, role("slave"), &args.data);

@@ -13,6 +13,7 @@ pub use dsm_protocol::ids::{SlaveId, SlaveIdError};
 use dsm_protocol::machine::master::Placement;
 pub use dsm_protocol::machine::master::{CopyCount, CopyCountError};
 use dsm_protocol::record::SyncMode;
+use dsm_protocol::resp::sentinel::{is_master_name, SENTINEL_NAME_DEFAULT};
 use dsm_protocol::secret::Secrets;
 use std::fmt;
 use std::path::PathBuf;
@@ -291,6 +292,19 @@ pub struct MasterConfig {
     #[arg(long = "peer", env = "DSM_PEER", value_name = "ADDR", value_delimiter = ',', value_parser = address::to_dial_by_tcp)]
     pub peers: Vec<String>,
 
+    /// Address of this master's Sentinel, PORT (of 127.0.0.1), HOST:PORT or unix:/PATH: it tells Redis clients which master serves
+    #[arg(long, env = "DSM_SENTINEL", value_name = "ADDR", value_parser = to_listen_or_port)]
+    pub sentinel: Option<String>,
+
+    /// What the Sentinels call the master; the same at both masters
+    #[arg(long, env = "DSM_SENTINEL_NAME", value_name = "NAME", default_value = SENTINEL_NAME_DEFAULT)]
+    pub sentinel_name: String,
+
+    /// Addresses of the other masters' Sentinels, HOST:PORT: `SENTINEL SENTINELS` tells them to clients that look for more of them
+    #[arg(long = "sentinel-peer", env = "DSM_SENTINEL_PEER", value_name = "ADDR,ADDR", value_delimiter = ',',
+          value_parser = address::to_connect_by_tcp)]
+    pub sentinel_peers: Vec<String>,
+
     /// Write-ahead log; both masters must name the same file
     #[arg(long, env = "DSM_LOG", value_name = "FILE", default_value = "kv_store.log")]
     pub log: PathBuf,
@@ -468,6 +482,9 @@ impl Default for MasterConfig {
             unix_mode: UnixMode::default(),
             advertise: None,
             peers: Vec::new(),
+            sentinel: None,
+            sentinel_name: SENTINEL_NAME_DEFAULT.to_owned(),
+            sentinel_peers: Vec::new(),
             log: PathBuf::from("kv_store.log"),
             new: false,
             users_file: None,
@@ -619,6 +636,18 @@ impl MasterConfig {
         for peer in self.peer_dials(kind) {
             given("--peer", &peer, address::to_dial_by_tcp)?;
         }
+        if let Some(address) = &self.sentinel {
+            given("--sentinel", address, to_listen_or_port)?;
+        }
+        for address in &self.sentinel_peers {
+            given("--sentinel-peer", address, address::to_connect_by_tcp)?;
+        }
+        if !is_master_name(&self.sentinel_name) {
+            return Err(ConfigError::OutOfBounds {
+                flag: "--sentinel-name",
+                bound: "1 to 256 visible ASCII letters",
+            });
+        }
         let peers = self.peer_addresses(kind);
         let advertise = match &self.advertise {
             Some(address) => Some(given("--advertise", address, address::to_connect_by_tcp)?),
@@ -683,6 +712,15 @@ fn to_listen_by_tcp(text: &str) -> Result<String, AddressError> {
         Some(_) => Err(AddressError::UnixUntold),
         None => address::to_listen(text),
     }
+}
+
+/// Reads an address to listen at, which may be the port of 127.0.0.1 alone.
+fn to_listen_or_port(text: &str) -> Result<String, AddressError> {
+    let text = text.trim();
+    if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) {
+        return address::to_listen(&format!("127.0.0.1:{text}"));
+    }
+    address::to_listen(text)
 }
 
 /// A frame has fewer than 4 GiB.

@@ -142,7 +142,8 @@ pub(crate) async fn open_master(
     for further in listeners.iter().skip(1).flat_map(Listener::local_address) {
         log::info!("listening too address={further}");
     }
-    tell_of_strangers(&listeners, &config, accounts.must_log_in());
+    tell_of_strangers(&listeners, &config, accounts.must_log_in(), true);
+    let sentinel = open_sentinel(&env, &config, accounts.must_log_in()).await?;
     let cluster = Rc::new(Cell::new(None));
     let mut introductions = Vec::new();
     for dial in config.peer_dials(kind) {
@@ -180,7 +181,8 @@ pub(crate) async fn open_master(
     });
     let facts = door::server_facts(&config);
     let has_users = config.has_users();
-    let context = Context { env, config, facts, journal, secrets, switchboard: Rc::clone(&switchboard) };
+    let board = Rc::clone(&switchboard);
+    let context = Context { env, config, facts, journal, secrets, switchboard: board, sentinel: None };
     let mut linking = JoinSet::new();
     for introduction in introductions {
         linking.spawn_local(dialed::keep(introduction, context.clone(), fate.clone()));
@@ -188,6 +190,9 @@ pub(crate) async fn open_master(
     let mut accepting = JoinSet::new();
     for listener in listeners {
         accepting.spawn_local(door::accept::accept(listener, context.clone(), fate.clone()));
+    }
+    if let Some(listener) = sentinel {
+        accepting.spawn_local(door::accept::accept(listener, context.at_sentinel(), fate.clone()));
     }
     let reloading = reload::keep(tls, has_users.then_some(context), asks, &fate);
     Ok(OpenMaster { address, master, fate, switchboard, accepting, _reloading: reloading, linking })
@@ -210,9 +215,24 @@ async fn open_doors(
     Ok(listeners)
 }
 
+/// Listens where the master's Sentinel is asked, if there is one.
+async fn open_sentinel(
+    env: &Env,
+    config: &MasterConfig,
+    must_log_in: bool,
+) -> Result<Option<Listener>, NodeError> {
+    let Some(address) = &config.sentinel else { return Ok(None) };
+    let listener = open_door(env, address, config).await?;
+    let bound = listener.local_address().unwrap_or_default();
+    log::info!("listening as a Sentinel address={bound} master={}", config.sentinel_name);
+    tell_of_strangers(std::slice::from_ref(&listener), config, must_log_in, false);
+    Ok(Some(listener))
+}
+
 /// Warns of each address at which other machines find this master while it could not tell their clients, or their nodes, from
 /// strangers: in protected mode they are refused, and else whoever comes is served.
-fn tell_of_strangers(listeners: &[Listener], config: &MasterConfig, must_log_in: bool) {
+/// `nodes_come`: whether nodes have anything to look for there.
+fn tell_of_strangers(listeners: &[Listener], config: &MasterConfig, must_log_in: bool, nodes_come: bool) {
     for listener in listeners {
         let Some(security) = listener.open_to_others() else { continue };
         let is_tls = security != Security::Plain;
@@ -222,7 +242,7 @@ fn tell_of_strangers(listeners: &[Listener], config: &MasterConfig, must_log_in:
             let shown = Shown { certificate: certificate(comer), must_log_in, ..Shown::default() };
             protected::is_denied(comer, shown)
         };
-        let who = match (is_unknown(Comer::Text), is_unknown(Comer::Node)) {
+        let who = match (is_unknown(Comer::Text), nodes_come && is_unknown(Comer::Node)) {
             (false, false) => continue,
             (true, true) => "clients, slaves and masters",
             (true, false) => "clients",

@@ -152,6 +152,7 @@ pub async fn recover_from_slaves<S: SalvageStore>(
         journal: JournalKind::default(),
         secrets,
         switchboard: Rc::clone(&board),
+        sentinel: None,
     };
     let mut accepting = JoinSet::new();
     for listener in listeners {

@@ -2,7 +2,7 @@
 //!
 //! Owns the words for it, never how it is found out: the machine of the reign decides who serves.
 
-use crate::ids::Seq;
+use crate::ids::{Epoch, Seq};
 use crate::info::RedisRole;
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -33,6 +33,8 @@ pub struct ServingView {
     pub others: Vec<OtherMaster>,
     /// The last record that is written or replayed here.
     pub seq: Seq,
+    /// The highest epoch that is known here.
+    pub epoch: Epoch,
 }
 
 /// Of a master that knows of no other.
@@ -45,6 +47,7 @@ impl Default for ServingView {
             is_served: false,
             others: Vec::new(),
             seq: Seq::default(),
+            epoch: Epoch::default(),
         }
     }
 }
@@ -118,6 +121,7 @@ mod tests {
             is_served,
             others: vec![other("b:2", is_connected)],
             seq: Seq(9),
+            epoch: Epoch(3),
         }
     }
 

@@ -7,7 +7,7 @@
 
 use bytes::{Bytes, BytesMut};
 use dsm_protocol::command::{Command, Condition, ErrorWord, Excerpt, Reply, Update};
-use dsm_protocol::ids::{Seq, SlaveId};
+use dsm_protocol::ids::{Epoch, Seq, SlaveId};
 use dsm_protocol::info::{RedisRole, Sections};
 use dsm_protocol::resp::{
     encode_reply, Args, Conversation, Handling, Limits, Parsed, Parser, Protocol, ProtocolError, ServerFacts,
@@ -267,6 +267,7 @@ fn role_told(role: RedisRole, master: Option<&str>, is_served: bool, is_connecte
         is_served,
         others: vec![other],
         seq: Seq(9),
+        epoch: Epoch(3),
     });
     let hello = answer(&mut talk, words("HELLO"));
     let told = hello.split_once("^$4^role^").unwrap().1.split('^').nth(1).unwrap().to_owned();

@@ -1,14 +1,17 @@
 // ioredis and node-redis over TLS, as a user with a password: each writes a key of its own and reads it back, over and over.
 //
-// clients.js DIRECTORY PORT PORT: the certificates are in DIRECTORY. Prints how often each has succeeded, as JSON, a line at a
+// clients.js DIRECTORY PORT PORT SENTINEL SENTINEL: the certificates are in DIRECTORY. One more of each kind knows the ports of
+// the Sentinels alone, and follows the master that serves. Prints how often each has succeeded, as JSON, a line at a
 // time; after the end of its input what went wrong, too.
 'use strict';
 const fs = require('fs');
 const path = require('path');
-const [directory, ...ports] = process.argv.slice(2);
+const [directory, ...given] = process.argv.slice(2);
+const ports = given.slice(0, 2);
+const sentinels = given.slice(2).map((port) => ({ host: '127.0.0.1', port: Number(port) }));
 const library = (name) => require(require.resolve(name, { paths: [directory] }));
 const Redis = library('ioredis');
-const { createClient } = library('redis');
+const { createClient, createSentinel } = library('redis');
 
 const read = (name) => fs.readFileSync(path.join(directory, name));
 const tls = { ca: read('ca.crt'), cert: read('client.crt'), key: read('client.key'), servername: 'localhost' };
@@ -71,6 +74,20 @@ async function main() {
       loads.push(load(`${kind}-${port}`, (key, value) => client.set(key, value), (key) => client.get(key)));
     }
   }
+  const io = new Redis({
+    sentinels, name: 'dsm', username, password, tls, enableTLSForSentinelMode: true, sentinelTLS: tls,
+    sentinelUsername: username, sentinelPassword: password, retryStrategy: again, sentinelRetryStrategy: again,
+    maxRetriesPerRequest: null,
+  });
+  io.on('error', () => {});
+  loads.push(load('ioredis-sentinel', (key, value) => io.set(key, value), (key) => io.get(key)));
+  const options = { username, password, socket: { ...tls, tls: true, reconnectStrategy: again } };
+  const node = createSentinel({
+    name: 'dsm', sentinelRootNodes: sentinels, nodeClientOptions: options, sentinelClientOptions: options,
+  });
+  node.on('error', () => {});
+  await node.connect();
+  loads.push(load('node-redis-sentinel', (key, value) => node.set(key, value), (key) => node.get(key)));
   const shown = setInterval(() => console.log(JSON.stringify({ done, faults: faults.slice(0, 5) })), 100);
   process.stdin.resume();
   await new Promise((resolve) => process.stdin.on('end', resolve));

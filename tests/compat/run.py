@@ -1,6 +1,7 @@
 """Clients in other languages on a cluster with TLS, users and a secret: `make compat`.
 
-ioredis, node-redis, redis-py and redis-cli write and read while the master that serves is killed, twice, and comes back.
+ioredis, node-redis, redis-py and redis-cli write and read while the master that serves is killed, twice, and comes back: at
+each master, and by their own Sentinel clients, which know the Sentinels of the masters alone.
 Each must go on, read what it has written, and be refused what its user may not do.
 
 run.py PROGRAMS: the directory of dsm-master and the others. Installs the clients into a temporary directory, by npm and pip.
@@ -79,7 +80,8 @@ class Cluster:
 
     def __init__(self, programs, directory):
         self.programs, self.directory, self.processes = programs, directory, {}
-        self.ports = free_ports(2)
+        ports = free_ports(4)
+        self.ports, self.sentinels = ports[:2], ports[2:]
         make_certificates(directory)
         for name, text in [("users", USERS), ("secret", "a secret of these nodes\n")]:
             (directory / name).write_text(text)
@@ -96,6 +98,8 @@ class Cluster:
             listen, peer = self.addresses[number], self.addresses[1 - number]
             words = [program, "--listen", listen, "--peer", peer, "--log", "kv_store.log"]
             words += ["--users-file", "users", "--tls-client-auth", "optional"]
+            own, other = [f"127.0.0.1:{self.sentinels[at]}" for at in (number, 1 - number)]
+            words += ["--sentinel", own, "--sentinel-peer", other]
         with open(self.directory / f"{name}.out", "ab") as output:
             command = [str(self.programs / words[0]), *words[1:], *doors]
             process = subprocess.Popen(command, cwd=self.directory, stdout=output, stderr=output)
@@ -125,11 +129,11 @@ class Cluster:
 
 
 class NodeClients:
-    """ioredis and node-redis, two of each."""
+    """ioredis and node-redis, three of each."""
 
     def __init__(self, cluster):
         script = pathlib.Path(__file__).with_name("clients.js")
-        words = ["node", str(script), str(cluster.directory), *map(str, cluster.ports)]
+        words = ["node", str(script), str(cluster.directory), *map(str, cluster.ports + cluster.sentinels)]
         self.errors = open(cluster.directory / "clients.out", "w+", encoding="utf-8")
         self.process = subprocess.Popen(
             words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.errors, text=True
@@ -159,12 +163,13 @@ class NodeClients:
 
 
 class PythonClients:
-    """redis-py, one at each master."""
+    """redis-py, one at each master, and one that knows the Sentinels alone."""
 
     def __init__(self, redis, cluster):
         self.redis, self.cluster = redis, cluster
         self.counts, self.faults, self.is_over = {}, [], False
-        self.threads = [threading.Thread(target=self.load, args=(port,), daemon=True) for port in cluster.ports]
+        ports = [*cluster.ports, "sentinel"]
+        self.threads = [threading.Thread(target=self.load, args=(port,), daemon=True) for port in ports]
         for thread in self.threads:
             thread.start()
 
@@ -173,9 +178,11 @@ class PythonClients:
             f"ssl_{name}": str(self.cluster.directory / file)
             for name, file in [("ca_certs", "ca.crt"), ("certfile", "client.crt"), ("keyfile", "client.key")]
         }
-        return self.redis.Redis(
-            "127.0.0.1", port, username="app", password=PASSWORD, ssl=True, socket_timeout=10, **files
-        )
+        options = {"username": "app", "password": PASSWORD, "ssl": True, "socket_timeout": 10, **files}
+        if port != "sentinel":
+            return self.redis.Redis("127.0.0.1", port, **options)
+        known = [("127.0.0.1", sentinel) for sentinel in self.cluster.sentinels]
+        return self.redis.sentinel.Sentinel(known, sentinel_kwargs=options).master_for("dsm", **options)
 
     def load(self, port):
         client, name = self.open(port), f"redis-py-{port}"
@@ -233,7 +240,8 @@ def check_cli(cluster):
 
 
 def go_on(what, clients, names):
-    """Waits until each of the clients at those ports has succeeded so often again."""
+    """Waits until each of the clients at those ports, and those that follow the master, has succeeded so often again."""
+    names = (*names, "sentinel") if isinstance(names, tuple) else (names, "sentinel")
     before = {name: count for each in clients for name, count in each.done().items()}
 
     def all_went_on():
@@ -256,7 +264,7 @@ def run(programs, directory):
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--target", str(directory / "py"), *PACKAGES["pip"]]
     subprocess.run(pip, check=True, timeout=600)
     sys.path.insert(0, str(directory / "py"))
-    import redis
+    import redis.sentinel
 
     cluster = Cluster(programs, directory)
     clients = []
@@ -270,7 +278,7 @@ def run(programs, directory):
         cluster.wait_for_role(1, "standby")
         check_cli(cluster)
         clients = [NodeClients(cluster), PythonClients(redis, cluster)]
-        wait("all clients work", lambda: len(clients[0].done()) == 4 and len(clients[1].done()) == 2)
+        wait("all clients work", lambda: len(clients[0].done()) == 6 and len(clients[1].done()) == 3)
         ports = tuple(map(str, cluster.ports))
         go_on("before anything happens", clients, ports)
         for name, number in [("master", 0), ("backup", 1)]:

@@ -7,8 +7,9 @@ use super::links::{peer, reject, slave};
 use super::meet::{meet, Met};
 use super::native::{native_client, NATIVE_UNKNOWN};
 use super::resp::redis;
+use super::sentinel::sentinel;
 use super::switchboard::Switchboard;
-use super::Context;
+use super::{Context, Visitor};
 use crate::batch::Outbox;
 use crate::env::Stream;
 use crate::flusher::Flusher;
@@ -23,6 +24,9 @@ use std::cell::Cell;
 use std::io;
 use std::rc::Rc;
 use std::time::Duration;
+
+const SENTINEL_ONLY: &str =
+    "this is the port of a Sentinel (--sentinel), which knows no slaves, masters and native clients";
 
 /// How long the other side may take to close its own end, once this one is closed.
 const PARTING_MAX: Duration = Duration::from_secs(1);
@@ -131,13 +135,13 @@ async fn serve(
     kind: &Cell<&'static str>,
 ) -> io::Result<()> {
     match told {
-        AcceptEffect::Text if is_denied(Comer::Text, &handshake, stream, address, context) => {
-            outbox.append(|out| out.extend_from_slice(DENIED_TEXT.as_bytes()));
-            Ok(())
-        }
         AcceptEffect::Text => {
-            kind.set("session");
-            redis(stream, buffer, handshake, outbox, context, address, permit).await
+            let visitor = Visitor { stream, outbox, context, address, permit };
+            text_client(visitor, buffer, handshake, kind).await
+        }
+        AcceptEffect::Native(_) if context.sentinel.is_some() => {
+            reject(outbox, SENTINEL_ONLY);
+            Ok(())
         }
         AcceptEffect::Native(Hello { role: HelloRole::Client, .. })
             if is_denied(Comer::Native, &handshake, stream, address, context) =>
@@ -198,6 +202,25 @@ async fn serve(
         }
         // What is to be said is said before.
         AcceptEffect::TimedOut | AcceptEffect::Say(_) => Ok(()),
+    }
+}
+
+/// Serves a client of Redis, by the port to which it has come.
+async fn text_client(
+    visitor: Visitor<'_>,
+    buffer: BytesMut,
+    handshake: Accepting,
+    kind: &Cell<&'static str>,
+) -> io::Result<()> {
+    let Visitor { stream, outbox, context, address, .. } = visitor;
+    if is_denied(Comer::Text, &handshake, stream, address, context) {
+        outbox.append(|out| out.extend_from_slice(DENIED_TEXT.as_bytes()));
+        return Ok(());
+    }
+    kind.set("session");
+    match &context.sentinel {
+        Some(facts) => sentinel(visitor, buffer, handshake, facts).await,
+        None => redis(visitor, buffer, handshake).await,
     }
 }
 

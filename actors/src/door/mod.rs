@@ -13,6 +13,8 @@
 //! | `meet` | the handshake; its rules are in `dsm_protocol::handshake` |
 //! | `native`, `resp` | a client's requests: in frames, and in Redis' protocol |
 //! | `links`, `dialed` | the links that slaves and the other master have opened; the links that this master dials |
+//! | `sentinel` | who asks a master's Sentinel which one serves |
+//! | `client_standing` | the time that a client has to say who it is |
 //! | `admission` | the limits, and the permits of what is admitted |
 //! | `counters` | counters for INFO |
 //! | `heard` | the messages of a link that wait for the master |
@@ -25,6 +27,7 @@
 pub(crate) mod accept;
 pub(crate) mod accounts;
 pub(crate) mod admission;
+mod client_standing;
 mod connection;
 pub(crate) mod counters;
 pub(crate) mod dialed;
@@ -38,6 +41,7 @@ pub(crate) mod origin;
 #[cfg(test)]
 mod permits_come_back;
 mod resp;
+mod sentinel;
 pub(crate) mod session;
 mod session_guard;
 mod streams;
@@ -45,11 +49,14 @@ pub(crate) mod switchboard;
 #[cfg(test)]
 mod test_kit;
 
+use crate::batch::Outbox;
 use crate::config::MasterConfig;
-use crate::env::Env;
+use crate::env::{Env, Stream};
 use crate::journal::JournalKind;
 use crate::secrets::SharedSecrets;
+use admission::ConnectionPermit;
 use dsm_protocol::ids::SessionId;
+use dsm_protocol::resp::sentinel::SentinelFacts;
 use dsm_protocol::resp::{Limits, ServerFacts};
 use session::Session;
 use std::collections::HashMap;
@@ -67,6 +74,34 @@ pub(crate) struct Context {
     /// What must be proved to it.
     pub(crate) secrets: SharedSecrets,
     pub(crate) switchboard: Rc<Switchboard>,
+    /// At the port of a Sentinel: what that is. Elsewhere nothing.
+    pub(crate) sentinel: Option<Rc<SentinelFacts>>,
+}
+
+/// A client's connection, and by what it holds its place.
+#[derive(Clone, Copy)]
+struct Visitor<'a> {
+    stream: &'a Stream,
+    outbox: &'a Outbox,
+    context: &'a Context,
+    address: &'a str,
+    permit: &'a ConnectionPermit,
+}
+
+impl Context {
+    /// The same at the port of the master's Sentinel.
+    pub(crate) fn at_sentinel(&self) -> Context {
+        let (config, env) = (&self.config, &self.env);
+        let mut id = format!("{:016x}{:016x}{:016x}", env.random(), env.random(), env.random());
+        id.truncate(40);
+        let facts = SentinelFacts {
+            name: config.sentinel_name.clone(),
+            id,
+            others: config.sentinel_peers.clone(),
+            down_after_ms: config.failover_timeout.as_millis() as u64,
+        };
+        Context { sentinel: Some(Rc::new(facts)), ..self.clone() }
+    }
 }
 
 /// What Redis clients may ask about the server.

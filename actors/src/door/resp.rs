@@ -1,18 +1,18 @@
 //! A Redis client's connection.
 
 use super::accounts::load;
-use super::admission::{check_sizes, ConnectionPermit, Unfinished};
+use super::admission::check_sizes;
+use super::client_standing::ClientStanding;
 use super::counters::count;
 use super::kept_out::is_denied;
 use super::origin::Origin;
 use super::session::Coding;
 use super::session_guard::{hear, parted, Heard, SessionGuard, UPLOADS_CUT};
-use super::Context;
-use crate::batch::{Outbox, Turns};
-use crate::env::Stream;
+use super::Visitor;
+use crate::batch::Turns;
 use bytes::BytesMut;
 use dsm_protocol::handshake::{AcceptEvent, Accepting};
-use dsm_protocol::ids::{Millis, SessionId};
+use dsm_protocol::ids::SessionId;
 use dsm_protocol::machine::protected::{Comer, DENIED_TEXT};
 use dsm_protocol::resp::{Conversation, Handling, Parsed, Parser};
 use std::io;
@@ -28,73 +28,12 @@ const LISTED_BYTES: usize = 64 * 1024;
 /// How many steps of a turn judge whether a request is allowed, some nanoseconds each.
 const JUDGED_STEPS: usize = 100_000;
 
-/// How a client stands that may have to say who it is: by when, and with whom it shares the room for what is not whole.
-struct Standing<'a> {
-    permit: &'a ConnectionPermit,
-    unfinished: [Unfinished<'a>; 2],
-    is_known: bool,
-    /// By when it must say who it is; `None` for one who has, or need not.
-    until: Option<Millis>,
-    /// By when the handshake must be over.
-    handshake_until: Option<Millis>,
-    /// Of the users by which protected mode has let it in.
-    generation: u64,
-}
-
-impl<'a> Standing<'a> {
-    fn new(context: &'a Context, permit: &'a ConnectionPermit, handshake_until: Option<Millis>) -> Self {
-        let gate = &context.switchboard.gate;
-        let unfinished = [gate.unfinished_requests.part(), gate.unfinished_of_strangers.part()];
-        let generation = context.switchboard.accounts.generation();
-        Standing { permit, unfinished, is_known: true, until: None, handshake_until, generation }
-    }
-
-    /// Whether there are other users than when this was asked last.
-    fn has_other_users(&mut self, context: &Context) -> bool {
-        let generation = context.switchboard.accounts.generation();
-        std::mem::replace(&mut self.generation, generation) != generation
-    }
-
-    /// Looks whether the client has said who it is. One that is known no more has the time of a handshake again.
-    fn look(&mut self, conversation: &mut Conversation, context: &Context) -> bool {
-        let is_known = conversation.is_known();
-        self.permit.set_known(is_known);
-        if is_known != self.is_known {
-            self.is_known = is_known;
-            for part in &self.unfinished {
-                let _ = part.hold(0);
-            }
-            let again = context.env.now().plus(context.config.handshake_timeout.as_millis() as u64);
-            self.until = (!is_known).then(|| self.handshake_until.take().unwrap_or(again));
-        }
-        is_known
-    }
-
-    fn until(&self) -> Option<Millis> {
-        self.until
-    }
-
-    fn is_overdue(&self, context: &Context) -> bool {
-        self.until.is_some_and(|until| until <= context.env.now())
-    }
-
-    /// Notes how much its buffer holds; whether it may go on.
-    fn hold(&self, bytes: usize) -> bool {
-        let [of_known, of_strangers] = &self.unfinished;
-        if self.is_known { of_known } else { of_strangers }.hold(bytes)
-    }
-}
-
 /// Serves a Redis client until it leaves.
 #[expect(clippy::too_many_lines, reason = "the life of a connection in its order")]
 pub(super) async fn redis(
-    stream: &Stream,
+    Visitor { stream, outbox, context, address, permit }: Visitor<'_>,
     mut buffer: BytesMut,
     mut handshake: Accepting,
-    outbox: &Outbox,
-    context: &Context,
-    address: &str,
-    permit: &ConnectionPermit,
 ) -> io::Result<()> {
     let counters = &context.switchboard.gate.counters;
     let id = SessionId(context.switchboard.next_id());
@@ -107,7 +46,7 @@ pub(super) async fn redis(
     let began = context.env.now();
     let mut own = Vec::new();
     let (env, mut effects) = (&context.env, Vec::new());
-    let mut standing = Standing::new(context, permit, handshake.deadline());
+    let mut standing = ClientStanding::new(context, permit, handshake.deadline());
     let mut turns = Turns::default();
     loop {
         turns.count().await;
@@ -116,7 +55,7 @@ pub(super) async fn redis(
             return Ok(());
         }
         let was_known = standing.is_known;
-        let is_known = standing.look(&mut conversation, context);
+        let is_known = standing.look(conversation.is_known(), context);
         if is_known && !was_known {
             // Its login was its first request: it has all the time from now on.
             handshake.step(env.now(), AcceptEvent::Request, &mut effects);

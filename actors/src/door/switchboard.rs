@@ -131,6 +131,8 @@ pub(crate) struct Switchboard {
     pub(crate) peer_calls: PeerCalls,
     /// Who serves, as the master knows.
     pub(crate) view: SharedView,
+    /// Notified when that is another one.
+    pub(crate) view_changed: Notify,
     /// Connections of recently active clients that have ended on our side and are still read off.
     pub(super) read_off: Cell<usize>,
     /// When a peer with another version was last logged.
@@ -165,6 +167,7 @@ impl Switchboard {
             is_over_time: Cell::new(false),
             peer_calls: PeerCalls::default(),
             view: SharedView::default(),
+            view_changed: Notify::new(),
             read_off: Cell::new(0),
             version_told: Cell::new(None),
             proofs_told: RefCell::default(),

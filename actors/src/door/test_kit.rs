@@ -41,7 +41,10 @@ pub(super) fn deaf_master(config: MasterConfig) -> (Context, Inbox<Arrived>) {
     let facts = server_facts(&config);
     let secrets = Rc::new(config.open_secrets().unwrap());
     let (config, switchboard) = (Rc::new(config), Rc::new(board));
-    (Context { env, facts, config, journal: JournalKind::default(), secrets, switchboard }, inbox)
+    (
+        Context { env, facts, config, journal: JournalKind::default(), secrets, switchboard, sentinel: None },
+        inbox,
+    )
 }
 
 /// What a slave says of itself.

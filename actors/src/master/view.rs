@@ -28,11 +28,17 @@ impl MasterActor {
             is_served,
             others: self.peers.addresses().iter().map(other).collect(),
             seq: state.seq,
+            epoch: state.epoch,
         }
     }
 
     /// Lets connections know who serves.
     pub(super) fn tell_view(&self) {
-        self.switchboard.view.set(self.serving_view());
+        let view = self.serving_view();
+        let is_news = view.differs_from(&self.switchboard.view.now());
+        self.switchboard.view.set(view);
+        if is_news {
+            self.switchboard.view_changed.notify_waiters();
+        }
     }
 }

@@ -52,7 +52,8 @@ pub(super) fn wrong_arity(name: &str, out: &mut Vec<u8>) {
     error_parts(out, &[b"ERR wrong number of arguments for '", name.as_bytes(), b"' command"]);
 }
 
-fn unknown_command(args: &[Bytes], out: &mut Vec<u8>) {
+/// Appends the error for a name that no command has.
+pub(super) fn unknown_command(args: &[Bytes], out: &mut Vec<u8>) {
     // Redis shows 128 bytes of the name, and arguments until they fill 128 bytes.
     let mut shown = Vec::with_capacity(160);
     for arg in &args[1..] {

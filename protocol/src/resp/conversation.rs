@@ -108,6 +108,10 @@ pub struct Conversation {
     /// How long the connection has stood when its present request came, in seconds.
     age_seconds: u64,
     view: SharedView,
+    /// Whether it is one to a Sentinel.
+    is_of_sentinel: bool,
+    /// To how many channels and patterns it has subscribed.
+    subscriptions: (usize, usize),
     client_name: String,
     library_name: String,
     library_version: String,
@@ -150,6 +154,8 @@ impl Conversation {
             descriptor: -1,
             age_seconds: 0,
             view: SharedView::default(),
+            is_of_sentinel: false,
+            subscriptions: (0, 0),
             client_name: String::new(),
             library_name: String::new(),
             library_version: String::new(),
@@ -176,6 +182,18 @@ impl Conversation {
     pub fn with_view(mut self, view: SharedView) -> Self {
         self.view = view;
         self
+    }
+
+    /// Makes it one to a Sentinel, for `HELLO`.
+    #[must_use]
+    pub(super) fn of_sentinel(mut self) -> Self {
+        self.is_of_sentinel = true;
+        self
+    }
+
+    /// Notes to how many channels and patterns it has subscribed, for `CLIENT INFO`.
+    pub(super) fn set_subscriptions(&mut self, channels: usize, patterns: usize) {
+        self.subscriptions = (channels, patterns);
     }
 
     /// Notes how long the connection has stood, for `CLIENT INFO`.
@@ -507,7 +525,7 @@ impl Conversation {
         if let Some(name) = name {
             self.client_name = name;
         }
-        map(protocol, out, 7);
+        map(protocol, out, if self.is_of_sentinel { 6 } else { 7 });
         for (name, value) in [("server", "dsm"), ("version", REDIS_VERSION)] {
             bulk(out, name.as_bytes());
             bulk(out, value.as_bytes());
@@ -520,7 +538,11 @@ impl Conversation {
             RedisRole::Master => "master",
             RedisRole::Slave => "replica",
         };
-        for (name, value) in [("mode", "standalone"), ("role", role)] {
+        let what: &[_] = match self.is_of_sentinel {
+            true => &[("mode", "sentinel")],
+            false => &[("mode", "standalone"), ("role", role)],
+        };
+        for (name, value) in what {
             bulk(out, name.as_bytes());
             bulk(out, value.as_bytes());
         }
@@ -538,10 +560,12 @@ impl Conversation {
 
     /// This connection as a line of `CLIENT LIST`: the fields of Redis that mean something here.
     fn describe(&self, command: &str) -> String {
-        // Whoever asks for this has just been heard, and subscribes to nothing.
+        // Whoever asks for this has just been heard.
+        let (channels, patterns) = self.subscriptions;
+        let flags = if channels + patterns > 0 { "P" } else { "N" };
         format!(
-            "id={} addr={} laddr={} fd={} name={} age={} idle=0 flags=N db=0 sub=0 psub=0 ssub=0 multi=-1 events=r \
-             cmd={command} user={} redir=-1 resp={} lib-name={} lib-ver={}\n",
+            "id={} addr={} laddr={} fd={} name={} age={} idle=0 flags={flags} db=0 sub={channels} psub={patterns} ssub=0 \
+             multi=-1 events=r cmd={command} user={} redir=-1 resp={} lib-name={} lib-ver={}\n",
             self.id,
             self.peer_address,
             self.local_address,

@@ -147,6 +147,14 @@ pub(super) fn bulk(out: &mut Vec<u8>, bytes: &[u8]) {
     out.extend_from_slice(b"\r\n");
 }
 
+/// `*-1` or `_`: no array.
+pub(super) fn null_array(protocol: Protocol, out: &mut Vec<u8>) {
+    match protocol {
+        Protocol::Resp2 => out.extend_from_slice(b"*-1\r\n"),
+        Protocol::Resp3 => null(protocol, out),
+    }
+}
+
 /// `$-1` or `_`.
 pub(super) fn null(protocol: Protocol, out: &mut Vec<u8>) {
     out.extend_from_slice(match protocol {
@@ -202,7 +210,7 @@ pub(super) fn verbatim(protocol: Protocol, out: &mut Vec<u8>, text: &str) {
     }
 }
 
-fn header(out: &mut Vec<u8>, kind: u8, number: u64) {
+pub(super) fn header(out: &mut Vec<u8>, kind: u8, number: u64) {
     out.push(kind);
     decimal(out, number);
     out.extend_from_slice(b"\r\n");

@@ -13,6 +13,7 @@ mod command;
 mod conversation;
 mod encode;
 mod parse;
+pub mod sentinel;
 
 pub use acl::{NewPassword, UserListing};
 pub use conversation::{Conversation, Handling, ServerFacts, CLIENT_ATTRIBUTE_MAX};
