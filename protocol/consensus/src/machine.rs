@@ -12,18 +12,21 @@
 //! [`Effect::Deposed`], and nobody knows. **Fate of a read**: [`Effect::ReadConfirmed`] or [`Effect::ReadRefused`].
 
 use crate::ids::MemberId;
+use crate::members::{ChangeRefusal, Members, MembersChange};
 use crate::mutant::planted;
 use crate::purge::purge_through;
-use crate::storage::{LogEntry, LogView, Wish};
+use crate::storage::{entry_type, LogEntry, LogView, Wish};
 use crate::vote::VoteRecord;
+use crate::wire::join::JoinMessage;
 use crate::wire::stream::StreamMessage;
 use crate::wire::PeerMessage;
 use dsm_protocol::ids::{ClusterId, Epoch, Millis, Seq, Version};
-use raft::eraftpb::{ConfState, Entry, HardState, Message, MessageType};
+use raft::eraftpb::{Entry, EntryType, HardState, Message, MessageType};
 use raft::{GetEntriesContext, ProgressState, RawNode, ReadOnlyOption, Ready, StateRole};
 use std::collections::{BTreeMap, VecDeque};
 use thiserror::Error;
 
+mod changes;
 mod stream;
 mod transfer;
 
@@ -34,8 +37,6 @@ pub use stream::StreamNumber;
 pub struct Config {
     /// Who this member is.
     pub member: MemberId,
-    /// All members with a vote, this one too, in ascending order.
-    pub voters: Vec<MemberId>,
     /// Election timeouts are functions of it, the term and the role.
     pub seed: u64,
     /// A leader is heard at least every so many ticks.
@@ -62,6 +63,8 @@ pub struct Config {
     pub committed_bytes_max: u64,
     /// How many reads may wait to be confirmed.
     pub reads_max: usize,
+    /// A learner gets its vote once it lacks no more entries than this.
+    pub learner_lag_max: u64,
     /// The vote file learns how far the log is committed at least every so many entries: a start holds those after it in memory.
     pub commit_noted_entries: u64,
     /// How long a member waits before it asks for a chunk or offers a stream again, in milliseconds.
@@ -72,12 +75,9 @@ pub struct Config {
 
 impl Config {
     /// The usual settings, for ticks of 10 ms.
-    pub fn new(member: MemberId, mut voters: Vec<MemberId>, seed: u64) -> Self {
-        voters.sort_unstable();
-        voters.dedup();
+    pub fn new(member: MemberId, seed: u64) -> Self {
         Config {
             member,
-            voters,
             seed,
             heartbeat_ticks: 5,
             election_ticks: 15,
@@ -90,6 +90,7 @@ impl Config {
             tail_bytes_max: 64 << 20,
             committed_bytes_max: 4 << 20,
             reads_max: 1024,
+            learner_lag_max: 1000,
             commit_noted_entries: 10_000,
             stream_retry_ms: 200,
             stream_quiet_max_ms: 10_000,
@@ -104,6 +105,9 @@ pub struct Start {
     pub vote: VoteRecord,
     /// The last version that is in no entry of the log, because it was compacted; (0, 0) when all are.
     pub base: Version,
+    /// The records of the members in the log, through the base and `commit` at least, ascending: the last one before the base is
+    /// enough of those. None if it has none.
+    pub records: Vec<(Seq, Members)>,
     /// The first version of each term in the log after the base, ascending.
     pub terms: Vec<Version>,
     /// The last entries of the log: at least the last one, and all after `commit` and the base. None if the log has none after the base.
@@ -113,8 +117,8 @@ pub struct Start {
 /// Why a member cannot take part with what is on its disk.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
 pub enum StartError {
-    /// The vote file is another member's, or the members do not name this one.
-    #[error("the vote file is of member {found}, this one is {expected}, or it is not among the members")]
+    /// The vote file is another member's.
+    #[error("the vote file is of member {found}, this one is {expected}")]
     OtherMember {
         /// Of whom the vote file is.
         found: MemberId,
@@ -140,6 +144,9 @@ pub enum StartError {
     /// What was given of the log does not hang together.
     #[error("the log has a gap, falling terms, or less in its tail than is needed: at {0}")]
     Gap(Seq),
+    /// A record of the members makes no sense.
+    #[error("the record of the members at {0} makes no sense")]
+    Members(Seq),
     /// The engine does not take the settings.
     #[error("the settings of the log's replication do not go together: {0}")]
     Settings(String),
@@ -188,6 +195,20 @@ pub enum Event {
     },
     /// Give the leadership to this member. Answered by [`Effect::Transferred`] or [`Effect::TransferFailed`].
     Transfer(MemberId),
+    /// Change the members. Answered by [`Effect::ChangeBegun`] or [`Effect::ChangeRefused`]; [`Effect::Members`] tells each step, and
+    /// whoever leads goes on with it.
+    Change(MembersChange),
+    /// A member says who the members are. The peer has proved who it is.
+    Notice {
+        /// Who says it.
+        from: MemberId,
+        /// Whose log it has.
+        cluster: ClusterId,
+        /// Through where it knows the log to be committed.
+        seq: Seq,
+        /// Who they are by that.
+        members: Members,
+    },
     /// A member says something about a stream. The peer has proved who it is.
     Stream {
         /// Who says it.
@@ -325,6 +346,25 @@ pub enum Effect {
         /// Why.
         why: TransferFailure,
     },
+    /// The first step of a change of the members is proposed.
+    ChangeBegun,
+    /// The members are not changed.
+    ChangeRefused(ChangeRefusal),
+    /// These are the members from this version on: it is committed.
+    Members {
+        /// The version of the record, or of the file that has it.
+        version: Version,
+        /// Who they are.
+        members: Members,
+    },
+    /// A majority of the members knows for good that they are these: if others of them are lost from now on, it can decide. A change
+    /// is done when these are the members that it was to bring about.
+    MembersSettled(Members),
+    /// Tell this member, or one that is none any more, who the members are. It may get lost.
+    SendNotice(MemberId),
+    /// This member was removed, and a majority of the others knows it for good. It does nothing any more: the node must end, and may
+    /// not take part under its number again.
+    Removed,
     /// The disk of this member has not synced for long, and it leads: the leadership is being given to this member.
     DiskStalls {
         /// To whom.
@@ -413,9 +453,23 @@ pub struct Consensus {
     handed_out: u64,
     /// Term, vote and commit as the vote file will have them.
     noted: (u64, u64, u64),
+    /// Batches with a vote, and the commit that it notes.
+    noting: VecDeque<(u64, u64)>,
+    /// Through where the disk knows the log to be committed.
+    durable_commit: u64,
     /// Wishes that were told, by the first index.
     fetches: BTreeMap<u64, GetEntriesContext>,
     is_lost: bool,
+    is_removed: bool,
+    /// What it has heard of its own removal.
+    removal: Option<changes::Removal>,
+    /// The record of the members, by its place, of which it was said that it is settled.
+    settled: u64,
+    /// The members by what was told as committed.
+    members: Members,
+    ticks: u64,
+    /// In which tick each other member was heard last.
+    heard: BTreeMap<MemberId, u64>,
     cluster: ClusterId,
     incoming: Option<stream::ArrivingFile>,
     last_stream: u64,
@@ -441,7 +495,7 @@ impl Consensus {
     /// [`StartError`]: the member must not take part.
     pub fn new(config: Config, start: &Start) -> Result<Self, StartError> {
         check(&config, start)?;
-        let Start { vote, base, terms, tail } = start;
+        let Start { vote, base, records, terms, tail } = start;
         // The vote file may be behind: what was compacted or came as a file is committed.
         let commit = vote.commit.max(base.seq).0;
         let hard_state = HardState {
@@ -450,7 +504,8 @@ impl Consensus {
             commit,
             ..HardState::default()
         };
-        let view = LogView::new((hard_state, conf_state(&config)), *base, terms, tail, config.tail_bytes_max);
+        let view = LogView::new(hard_state, *base, records, terms, tail, config.tail_bytes_max);
+        let members = view.members_at(commit).clone();
         let log = slog::Logger::root(slog::Discard, slog::o!());
         let engine = RawNode::new(&engine_config(&config, commit), view, &log)
             .map_err(|error| StartError::Settings(error.to_string()))?;
@@ -469,8 +524,16 @@ impl Consensus {
             campaign_at: None,
             handed_out: commit,
             noted: (vote.term.0, vote.vote.map_or(0, MemberId::get), vote.commit.0),
+            noting: VecDeque::new(),
+            durable_commit: commit,
             fetches: BTreeMap::new(),
             is_lost: false,
+            is_removed: false,
+            removal: None,
+            settled: 0,
+            members,
+            ticks: 0,
+            heard: BTreeMap::new(),
             cluster: vote.cluster,
             incoming: None,
             last_stream: 0,
@@ -484,7 +547,7 @@ impl Consensus {
 
     /// Advances the machine. The caller must perform the effects in the order returned.
     pub fn step(&mut self, now: Millis, event: Event, effects: &mut Vec<Effect>) {
-        if self.is_lost {
+        if self.is_lost || self.is_removed {
             return;
         }
         self.now = self.now.max(now);
@@ -498,6 +561,10 @@ impl Consensus {
             Event::Persisted(through) => self.persisted(through.0, effects),
             Event::Fetched { from, entries } => self.fetched(from.0, &entries),
             Event::Transfer(to) => self.transfer(to, effects),
+            Event::Change(change) => self.change(&change, effects),
+            Event::Notice { from, cluster, seq, members } => {
+                self.hear_notice((from, cluster), seq, &members, effects);
+            }
             Event::Stream { from, message } => self.hear_stream(from, message, effects),
             Event::ChunkRead { to, base, offset, data, is_last } => {
                 self.chunk_read((to, base, offset), data, is_last, effects);
@@ -508,6 +575,9 @@ impl Consensus {
         }
         self.deadlines();
         self.settle(effects);
+        if self.is_removed {
+            self.leave(effects);
+        }
     }
 
     /// When the machine wants a tick at the latest, beside the usual ones.
@@ -536,6 +606,16 @@ impl Consensus {
         Seq(self.handed_out)
     }
 
+    /// The members, by what was told as committed.
+    pub fn members(&self) -> &Members {
+        &self.members
+    }
+
+    /// What this member says to a machine that asks who the members are.
+    pub fn notice(&self) -> JoinMessage {
+        JoinMessage::Members { cluster: self.cluster, seq: self.committed(), members: self.members.clone() }
+    }
+
     /// How many bytes of entries are in memory.
     pub fn tail_bytes(&self) -> usize {
         self.engine.0.store().tail_bytes()
@@ -562,6 +642,10 @@ impl Consensus {
             _ if planted!(PurgedTooFar) => self.last(),
             through => through.max(view.base().seq),
         };
+        if view.members_at(through.0).is_empty() {
+            // A file without the members would be of no use to anybody.
+            return view.base();
+        }
         view.term_at(through.0).map_or(view.base(), |term| Version::new(term, through.0))
     }
 
@@ -572,19 +656,20 @@ impl Consensus {
             return;
         }
         self.engine.0.mut_store().compacted(base);
-    }
-
-    fn members(&self) -> ConfState {
-        conf_state(&self.config)
+        self.durable_commit = self.durable_commit.max(base.seq.0);
     }
 
     fn tick(&mut self, effects: &mut Vec<Effect>) {
+        self.ticks += 1;
         // While a file is swapped in, the engine cannot say what it has applied, and must not campaign.
-        if self.restoring.is_none() {
+        if self.restoring.is_none() && !self.is_idle_as_removed() {
             self.engine.0.tick();
         }
         self.stream_ticks(effects);
         self.disk_stalls(effects);
+        self.changes_go_on();
+        self.say_who_is_settled(effects);
+        self.ask_as_removed(effects);
     }
 
     fn is_leader(&self) -> bool {
@@ -593,9 +678,11 @@ impl Consensus {
 
     /// Steps a message of a peer, unless it cannot be one.
     fn hear(&mut self, from: MemberId, message: PeerMessage, effects: &mut Vec<Effect>) {
-        let message = message.0;
-        let is_member = self.config.voters.contains(&from) && from != self.config.member;
-        if !is_member || message.from != from.get() || message.to != self.config.member.get() {
+        let mut message = message.0;
+        if !self.is_heard(from, effects)
+            || message.from != from.get()
+            || message.to != self.config.member.get()
+        {
             return;
         }
         if !PeerMessage::is_for_peers(&message) {
@@ -609,12 +696,16 @@ impl Consensus {
             effects.push(Effect::LogLost { last: Seq(last), committed: Seq(message.commit) });
             return;
         }
-        if message.msg_type == MessageType::MsgTimeoutNow && self.restoring.is_some() {
+        if message.msg_type == MessageType::MsgTimeoutNow
+            && (self.restoring.is_some() || self.removal.is_some())
+        {
             return;
         }
         if message.msg_type == MessageType::MsgAppendResponse && !message.reject && message.index > last {
             return;
         }
+        self.heard.insert(from, self.ticks);
+        self.cut_changes(&mut message);
         // What the engine refuses is as good as lost.
         let _ = self.engine.0.step(message);
     }
@@ -627,16 +718,16 @@ impl Consensus {
             self.engine.0.report_unreachable(peer.get());
         } else if raft.leader_id == peer.get() {
             raft.leader_id = raft::INVALID_ID;
-            let others = self.config.voters.iter().filter(|member| **member != peer);
-            let rank = others.take_while(|member| **member != self.config.member).count() as u64;
+            let others = self.members.voters().filter(|member| *member != peer);
+            let rank = others.take_while(|member| *member != self.config.member).count() as u64;
             self.campaign_at = Some(self.now.plus(rank * self.config.rank_delay_ms));
         }
     }
 
     fn propose(&mut self, entries: Vec<(ProposalTag, bytes::Bytes)>, effects: &mut Vec<Effect>) {
         assert!(
-            entries.iter().all(|(_, data)| !data.is_empty()),
-            "an entry without data is the engine's own"
+            entries.iter().all(|(_, data)| !data.is_empty() && entry_type(data) == EntryType::EntryNormal),
+            "entries without data and the record of the members are the machine's own"
         );
         if entries.is_empty() {
             return;
@@ -700,15 +791,20 @@ impl Consensus {
             }
             let Some(done) = self.unsynced.pop_front() else { break };
             last = Some(done.number);
-            effects.extend(done.messages.into_iter().filter_map(outgoing));
+            while let Some((_, commit)) = self.noting.front().filter(|(batch, _)| *batch <= done.number) {
+                self.durable_commit = self.durable_commit.max(*commit);
+                self.noting.pop_front();
+            }
+            effects.extend(done.messages.into_iter().filter_map(|message| self.outgoing(message)));
         }
         if let Some(number) = last {
             self.engine.0.on_persist_ready(number);
             if let Some((_, base)) = self.restoring.take_if(|(batch, _)| *batch <= number) {
                 self.engine.0.advance_apply();
                 self.handed_out = base.seq.0;
+                self.durable_commit = self.durable_commit.max(base.seq.0);
                 if !planted!(RestoredBeforeSwap) {
-                    effects.push(Effect::Restored(base));
+                    self.restored(base, effects);
                 }
             }
         }
@@ -719,7 +815,9 @@ impl Consensus {
         if raft.leader_id != raft::INVALID_ID || raft.state != StateRole::Follower {
             self.campaign_at = None;
         }
-        if self.campaign_at.is_some_and(|at| at <= self.now) && self.restoring.is_none() {
+        let is_due = self.campaign_at.is_some_and(|at| at <= self.now);
+        let may = self.restoring.is_none() && self.removal.is_none() && self.engine.0.raft.promotable();
+        if is_due && may {
             self.campaign_at = None;
             // It is refused while a change of members is not taken in; the next timeout tries again.
             let _ = self.engine.0.campaign();
@@ -733,6 +831,8 @@ impl Consensus {
             let ready = self.engine.0.ready();
             self.take_ready(ready, effects);
         }
+        // It may have been removed by what is committed.
+        self.depose(effects);
         self.settle_streams(effects);
         self.pin_election_timeout();
         self.say_who_leads(effects);
@@ -789,23 +889,24 @@ impl Consensus {
             if message.msg_type == MessageType::MsgSnapshot {
                 self.offer(&message, effects);
             } else {
-                effects.extend(outgoing(message));
+                effects.extend(self.outgoing(message));
             }
         }
         let mut messages = ready.take_persisted_messages();
         if planted!(MessagesBeforeSync) {
-            effects.extend(std::mem::take(&mut messages).into_iter().filter_map(outgoing));
+            effects.extend(std::mem::take(&mut messages).into_iter().filter_map(|it| self.outgoing(it)));
         }
         let read_states = ready.take_read_states();
         let committed = ready.take_committed_entries();
-        let batch = self.batch(&mut ready);
+        let commit = committed.last().map_or(self.handed_out, |entry| entry.index);
+        let batch = self.batch(&mut ready, commit);
         self.engine.0.advance_append_async(ready);
         let is_batch = batch.is_some();
         effects.extend(batch.map(Effect::Persist));
         if let Some((_, base)) =
             self.restoring.filter(|(batch, _)| planted!(RestoredBeforeSwap) && *batch == number)
         {
-            effects.push(Effect::Restored(base));
+            self.restored(base, effects);
         }
         self.unsynced.push_back(Unsynced { number, is_batch, since: self.now, messages });
         self.tell_committed(committed, effects);
@@ -827,17 +928,37 @@ impl Consensus {
         self.persisted(0, effects);
     }
 
-    /// What the disk has to do, if anything; the view has it from now on.
-    fn batch(&mut self, ready: &mut Ready) -> Option<LogBatch> {
+    /// What is let out: messages that have a form. The engine makes no others for a peer here. Answers say through where the
+    /// disk knows the log to be committed. Who has heard of its removal meanwhile asks for no votes.
+    fn outgoing(&self, mut message: Message) -> Option<Effect> {
+        let asks = [MessageType::MsgRequestVote, MessageType::MsgRequestPreVote];
+        if self.removal.is_some() && asks.contains(&message.msg_type) {
+            return None;
+        }
+        if matches!(message.msg_type, MessageType::MsgAppendResponse | MessageType::MsgHeartbeatResponse) {
+            message.commit = self.durable_commit;
+        }
+        PeerMessage::is_for_peers(&message).then_some(Effect::Send(PeerMessage(message)))
+    }
+
+    /// What the disk has to do, if anything; the view has it from now on. Through `commit` it has what is committed.
+    fn batch(&mut self, ready: &mut Ready, commit: u64) -> Option<LogBatch> {
         let install = self.install(ready);
         let entries = ready.take_entries();
         let (term, voted, noted) = self.noted;
         let state = self.engine.0.raft.hard_state();
-        let is_far = self.handed_out >= noted.saturating_add(self.config.commit_noted_entries);
+        let is_far = commit >= noted.saturating_add(self.config.commit_noted_entries);
         let mut vote = None;
-        if (state.term, state.vote) != (term, voted) || (is_far && !entries.is_empty()) {
-            self.noted = (state.term, state.vote, self.handed_out);
-            vote = Some((Epoch(state.term), MemberId::new(state.vote), Seq(self.handed_out)));
+        // The log has at most one change of the members that the vote file does not know to be committed: so a start has members that are
+        // at most one change old. It is noted at once, as one that was removed waits for it, and a member alone may have nothing else
+        // to write.
+        let is_change = |entry: &Entry| entry.entry_type == EntryType::EntryConfChangeV2;
+        let view = self.engine.0.store();
+        let is_unnoted = view.members_since(commit) > noted.max(view.base().seq.0);
+        let has_change = (entries.iter().any(is_change) || is_unnoted) && !planted!(ChangeNotNoted);
+        if (state.term, state.vote) != (term, voted) || (is_far && !entries.is_empty()) || has_change {
+            self.noted = (state.term, state.vote, commit);
+            vote = Some((Epoch(state.term), MemberId::new(state.vote), Seq(commit)));
         }
         if vote.is_none() && install.is_none() && entries.is_empty() {
             return None;
@@ -845,7 +966,7 @@ impl Consensus {
         let view = self.engine.0.mut_store();
         let cut_after = entries.first().and_then(|first| {
             (first.index <= view.last()).then(|| {
-                assert!(first.index > self.handed_out, "what is committed is never cut");
+                assert!(first.index > commit, "what is committed is never cut");
                 view.cut_after(first.index - 1);
                 Seq(first.index - 1)
             })
@@ -858,6 +979,7 @@ impl Consensus {
             vote = vote.map(|(term, _, commit)| (term, None, commit));
         }
         let cut_after = cut_after.filter(|_| !planted!(NotCut));
+        self.noting.extend(vote.map(|(_, _, commit)| (ready.number(), commit.0)));
         let entries = entries.iter().map(LogEntry::of).collect();
         Some(LogBatch { number: BatchNumber(ready.number()), vote, install, cut_after, entries })
     }
@@ -870,7 +992,7 @@ impl Consensus {
         let metadata = ready.snapshot().get_metadata();
         let base = Version::new(metadata.term, metadata.index);
         let stream = self.incoming.take().expect("the engine hears only of files that are whole");
-        self.engine.0.mut_store().restore(base);
+        self.engine.0.mut_store().restore(base, stream.members, stream.members_since);
         self.fetches.clear();
         self.restoring = Some((ready.number(), base));
         Some((stream.number, base))
@@ -893,6 +1015,11 @@ impl Consensus {
         }
         effects.push(Effect::Committed(told));
         effects.extend(begins.map(Effect::Reigns));
+        let changes = committed.iter().filter(|entry| entry.entry_type == EntryType::EntryConfChangeV2);
+        for entry in changes {
+            let members = self.engine.0.store().members_at(entry.index).clone();
+            self.take_members(Version::new(entry.term, entry.index), members, effects);
+        }
     }
 
     /// The engine draws election timeouts from the system's randomness when a role or term begins. This one is drawn from the
@@ -905,11 +1032,6 @@ impl Consensus {
             mixed(self.config.seed ^ mixed(self.config.member.get() ^ mixed(raft.term ^ (role << 56))));
         raft.set_randomized_election_timeout(self.config.election_ticks + (drawn % span) as usize);
     }
-}
-
-/// What is let out: messages that have a form. The engine makes no others for a peer here.
-fn outgoing(message: Message) -> Option<Effect> {
-    PeerMessage::is_for_peers(&message).then_some(Effect::Send(PeerMessage(message)))
 }
 
 fn engine_config(config: &Config, applied: u64) -> raft::Config {
@@ -932,16 +1054,10 @@ fn engine_config(config: &Config, applied: u64) -> raft::Config {
     }
 }
 
-/// The members, as the engine has them.
-fn conf_state(config: &Config) -> ConfState {
-    let voters = config.voters.iter().map(|member| member.get()).collect();
-    ConfState { voters, ..ConfState::default() }
-}
-
 /// Whether what is on disk hangs together.
 fn check(config: &Config, start: &Start) -> Result<(), StartError> {
-    let Start { vote, base, terms, tail } = start;
-    if vote.member != config.member || !config.voters.contains(&config.member) {
+    let Start { vote, base, records, terms, tail } = start;
+    if vote.member != config.member {
         return Err(StartError::OtherMember { found: vote.member, expected: config.member });
     }
     let last = tail.last().map_or(*base, |entry| entry.version);
@@ -958,6 +1074,15 @@ fn check(config: &Config, start: &Start) -> Result<(), StartError> {
     let tail_begins = tail.first().map_or(after_base, |entry| entry.version.seq);
     if !has_last || !begins || tail_begins > commit.next() || tail_begins < after_base {
         return Err(StartError::Gap(tail_begins));
+    }
+    let is_bad = |entry: &&LogEntry| Members::is_record(&entry.data) && Members::parse(&entry.data).is_none();
+    if let Some(entry) = tail.iter().find(is_bad) {
+        return Err(StartError::Members(entry.version.seq));
+    }
+    for pair in records.windows(2) {
+        if pair[0].0 >= pair[1].0 {
+            return Err(StartError::Gap(pair[1].0));
+        }
     }
     for pair in terms.windows(2) {
         if pair[0].epoch >= pair[1].epoch || pair[0].seq >= pair[1].seq {

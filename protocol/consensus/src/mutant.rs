@@ -68,11 +68,21 @@ mod on {
         TransferToldEarly,
         /// A leader goes on although its disk hangs.
         HungDiskGoesOn,
+        /// A machine with an empty disk takes the number that its address had, whoever had it.
+        NumberTakenAgain,
+        /// One member takes another's place in one step, without a time in which both sets of voters must agree.
+        JointSkipped,
+        /// A member that was removed goes on.
+        RemovedGoesOn,
+        /// A stream brings everything but the members.
+        MembersNotRestored,
+        /// The vote file does not learn that a change of the members is committed before the log has the next one.
+        ChangeNotNoted,
     }
 
     impl ConsensusMutant {
         /// Every bug.
-        pub const ALL: [ConsensusMutant; 16] = [
+        pub const ALL: [ConsensusMutant; 21] = [
             ConsensusMutant::AckBeforeSync,
             ConsensusMutant::MessagesBeforeSync,
             ConsensusMutant::VoteNotKept,
@@ -89,6 +99,11 @@ mod on {
             ConsensusMutant::LastChunkLost,
             ConsensusMutant::TransferToldEarly,
             ConsensusMutant::HungDiskGoesOn,
+            ConsensusMutant::NumberTakenAgain,
+            ConsensusMutant::JointSkipped,
+            ConsensusMutant::RemovedGoesOn,
+            ConsensusMutant::MembersNotRestored,
+            ConsensusMutant::ChangeNotNoted,
         ];
     }
 

@@ -5,9 +5,10 @@
 //! are wished for and come later. Never holds back an entry that is not handed out as committed yet: the engine asks for those
 //! without waiting.
 
+use crate::members::Members;
 use bytes::Bytes;
-use dsm_protocol::ids::Version;
-use raft::eraftpb::{ConfState, Entry, HardState, Snapshot};
+use dsm_protocol::ids::{Seq, Version};
+use raft::eraftpb::{ConfState, Entry, EntryType, HardState, Snapshot};
 use raft::{GetEntriesContext, RaftState, Storage, StorageError};
 use std::cell::RefCell;
 use std::collections::{BTreeMap, VecDeque};
@@ -20,23 +21,42 @@ const WISHES_MAX: usize = 16;
 pub struct LogEntry {
     /// Its term and place.
     pub version: Version,
-    /// The line of the record; empty for the first entry of a leader, whose words follow from its version.
+    /// The words of the record; empty for the first entry of a leader, whose words follow from its version.
     pub data: Bytes,
 }
 
 impl LogEntry {
     /// The entry as the engine has it.
     pub(crate) fn of(entry: &Entry) -> Self {
-        LogEntry { version: Version::new(entry.term, entry.index), data: entry.data.clone() }
+        LogEntry { version: Version::new(entry.term, entry.index), data: words(entry).clone() }
     }
 
     pub(crate) fn to_engine(&self) -> Entry {
         Entry {
+            entry_type: entry_type(&self.data),
             term: self.version.epoch.0,
             index: self.version.seq.0,
             data: self.data.clone(),
             ..Entry::default()
         }
+    }
+}
+
+/// The words of an entry. While a change of the members is proposed, the engine has it in its own form as the data.
+pub(crate) fn words(entry: &Entry) -> &Bytes {
+    if entry.context.is_empty() {
+        &entry.data
+    } else {
+        &entry.context
+    }
+}
+
+/// What an entry with these words is to the engine.
+pub(crate) fn entry_type(words: &[u8]) -> EntryType {
+    if Members::is_record(words) {
+        EntryType::EntryConfChangeV2
+    } else {
+        EntryType::EntryNormal
     }
 }
 
@@ -62,11 +82,17 @@ struct Wishes {
 #[derive(Debug)]
 pub(crate) struct LogView {
     hard_state: HardState,
-    members: ConfState,
+    /// The members at what was known to be committed at the start.
+    at_start: ConfState,
     /// The last entry that is not in the log any more; (0, 0) when all are.
     base: Version,
     /// The terms of the entries after the base, by the first index of each.
     terms: BTreeMap<u64, u64>,
+    /// The members at the base, and where their record is.
+    base_members: Members,
+    base_members_since: u64,
+    /// Each record of the members after the base, by its index.
+    records: BTreeMap<u64, Members>,
     last: u64,
     /// The last entries, without a gap through the last one.
     tail: VecDeque<Entry>,
@@ -80,15 +106,19 @@ pub(crate) struct LogView {
 impl LogView {
     /// The view of a log that has `terms` (the first version of each) after `base`, ends with `tail`.
     pub(crate) fn new(
-        (hard_state, members): (HardState, ConfState),
+        hard_state: HardState,
         base: Version,
+        records: &[(Seq, Members)],
         terms: &[Version],
         tail: &[LogEntry],
         tail_bytes_max: usize,
     ) -> Self {
         let mut view = LogView {
             hard_state,
-            members,
+            at_start: ConfState::default(),
+            base_members: Members::default(),
+            base_members_since: 0,
+            records: records.iter().map(|(seq, members)| (seq.0, members.clone())).collect(),
             base,
             terms: terms.iter().map(|first| (first.seq.0, first.epoch.0)).collect(),
             last: tail.last().map_or(base.seq.0, |entry| entry.version.seq.0),
@@ -99,8 +129,11 @@ impl LogView {
             wishes: RefCell::default(),
         };
         for entry in tail {
+            view.note_members(entry.version.seq.0, &entry.data);
             view.push(entry.to_engine());
         }
+        view.forget_records();
+        view.at_start = view.members_at(view.hard_state.commit).conf_state();
         view
     }
 
@@ -120,6 +153,7 @@ impl LogView {
             self.tail_bytes -= self.tail.pop_back().map_or(0, |entry| entry.data.len());
         }
         self.terms.retain(|first, _| *first <= index);
+        self.records.retain(|at, _| *at <= index);
         self.last = index;
     }
 
@@ -133,8 +167,45 @@ impl LogView {
             if entry.term > newest {
                 self.terms.insert(entry.index, entry.term);
             }
-            self.push(entry.clone());
+            let entry = LogEntry::of(entry);
+            self.note_members(entry.version.seq.0, &entry.data);
+            self.push(entry.to_engine());
         }
+    }
+
+    fn note_members(&mut self, index: u64, words: &[u8]) {
+        if Members::is_record(words) {
+            let members = Members::parse(words).expect("no other words were let in");
+            self.records.insert(index, members);
+        }
+    }
+
+    /// Records before the base matter only by the members there.
+    fn forget_records(&mut self) {
+        let at_base = self.base.seq.0;
+        (self.base_members_since, self.base_members) =
+            (self.members_since(at_base), self.members_at(at_base).clone());
+        self.records.retain(|at, _| *at > self.base.seq.0);
+    }
+
+    /// The members as the log has them at `index`, which is not before the base.
+    pub(crate) fn members_at(&self, index: u64) -> &Members {
+        self.records.range(..=index).next_back().map_or(&self.base_members, |(_, members)| members)
+    }
+
+    /// Where the record of the members is that is in force at `index`, which is not before the base; 0 if there is none.
+    pub(crate) fn members_since(&self, index: u64) -> u64 {
+        self.records.range(..=index).next_back().map_or(self.base_members_since, |(at, _)| *at)
+    }
+
+    /// The members at the base.
+    pub(crate) fn base_members(&self) -> &Members {
+        &self.base_members
+    }
+
+    /// Whether the log changes the members after `after`, through `through`.
+    pub(crate) fn changes_members(&self, after: u64, through: u64) -> bool {
+        after < through && self.records.range(after + 1..=through).next().is_some()
     }
 
     /// The last version that is in no entry of the log.
@@ -155,11 +226,14 @@ impl LogView {
             self.terms.insert(seq.0 + 1, term);
         }
         self.base = base;
+        self.forget_records();
     }
 
     /// Another file takes the place of the log: it has everything through `base`, and nothing after it.
-    pub(crate) fn restore(&mut self, base: Version) {
+    pub(crate) fn restore(&mut self, base: Version, members: Members, since: u64) {
         self.base = base;
+        (self.base_members, self.base_members_since) = (members, since);
+        self.records.clear();
         self.last = base.seq.0;
         self.terms.clear();
         self.tail.clear();
@@ -250,7 +324,7 @@ pub(crate) fn snapshot_at(base: Version, members: ConfState) -> Snapshot {
 
 impl Storage for LogView {
     fn initial_state(&self) -> raft::Result<RaftState> {
-        Ok(RaftState::new(self.hard_state.clone(), self.members.clone()))
+        Ok(RaftState::new(self.hard_state.clone(), self.at_start.clone()))
     }
 
     fn entries(
@@ -306,6 +380,6 @@ impl Storage for LogView {
         if self.base.seq.0 == 0 {
             return Err(StorageError::SnapshotTemporarilyUnavailable.into());
         }
-        Ok(snapshot_at(self.base, self.members.clone()))
+        Ok(snapshot_at(self.base, self.base_members.conf_state()))
     }
 }

@@ -13,7 +13,7 @@
 //! 18      8      term
 //! 26      8      term of the entry at the index
 //! 34      8      index
-//! 42      8      commit
+//! 42      8      commit; of who answers, as far as its vote file knows
 //! 50      8      term of the entry at commit
 //! 58      8      hint of a rejection
 //! 66      1      length of the context, at most 32
@@ -21,15 +21,20 @@
 //! ..      ..     entries, to the end: each term (8), length of the data (4), data
 //! ```
 //!
+//! An entry whose words are a record of the members is a change of them to the engine, which is never sent in the engine's form.
+//!
 //! The first entry's index is the message's plus one, and each further one's is one more. Data are slices of what was read. What
 //! is decoded takes memory in proportion to the bytes that are there, never to a length that they name.
 
+pub mod join;
 pub mod stream;
 
 use crate::ids::MemberId;
+use crate::members::Members;
+use crate::storage::{entry_type, words};
 use bytes::{Buf as _, Bytes};
 use dsm_protocol::ids::{Epoch, Seq};
-use raft::eraftpb::{Entry, EntryType, Message, MessageType};
+use raft::eraftpb::{Entry, Message, MessageType};
 use thiserror::Error;
 
 /// Bytes in front of the context.
@@ -168,10 +173,11 @@ impl PeerMessage {
         out.push(context.len() as u8);
         out.extend_from_slice(context);
         for entry in message.entries.iter() {
-            let length = u32::try_from(entry.data.len()).expect("an entry is far below 4 GiB");
+            let words = words(entry);
+            let length = u32::try_from(words.len()).expect("an entry is far below 4 GiB");
             out.extend_from_slice(&entry.term.to_le_bytes());
             out.extend_from_slice(&length.to_le_bytes());
-            out.extend_from_slice(&entry.data);
+            out.extend_from_slice(words);
         }
     }
 
@@ -245,13 +251,11 @@ fn entries(message: &Message, mut body: Bytes) -> Result<Vec<Entry>, WireError> 
             return Err(WireError::Malformed("the terms of its entries fall, or exceed its own"));
         }
         term = entry_term;
-        entries.push(Entry {
-            entry_type: EntryType::EntryNormal,
-            term,
-            index,
-            data: body.split_to(length),
-            ..Entry::default()
-        });
+        let data = body.split_to(length);
+        if Members::is_record(&data) && Members::parse(&data).is_none() {
+            return Err(WireError::Malformed("a record of the members makes no sense"));
+        }
+        entries.push(Entry { entry_type: entry_type(&data), term, index, data, ..Entry::default() });
     }
     Ok(entries)
 }

@@ -9,6 +9,7 @@
 
 use super::{Consensus, Effect};
 use crate::ids::MemberId;
+use crate::members::Members;
 use crate::mutant::planted;
 use crate::storage::snapshot_at;
 use crate::wire::stream::{StreamMessage, StreamWord};
@@ -41,6 +42,9 @@ pub(super) struct ArrivingFile {
     from: MemberId,
     term: u64,
     base: Version,
+    /// The members at the base, and where their record is.
+    pub(super) members: Members,
+    pub(super) members_since: u64,
     /// Where the next chunk begins.
     next: u64,
     asked: Millis,
@@ -65,7 +69,14 @@ impl Consensus {
         let base = Version::new(metadata.term, metadata.index);
         let given = Given { base, heard: self.now, offered: self.now, is_asked: false };
         self.given.insert(to, given);
-        effects.push(self.says(StreamWord::Offer, to, base, 0, Bytes::new(), false));
+        effects.push(self.offers(to, base));
+    }
+
+    /// Offers the file, with the members at its base.
+    fn offers(&self, to: MemberId, base: Version) -> Effect {
+        let view = self.engine.0.store();
+        let (members, since) = (view.base_members().to_string(), view.members_since(base.seq.0));
+        self.says(StreamWord::Offer, to, base, since, members.into(), false)
     }
 
     fn says(
@@ -83,9 +94,8 @@ impl Consensus {
     }
 
     pub(super) fn hear_stream(&mut self, from: MemberId, message: StreamMessage, effects: &mut Vec<Effect>) {
-        let is_member = self.config.voters.contains(&from) && from != self.config.member;
         let is_here = message.from == from && message.to == self.config.member;
-        if !is_member || !is_here || message.cluster != self.cluster {
+        if !self.is_heard(from, effects) || !is_here || message.cluster != self.cluster {
             return;
         }
         match message.word {
@@ -110,6 +120,7 @@ impl Consensus {
     fn hear_offer(&mut self, offer: &StreamMessage, effects: &mut Vec<Effect>) {
         let raft = &self.engine.0.raft;
         let (term, base) = (offer.term.0, offer.base);
+        let Some(members) = Members::parse(&offer.data) else { return };
         // Of a later term the heartbeats tell, and the offer comes again.
         if term != raft.term || raft.state == StateRole::Leader || raft.leader_id != offer.from.get() {
             return;
@@ -121,7 +132,7 @@ impl Consensus {
         }
         if has_it {
             // The engine says so to the leader.
-            self.tell_engine(offer.from, term, base);
+            self.tell_engine(offer.from, term, base, &members);
             return;
         }
         let is_same =
@@ -132,8 +143,18 @@ impl Consensus {
         let before = self.incoming.take();
         if let Some(stream) = before.as_ref().filter(|_| planted!(StreamGoesOnElsewhere)) {
             let (number, next, reception) = (stream.number, stream.next, stream.reception);
-            let (from, asked) = (offer.from, self.now);
-            self.incoming = Some(ArrivingFile { number, from, term, base, next, asked, reception });
+            let (from, asked, members_since) = (offer.from, self.now, offer.offset);
+            self.incoming = Some(ArrivingFile {
+                number,
+                from,
+                term,
+                base,
+                members,
+                members_since,
+                next,
+                asked,
+                reception,
+            });
             return;
         }
         effects.extend(before.map(|stream| Effect::DropStream(stream.number)));
@@ -143,6 +164,8 @@ impl Consensus {
             from: offer.from,
             term,
             base,
+            members,
+            members_since: offer.offset,
             next: 0,
             asked: self.now,
             reception: Reception::Asks,
@@ -215,17 +238,22 @@ impl Consensus {
             |stream: &&mut ArrivingFile| stream.number == number && stream.reception == Reception::Syncs;
         let Some(stream) = self.incoming.as_mut().filter(is_its) else { return };
         stream.reception = Reception::Told;
-        let (from, term, base) = (stream.from, stream.term, stream.base);
-        self.tell_engine(from, term, base);
+        let (from, term, base, members) = (stream.from, stream.term, stream.base, stream.members.clone());
+        self.tell_engine(from, term, base, &members);
     }
 
-    fn tell_engine(&mut self, from: MemberId, term: u64, base: Version) {
+    fn tell_engine(&mut self, from: MemberId, term: u64, base: Version, members: &Members) {
+        let mut state = members.conf_state();
+        if members.get(self.config.member).is_none() {
+            // It became a member after the base, or is none any more. The engine takes no file without a part for it.
+            state.learners.push(self.config.member.get());
+        }
         let message = Message {
             msg_type: MessageType::MsgSnapshot,
             from: from.get(),
             to: self.config.member.get(),
             term,
-            snapshot: Some(snapshot_at(base, self.members())).into(),
+            snapshot: Some(snapshot_at(base, state)).into(),
             ..Message::default()
         };
         // What the engine refuses is as good as lost.
@@ -254,7 +282,7 @@ impl Consensus {
             }
         }
         for (to, base) in offers {
-            effects.push(self.says(StreamWord::Offer, to, base, 0, Bytes::new(), false));
+            effects.push(self.offers(to, base));
         }
     }
 

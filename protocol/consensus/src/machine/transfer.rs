@@ -23,7 +23,7 @@ pub(super) struct Handover {
 
 impl Consensus {
     pub(super) fn transfer(&mut self, to: MemberId, effects: &mut Vec<Effect>) {
-        let is_other = to != self.config.member && self.config.voters.contains(&to);
+        let is_other = to != self.config.member && self.members.is_voter(to);
         let why = if !self.is_leader() {
             TransferFailure::NotLeader
         } else if !is_other {
@@ -40,7 +40,7 @@ impl Consensus {
         effects.push(Effect::TransferFailed { to, why });
     }
 
-    fn begin_transfer(&mut self, to: MemberId, is_asked: bool) {
+    pub(super) fn begin_transfer(&mut self, to: MemberId, is_asked: bool) {
         self.engine.0.transfer_leader(to.get());
         let (term, until) = (self.engine.0.raft.term, self.now.plus(self.config.transfer_max_ms));
         self.transfer = Some(Handover { to, term, until, is_asked });
@@ -55,15 +55,25 @@ impl Consensus {
         if !stalls || !self.is_leader() || self.transfer.is_some() || planted!(HungDiskGoesOn) {
             return;
         }
-        let is_other = |id: &u64| *id != self.config.member.get();
-        let raft = &self.engine.0.raft;
-        let live = raft.prs().iter().filter(|(id, progress)| is_other(id) && progress.recent_active);
-        // Of two that have as much, the one with the lower number.
-        let most = live.map(|(id, progress)| (progress.matched, Reverse(*id))).max();
-        if let Some(to) = most.and_then(|(_, Reverse(id))| MemberId::new(id)) {
+        if let Some(to) = self.most_advanced() {
             self.yielded = self.now;
             self.begin_transfer(to, false);
             effects.push(Effect::DiskStalls { to });
+        }
+    }
+
+    /// The other voter that is alive and has the most of the log; of two that have as much, the one with the lower number.
+    pub(super) fn most_advanced(&self) -> Option<MemberId> {
+        let prs = self.engine.0.raft.prs();
+        let matched = |id: MemberId| prs.get(id.get()).map_or(0, |progress| progress.matched);
+        let others = self.members.voters().filter(|id| *id != self.config.member && self.is_live(*id));
+        others.map(|id| (matched(id), Reverse(id))).max().map(|(_, Reverse(id))| id)
+    }
+
+    /// This member takes part no more, and does not hear what came of the transfer.
+    pub(super) fn transfer_lost(&mut self, effects: &mut Vec<Effect>) {
+        if let Some(Handover { to, is_asked: true, .. }) = self.transfer.take() {
+            effects.push(Effect::TransferFailed { to, why: TransferFailure::NotLeader });
         }
     }
 

@@ -13,12 +13,13 @@
 //! 26      8      term of the leader
 //! 34      8      base: its term
 //! 42      8      base: its index
-//! 50      8      offset in the file
-//! 58      ..     the bytes of a chunk, to the end
+//! 50      8      offset in the file; in an offer, the index of the record of the members at the base
+//! 58      ..     to the end: the bytes of a chunk; in an offer, the record of the members at the base
 //! ```
 
 use super::WireError;
 use crate::ids::MemberId;
+use crate::members::Members;
 use bytes::{Buf as _, Bytes};
 use dsm_protocol::ids::{ClusterId, Epoch, Version};
 
@@ -65,11 +66,11 @@ pub struct StreamMessage {
     pub term: Epoch,
     /// Through where the file has everything.
     pub base: Version,
-    /// Where in the file the chunk begins; 0 in an offer.
+    /// Where in the file the chunk begins; in an offer, the index of the record of the members.
     pub offset: u64,
     /// Whether the file ends after this chunk.
     pub is_last: bool,
-    /// The bytes of the chunk; empty in the others.
+    /// The bytes of the chunk, or the words of the record of the members; empty where the receiver asks.
     pub data: Bytes,
 }
 
@@ -125,8 +126,12 @@ impl StreamMessage {
             data: body,
         };
         let is_chunk = message.word == StreamWord::Chunk;
-        if flags & !FLAG_LAST != 0 || (!is_chunk && (flags != 0 || !message.data.is_empty())) {
+        let is_ask = message.word == StreamWord::Ask;
+        if flags & !FLAG_LAST != 0 || (!is_chunk && flags != 0) || (is_ask && !message.data.is_empty()) {
             return Err(WireError::Malformed("bytes or flags are left over"));
+        }
+        if message.word == StreamWord::Offer && Members::parse(&message.data).is_none() {
+            return Err(WireError::Malformed("a record of the members makes no sense"));
         }
         if message.base.seq.0 == 0 || message.base.epoch.0 == 0 || message.base.epoch > message.term {
             return Err(WireError::Malformed("its base is in no log"));
@@ -153,7 +158,11 @@ mod tests {
             base: Version::new(3, 40),
             offset: if word == StreamWord::Offer { 0 } else { 1 << 20 },
             is_last: is_chunk,
-            data: if is_chunk { Bytes::from_static(b"lines") } else { Bytes::new() },
+            data: Bytes::from_static(match word {
+                StreamWord::Offer => b"MEMBERS next=2,prefer=1 1=voter@a:1~0000000000000001",
+                StreamWord::Ask => b"",
+                StreamWord::Chunk => b"lines",
+            }),
         }
     }
 
@@ -187,6 +196,8 @@ mod tests {
         assert!(refused(StreamMessage { base: Version::new(3, 0), ..chunk() }));
         assert!(refused(StreamMessage { offset: u64::MAX, ..chunk() }));
         assert!(refused(StreamMessage { word: StreamWord::Ask, ..chunk() }));
+        let no_members = StreamMessage { data: Bytes::new(), ..message(StreamWord::Offer) };
+        assert!(refused(no_members));
         let cut = encoded(&chunk())[..HEAD_BYTES - 1].to_vec();
         assert_eq!(StreamMessage::decode(cut.into()), Err(WireError::TooShort));
     }

@@ -2,6 +2,7 @@
 
 use super::*;
 use proptest::prelude::*;
+use raft::eraftpb::EntryType;
 
 /// A message of each kind, with everything set that this kind may carry.
 fn every_kind() -> Vec<PeerMessage> {

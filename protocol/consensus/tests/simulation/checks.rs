@@ -2,6 +2,7 @@
 
 use dsm_consensus::ids::MemberId;
 use dsm_consensus::machine::{CommittedEntry, ProposalTag, ReadTag};
+use dsm_consensus::members::Members;
 use dsm_consensus::vote::VoteRecord;
 use dsm_consensus::LogEntry;
 use dsm_protocol::ids::{Epoch, Version};
@@ -11,6 +12,11 @@ use std::collections::{BTreeMap, BTreeSet};
 pub(crate) struct Checks {
     pub(crate) wrong: Vec<String>,
     committed: BTreeMap<u64, LogEntry>,
+    /// The records of the members that are committed.
+    records: BTreeMap<u64, Members>,
+    numbers: BTreeSet<MemberId>,
+    /// Members whose process has heard that it was removed.
+    removed: BTreeSet<MemberId>,
     leaders: BTreeMap<Epoch, MemberId>,
     /// Proposals without a fate, and who has them.
     open: BTreeMap<ProposalTag, MemberId>,
@@ -77,6 +83,65 @@ impl Checks {
     pub(crate) fn gone(&mut self, member: MemberId) {
         self.open.retain(|_, at| *at != member);
         self.transferring.remove(&member);
+        self.removed.remove(&member);
+    }
+
+    /// A machine with an empty disk takes a number.
+    pub(crate) fn takes_number(&mut self, member: MemberId) {
+        if !self.numbers.insert(member) {
+            self.fail(format!("the number {member} is taken twice"));
+        }
+    }
+
+    /// The last record of the members that is committed, and its place.
+    pub(crate) fn members(&self) -> (u64, Members) {
+        let last = self.records.last_key_value();
+        last.map_or((0, Members::default()), |(seq, members)| (*seq, members.clone()))
+    }
+
+    /// A member says who the members are.
+    pub(crate) fn has_members(&mut self, member: MemberId, version: Version, members: &Members) {
+        let known = self.records.range(..=version.seq.0).next_back().map(|(_, members)| members);
+        if known != Some(members) {
+            self.fail(format!("{member} has {members} through {version}, committed is {known:?}"));
+        }
+        if members.was_removed(member) {
+            self.hears_of_removal(member);
+        }
+    }
+
+    pub(crate) fn hears_of_removal(&mut self, member: MemberId) {
+        self.removed.insert(member);
+    }
+
+    /// A member asks for votes.
+    pub(crate) fn campaigns(&mut self, member: MemberId) {
+        if self.removed.contains(&member) {
+            self.fail(format!("{member} campaigns, and knows that it was removed"));
+        }
+    }
+
+    /// Of two records that follow each other, each majority of the one has a member of each majority of the other.
+    fn follows(&mut self, seq: u64, next: Members) {
+        let before = self.members().1;
+        let ids: Vec<MemberId> = before.iter().chain(next.iter()).map(|(id, _)| id).collect();
+        let ids: Vec<MemberId> = ids.into_iter().collect::<BTreeSet<_>>().into_iter().collect();
+        let of = |bits: usize| -> BTreeSet<MemberId> {
+            let is_in = |at: usize| bits >> at & 1 == 1;
+            ids.iter().enumerate().filter(|(at, _)| is_in(*at)).map(|(_, id)| *id).collect()
+        };
+        let decides = |members: &Members, bits: usize| {
+            let live = of(bits);
+            members.has_quorum(|id| live.contains(&id))
+        };
+        let all = 1_usize << ids.len();
+        let is_split = |one: usize| {
+            decides(&before, one) && (0..all).any(|other| one & other == 0 && decides(&next, other))
+        };
+        if !before.is_empty() && (0..all).any(is_split) {
+            self.fail(format!("at {seq} two majorities have nobody in common: {before} and {next}"));
+        }
+        self.records.insert(seq, next);
     }
 
     pub(crate) fn transfers(&mut self, member: MemberId) {
@@ -130,6 +195,10 @@ impl Checks {
     pub(crate) fn committed(&mut self, member: MemberId, entries: &[CommittedEntry]) {
         for CommittedEntry { entry, tag } in entries {
             let index = entry.version.seq.0;
+            let is_first = !self.committed.contains_key(&index);
+            if let Some(members) = Members::parse(&entry.data).filter(|_| is_first) {
+                self.follows(index, members);
+            }
             let known = self.committed.entry(index).or_insert_with(|| entry.clone());
             if known != entry {
                 let what = format!("{index} is committed twice: {known:?} and {entry:?} at {member}");
@@ -151,8 +220,9 @@ impl Checks {
         if base.seq.0 == 0 && lines.is_empty() {
             return;
         }
-        let mut expected = format!("{}=CLUSTER\n", Version::new(1, 1));
-        let mut last = Version::new(1, 1);
+        // The one that begins a cluster has its first two entries from the start.
+        let mut expected = String::new();
+        let mut last = Version::default();
         for entry in self.committed.range(..=base.seq.0).map(|(_, entry)| entry) {
             expected.push_str(&crate::disk::Disk::line(entry));
             last = entry.version;
@@ -181,6 +251,9 @@ impl Checks {
     pub(crate) fn end(&mut self, members: &[(MemberId, u64)], acknowledged_before: u64) {
         if self.acknowledged <= acknowledged_before {
             self.fail("nothing is acknowledged any more".to_owned());
+        }
+        if self.members().1.is_joint() {
+            self.fail("a change of the members is not done".to_owned());
         }
         for (member, committed) in members {
             if committed + 30 < self.acknowledged_through {

@@ -1,6 +1,8 @@
 //! A member's disk: what is synced, what is being synced, and what a power loss leaves of it.
 
+use dsm_consensus::ids::MemberId;
 use dsm_consensus::machine::{BatchNumber, LogBatch, StreamNumber};
+use dsm_consensus::members::Members;
 use dsm_consensus::vote::{VoteRecord, SLOT_BYTES};
 use dsm_consensus::LogEntry;
 use dsm_protocol::ids::{ClusterId, Epoch, Seq, Version};
@@ -39,30 +41,55 @@ pub(crate) struct Disk {
 }
 
 impl Disk {
-    /// The disk of a new member: the log has its first entry.
-    pub(crate) fn new(member: dsm_consensus::ids::MemberId) -> Self {
-        let vote = VoteRecord {
-            number: 0,
-            cluster: ClusterId(7),
-            member,
-            term: Epoch(1),
-            vote: None,
-            commit: Seq(1),
-        };
+    /// An empty disk.
+    pub(crate) fn new() -> Self {
         Disk {
-            vote_file: vote.new_file(),
+            vote_file: Vec::new(),
             compacted: Vec::new(),
             base: Version::default(),
             is_compacted_synced: true,
             new_file: None,
             files: 0,
             installed: 0,
-            log: vec![LogEntry { version: Version::new(1, 1), data: "CLUSTER".into() }],
+            log: Vec::new(),
             waiting: VecDeque::new(),
             syncing: Vec::new(),
             cuts: 0,
             torn: 0,
         }
+    }
+
+    /// The disk of a member that has taken its number.
+    pub(crate) fn takes_number(&mut self, cluster: ClusterId, member: MemberId, commit: Seq) {
+        let vote = VoteRecord { number: 0, cluster, member, term: Epoch(1), vote: None, commit };
+        self.vote_file = vote.new_file();
+    }
+
+    /// The log of the member that begins a cluster.
+    pub(crate) fn begins_cluster(&mut self, members: &Members) {
+        let entry =
+            |seq, data: String| LogEntry { version: Version::new(1, seq), data: data.into_bytes().into() };
+        self.log = vec![entry(1, "CLUSTER".to_owned()), entry(2, members.to_string())];
+    }
+
+    /// The records of the members, through this seq or the base.
+    pub(crate) fn records_through(&self, seq: Seq) -> Vec<(Seq, Members)> {
+        let lines = String::from_utf8_lossy(self.compacted_lines());
+        let compacted = lines.lines().filter_map(|line| {
+            let (version, data) = line.split_once('=')?;
+            let seq = version.split_once('.')?.1.parse().ok()?;
+            Some((Seq(seq), Members::parse(data.as_bytes())?))
+        });
+        let entries = self.log.iter().filter(|entry| entry.version.seq <= seq);
+        let entries = entries.filter_map(|entry| Some((entry.version.seq, Members::parse(&entry.data)?)));
+        compacted.chain(entries).collect()
+    }
+
+    /// How many records of the members are in the log, or on their way there, after this seq.
+    pub(crate) fn records_after(&self, seq: Seq) -> usize {
+        let batches = self.waiting.iter().chain(&self.syncing).flat_map(|batch| &batch.entries);
+        let is_one = |entry: &&LogEntry| entry.version.seq > seq && Members::parse(&entry.data).is_some();
+        self.log.iter().chain(batches).filter(is_one).count()
     }
 
     /// The line of an entry in the compacted part.

@@ -50,6 +50,11 @@ fn three_hundred_seeds_break_nothing_and_meet_every_fault() {
         ("not transferred", all.not_transferred),
         ("hung", all.hung),
         ("yielded", all.yielded),
+        ("changed", all.changed),
+        ("unchanged", all.unchanged),
+        ("wiped", all.wiped),
+        ("refused for a lost disk", all.disks_refused),
+        ("left", all.left),
     ] {
         assert!(count > 10, "hardly anything was {what}: {all:?}");
     }

@@ -1,11 +1,15 @@
 //! The world: time, the network, the processes, their clients, and what goes wrong.
 
+mod operator;
+
 use crate::checks::Checks;
 use crate::disk::Disk;
 use bytes::Bytes;
 use dsm_consensus::ids::MemberId;
+use dsm_consensus::join::Newcomer;
 use dsm_consensus::machine::{ProposalTag, ReadTag};
 use dsm_consensus::vote::VoteRecord;
+use dsm_consensus::wire::join::JoinMessage;
 use dsm_consensus::wire::stream::StreamMessage;
 use dsm_consensus::wire::PeerMessage;
 use dsm_consensus::{Config, Consensus, Effect, Event, Start};
@@ -15,6 +19,9 @@ use std::collections::{BTreeMap, BTreeSet};
 /// How long faults happen, and how long all is well afterwards, in microseconds.
 const FAULTS_US: u64 = 3_000_000;
 const HEALED_US: u64 = 1_500_000;
+
+/// How many machines there are beside those that begin the cluster.
+const SPARE_MACHINES: usize = 2;
 
 /// A sync of a disk that hangs ends after the run.
 const HANGS_US: u64 = 100_000_000;
@@ -43,6 +50,11 @@ pub(crate) struct Outcome {
     pub(crate) not_transferred: u64,
     pub(crate) hung: u64,
     pub(crate) yielded: u64,
+    pub(crate) changed: u64,
+    pub(crate) unchanged: u64,
+    pub(crate) wiped: u64,
+    pub(crate) disks_refused: u64,
+    pub(crate) left: u64,
 }
 
 impl Outcome {
@@ -63,6 +75,11 @@ impl Outcome {
         self.not_transferred += other.not_transferred;
         self.hung += other.hung;
         self.yielded += other.yielded;
+        self.changed += other.changed;
+        self.unchanged += other.unchanged;
+        self.wiped += other.wiped;
+        self.disks_refused += other.disks_refused;
+        self.left += other.left;
     }
 }
 
@@ -118,6 +135,12 @@ enum Happening {
         member: usize,
         life: u64,
     },
+    /// A machine with an empty disk asks who the members are.
+    Asks {
+        member: usize,
+        life: u64,
+    },
+    Operator,
     Client,
     Compacts,
     Fault,
@@ -125,8 +148,11 @@ enum Happening {
 }
 
 struct Node {
-    id: MemberId,
+    /// Its number, if it has one.
+    id: Option<MemberId>,
+    address: String,
     machine: Option<Consensus>,
+    newcomer: Option<Newcomer>,
     life: u64,
     disk: Disk,
     sync_us: u64,
@@ -144,28 +170,26 @@ struct World {
     links: BTreeMap<(usize, usize), u64>,
     fifo: BTreeMap<(usize, usize), u64>,
     checks: Checks,
+    /// How many machines begin the cluster.
+    first: usize,
+    counts: Outcome,
     is_healed: bool,
     /// Until when nothing else goes wrong.
     calm_until: u64,
     acknowledged_before: u64,
     tag: u64,
-    fetched: u64,
-    compacted: u64,
-    dropped: u64,
-    hung: u64,
-    yielded: u64,
-    trace: u64,
-    events: u64,
 }
 
 /// Runs one seed.
 pub(crate) fn run(seed: u64, members: u64) -> Outcome {
-    let ids: Vec<MemberId> = (1..=members).filter_map(MemberId::new).collect();
-    let node = |id: &MemberId| Node {
-        id: *id,
+    let first = members as usize;
+    let node = |at: usize| Node {
+        id: None,
+        address: format!("m{at}:1"),
         machine: None,
+        newcomer: None,
         life: 0,
-        disk: Disk::new(*id),
+        disk: Disk::new(),
         sync_us: 0,
         paused_until: 0,
         due: None,
@@ -175,22 +199,17 @@ pub(crate) fn run(seed: u64, members: u64) -> Outcome {
         random: Random(seed),
         queue: BTreeMap::new(),
         number: 0,
-        nodes: ids.iter().map(node).collect(),
+        nodes: (0..first + SPARE_MACHINES).map(node).collect(),
         cut: BTreeSet::new(),
         links: BTreeMap::new(),
         fifo: BTreeMap::new(),
         checks: Checks::default(),
+        first,
+        counts: Outcome::default(),
         is_healed: false,
         calm_until: 0,
         acknowledged_before: 0,
         tag: 0,
-        fetched: 0,
-        compacted: 0,
-        dropped: 0,
-        hung: 0,
-        yielded: 0,
-        trace: 0,
-        events: 0,
     };
     for member in 0..world.nodes.len() {
         world.later(0, Happening::Starts { member });
@@ -198,31 +217,23 @@ pub(crate) fn run(seed: u64, members: u64) -> Outcome {
     world.later(1, Happening::Client);
     world.later(300_000, Happening::Compacts);
     world.later(400_000, Happening::Fault);
+    world.later(400_000, Happening::Operator);
     world.later(FAULTS_US, Happening::Heal);
     world.goes_on();
-    let cuts = world.nodes.iter().map(|node| node.disk.cuts).sum();
-    let torn = world.nodes.iter().map(|node| node.disk.torn).sum();
-    let installed = world.nodes.iter().map(|node| node.disk.installed).sum();
-    let World { checks, trace, events, fetched, compacted, dropped, hung, yielded, .. } = world;
+    let World { nodes, checks, counts, .. } = world;
     Outcome {
-        trace,
-        events,
         acknowledged: checks.acknowledged,
         read: checks.read,
         refused: checks.refusals(),
         deposed: checks.deposed,
         elections: checks.elections(),
-        fetched,
-        cuts,
-        torn,
-        compacted,
-        installed,
-        dropped,
+        cuts: counts.cuts + nodes.iter().map(|node| node.disk.cuts).sum::<u64>(),
+        torn: counts.torn + nodes.iter().map(|node| node.disk.torn).sum::<u64>(),
+        installed: counts.installed + nodes.iter().map(|node| node.disk.installed).sum::<u64>(),
         transferred: checks.transferred,
         not_transferred: checks.not_transferred,
-        hung,
-        yielded,
         wrong: checks.wrong,
+        ..counts
     }
 }
 
@@ -233,8 +244,9 @@ impl World {
     }
 
     fn note(&mut self, what: u64) {
-        self.trace = (self.trace ^ what ^ self.now.rotate_left(20)).wrapping_mul(0x0100_0000_01b3);
-        self.events += 1;
+        let counts = &mut self.counts;
+        counts.trace = (counts.trace ^ what ^ self.now.rotate_left(20)).wrapping_mul(0x0100_0000_01b3);
+        counts.events += 1;
     }
 
     fn goes_on(&mut self) {
@@ -245,8 +257,10 @@ impl World {
             self.now = at;
             self.happens(happening);
         }
+        let members = self.checks.members().1;
         let at_end: Vec<(MemberId, u64)> = (self.nodes.iter())
-            .map(|node| (node.id, node.machine.as_ref().map_or(0, |machine| machine.committed().0)))
+            .filter_map(|node| Some((node.id.filter(|id| members.is_voter(*id))?, node)))
+            .map(|(id, node)| (id, node.machine.as_ref().map_or(0, |machine| machine.committed().0)))
             .collect();
         self.checks.end(&at_end, self.acknowledged_before);
     }
@@ -284,6 +298,8 @@ impl World {
                 }
             }
             Happening::DiskWorks { member, life } => self.disk_works(member, life),
+            Happening::Asks { member, life } => self.asks(member, life),
+            Happening::Operator => self.operator(),
             Happening::Client => self.client(),
             Happening::Compacts => self.compacts(),
             Happening::Fault => self.fault(),
@@ -292,7 +308,11 @@ impl World {
     }
 
     fn arrives(&mut self, from: usize, to: usize, life: u64, bytes: Bytes) {
-        let from = self.nodes[from].id;
+        if JoinMessage::is_one(&bytes) {
+            return self.hears_of_members(from, to, life, &bytes);
+        }
+        // It may have another number by now, or none.
+        let Some(from) = self.nodes[from].id else { return };
         let event = if StreamMessage::is_one(&bytes) {
             StreamMessage::decode(bytes).map(|message| Event::Stream { from, message })
         } else {
@@ -319,9 +339,9 @@ impl World {
         if base.seq <= node.disk.base.seq {
             return;
         }
-        self.compacted += 1;
+        self.counts.compacted += 1;
         node.disk.compact(member, base);
-        let (id, life) = (node.id, node.life);
+        let (Some(id), life) = (node.id, node.life) else { return };
         self.checks.has_file(id, base, self.nodes[member].disk.compacted_lines());
         self.event(member, life, Event::Compacted(base));
     }
@@ -360,7 +380,7 @@ impl World {
     }
 
     fn effect(&mut self, member: usize, effect: Effect) {
-        let id = self.nodes[member].id;
+        let Some(id) = self.nodes[member].id else { return };
         match effect {
             Effect::Persist(batch) => {
                 self.note(batch.entries.len() as u64);
@@ -382,7 +402,7 @@ impl World {
             Effect::Deposed { tags } => self.checks.deposed(id, &tags),
             Effect::Elected(term) => self.checks.elected(id, term),
             Effect::Fetch { from, through, .. } => {
-                self.fetched += 1;
+                self.counts.fetched += 1;
                 let node = &self.nodes[member];
                 let most = 1 + self.random.next() as usize % 20;
                 let entries = match (node.disk.place(from), node.disk.place(through)) {
@@ -401,9 +421,15 @@ impl World {
             | Effect::SyncStream(_)
             | Effect::DropStream(_)
             | Effect::Restored(_) => self.stream_effect(member, effect),
-            Effect::Transferred { to, term } => self.checks.transferred(id, to, term),
-            Effect::TransferFailed { .. } => self.checks.not_transferred(id),
-            Effect::DiskStalls { .. } => self.yielded += 1,
+            Effect::Transferred { .. }
+            | Effect::TransferFailed { .. }
+            | Effect::DiskStalls { .. }
+            | Effect::ChangeBegun
+            | Effect::ChangeRefused(_)
+            | Effect::Members { .. }
+            | Effect::MembersSettled(_)
+            | Effect::SendNotice(_)
+            | Effect::Removed => self.member_effect(member, id, effect),
             Effect::ReadRefused(_) | Effect::Reigns(_) | Effect::Follows { .. } => {}
         }
     }
@@ -411,7 +437,7 @@ impl World {
     /// What a stream does to the disk.
     fn stream_effect(&mut self, member: usize, effect: Effect) {
         let (us, node) = (self.random.between(50, 3000), &mut self.nodes[member]);
-        let (id, life) = (node.id, node.life);
+        let (Some(id), life) = (node.id, node.life) else { return };
         let event = match effect {
             Effect::ReadChunk { to, base, offset, bytes_max } if node.disk.base == base => {
                 let (data, is_last) = node.disk.chunk(offset, bytes_max);
@@ -426,7 +452,7 @@ impl World {
                 Event::StreamSynced(stream)
             }
             Effect::DropStream(stream) => {
-                self.dropped += 1;
+                self.counts.dropped += 1;
                 return node.disk.drop_stream(stream);
             }
             Effect::Restored(base) => {
@@ -453,11 +479,14 @@ impl World {
     }
 
     fn send(&mut self, from: usize, message: &PeerMessage) {
-        let to = message.to().map_or(0, MemberId::get) as usize - 1;
+        let (Some(member), Some(id)) = (self.nodes[from].id, message.to()) else { return };
         if message.word() == "voted" && !message.rejects() {
-            let (member, candidate) = (self.nodes[from].id, self.nodes[to].id);
-            self.checks.voted(member, message.term(), candidate);
+            self.checks.voted(member, message.term(), id);
         }
+        if ["pre-vote", "vote"].contains(&message.word()) {
+            self.checks.campaigns(member);
+        }
+        let Some(to) = self.machine_of(id) else { return };
         let mut bytes = Vec::new();
         message.encode(&mut bytes);
         self.send_bytes(from, to, bytes);
@@ -466,7 +495,9 @@ impl World {
     fn send_stream(&mut self, from: usize, message: &StreamMessage) {
         let mut bytes = Vec::new();
         message.encode(&mut bytes);
-        self.send_bytes(from, message.to.get() as usize - 1, bytes);
+        if let Some(to) = self.machine_of(message.to) {
+            self.send_bytes(from, to, bytes);
+        }
     }
 
     fn send_bytes(&mut self, from: usize, to: usize, bytes: Vec<u8>) {
@@ -490,17 +521,26 @@ impl World {
     fn starts(&mut self, member: usize) {
         let seed = self.random.next();
         let kept = self.random.next() % 20;
-        let voters: Vec<MemberId> = self.nodes.iter().map(|node| node.id).collect();
         let node = &mut self.nodes[member];
-        if node.machine.is_some() {
+        if node.machine.is_some() || node.newcomer.is_some() {
             return;
+        }
+        if node.disk.vote_file.is_empty() {
+            return self.starts_empty(member, seed);
         }
         let vote = match VoteRecord::of_file(&node.disk.vote_file) {
             Ok(vote) => vote,
-            Err(error) => return self.checks.fail(format!("{}: {error}", node.id)),
+            Err(error) => return self.checks.fail(format!("machine {member}: {error}")),
         };
-        self.checks.starts(node.id, &vote);
-        self.checks.has_file(node.id, node.disk.base, node.disk.compacted_lines());
+        let id = vote.member;
+        node.id = Some(id);
+        self.checks.starts(id, &vote);
+        if node.disk.records_after(vote.commit.max(node.disk.base.seq)) > 1 {
+            self.checks
+                .fail(format!("{id} knows of none of two changes of the members that it is committed"));
+        }
+        let records = node.disk.records_through(vote.commit);
+        self.checks.has_file(id, node.disk.base, node.disk.compacted_lines());
         let (log, base) = (&node.disk.log, node.disk.base);
         let mut terms: Vec<Version> = Vec::new();
         for entry in log {
@@ -511,7 +551,7 @@ impl World {
         let held = (vote.commit.0.saturating_sub(kept) as usize).saturating_sub(base.seq.0 as usize);
         let from = held.min(log.len().saturating_sub(1));
         let tail = log[from..].to_vec();
-        let mut config = Config::new(node.id, voters, seed);
+        let mut config = Config::new(id, seed);
         config.tail_bytes_max = 100;
         config.message_bytes_max = 200;
         config.committed_bytes_max = 100;
@@ -519,11 +559,12 @@ impl World {
         config.messages_in_flight_max = 8;
         config.commit_noted_entries = 15;
         config.disk_stall_max_ms = 150;
+        config.learner_lag_max = 20;
         config.stream_retry_ms = 30;
         config.stream_quiet_max_ms = 200;
-        match Consensus::new(config, &Start { vote, base, terms, tail }) {
+        match Consensus::new(config, &Start { vote, base, records, terms, tail }) {
             Ok(machine) => node.machine = Some(machine),
-            Err(error) => return self.checks.fail(format!("{} cannot start: {error}", node.id)),
+            Err(error) => return self.checks.fail(format!("{id} cannot start: {error}")),
         }
         node.due = None;
         let life = node.life;
@@ -535,10 +576,8 @@ impl World {
         let us = self.random.between(500, 8000);
         self.later(us, Happening::Client);
         let member = self.random.next() as usize % self.nodes.len();
-        let (id, life) = (self.nodes[member].id, self.nodes[member].life);
-        if self.nodes[member].machine.is_none() {
-            return;
-        }
+        let node = &self.nodes[member];
+        let (Some(id), life, true) = (node.id, node.life, node.machine.is_some()) else { return };
         self.tag += 1;
         let event = if self.random.next().is_multiple_of(2) {
             self.checks.asked(ReadTag(self.tag));
@@ -558,14 +597,16 @@ impl World {
         let node = &mut self.nodes[member];
         node.life += 1;
         node.machine = None;
+        node.newcomer = None;
         node.paused_until = 0;
         if by_power {
             node.disk.power_loss(drawn);
         } else {
             node.disk.crash();
         }
-        let id = node.id;
-        self.checks.gone(id);
+        if let Some(id) = node.id {
+            self.checks.gone(id);
+        }
         for other in 0..self.nodes.len() {
             if other != member {
                 self.breaks(member, other, !by_power);
@@ -581,8 +622,10 @@ impl World {
         for (at, peer) in [(one, other), (other, one)] {
             if is_noticed && !self.cut.contains(&(peer, at)) {
                 let (life, us) = (self.nodes[at].life, self.random.between(50, 2000));
-                let event = Event::LinkDown(self.nodes[peer].id);
-                self.later(us, Happening::Event { member: at, life, event });
+                if let Some(id) = self.nodes[peer].id {
+                    let event = Event::LinkDown(id);
+                    self.later(us, Happening::Event { member: at, life, event });
+                }
             }
         }
     }
@@ -601,18 +644,20 @@ impl World {
         }
         let us = self.random.between(20_000, 400_000);
         let (member, other) = (self.victim(), self.random.next() as usize % self.nodes.len());
-        let kind = self.random.next() % 13;
+        let kind = self.random.next() % 15;
         self.note(kind);
         let now = self.now;
         let is_well = now + CALM_US <= FAULTS_US
-            && self.nodes.iter().all(|node| node.machine.is_some() && node.paused_until <= now);
+            && self.nodes.iter().all(|node| node.id.is_none() || node.machine.is_some())
+            && self.nodes.iter().all(|node| node.paused_until <= now)
+            && self.lost().is_none();
         self.later(if kind == 11 && is_well { CALM_US } else { us }, Happening::Fault);
         match kind {
-            0 | 1 if self.nodes[member].machine.is_some() => self.ends(member, kind == 1),
+            0 | 1 if !self.is_down(member) => self.ends(member, kind == 1),
             2 => {
                 // The power of all goes at once.
                 for member in 0..self.nodes.len() {
-                    if self.nodes[member].machine.is_some() {
+                    if !self.is_down(member) {
                         self.ends(member, true);
                     }
                 }
@@ -638,17 +683,21 @@ impl World {
             }
             11 if is_well => self.hangs(member),
             12 if self.nodes[member].machine.is_some() => {
-                let (life, to) = (self.nodes[member].life, self.nodes[other].id);
-                self.checks.transfers(self.nodes[member].id);
-                self.event(member, life, Event::Transfer(to));
+                let (life, ids) = (self.nodes[member].life, (self.nodes[member].id, self.nodes[other].id));
+                if let (Some(id), Some(to)) = ids {
+                    self.checks.transfers(id);
+                    self.event(member, life, Event::Transfer(to));
+                }
             }
+            13 => self.loses_disk(member),
+            14 => self.operator_acts(),
             _ => {}
         }
     }
 
     /// A disk hangs while all else is well, for as long as a leader may take to notice it and be replaced.
     fn hangs(&mut self, member: usize) {
-        self.hung += 1;
+        self.counts.hung += 1;
         self.calm_until = self.now + CALM_US;
         self.cut.clear();
         self.nodes.iter_mut().for_each(|node| node.sync_us = 0);
@@ -662,7 +711,7 @@ impl World {
         let leads = node.machine.as_ref().is_some_and(|machine| machine.term().1);
         let life = node.life;
         if leads && life == hung {
-            self.checks.fail(format!("{} leads although its disk has hung for long", node.id));
+            self.checks.fail(format!("{:?} leads although its disk has hung for long", node.id));
         }
         node.sync_us = 0;
         self.later(0, Happening::Synced { member, life });

@@ -1,7 +1,9 @@
 //! A stream from both ends, with the other member played by hand.
 
 use super::*;
+use crate::machine::tests::members;
 use crate::machine::{Config, Event, LogBatch, Start};
+use crate::members::{MembersChange, NewMachine};
 use crate::storage::LogEntry;
 use crate::vote::VoteRecord;
 use crate::wire::PeerMessage;
@@ -24,8 +26,10 @@ fn follower() -> Consensus {
         commit: Seq(1),
     };
     let first = LogEntry { version: Version::new(1, 1), data: Bytes::from_static(b"CLUSTER") };
-    let start = Start { vote, base: Version::default(), terms: vec![first.version], tail: vec![first] };
-    let mut machine = Consensus::new(Config::new(id(2), (1..=3).map(id).collect(), 3), &start).unwrap();
+    let records = vec![(Seq(1), members(3))];
+    let start =
+        Start { vote, base: Version::default(), records, terms: vec![first.version], tail: vec![first] };
+    let mut machine = Consensus::new(Config::new(id(2), 3), &start).unwrap();
     let beat = Message { msg_type: MessageType::MsgHeartbeat, from: 1, to: 2, term: 3, ..Message::default() };
     step(&mut machine, 0, Event::Message { from: id(1), message: PeerMessage(beat) });
     machine
@@ -37,7 +41,14 @@ fn step(machine: &mut Consensus, now: u64, event: Event) -> Vec<Effect> {
     effects
 }
 
+/// One more than the follower knows of.
+fn four() -> Members {
+    let machine = NewMachine { address: "10.0.0.4:12345".to_owned(), token: 4 };
+    members(3).begin(&MembersChange::Add(machine)).unwrap()
+}
+
 fn says(word: StreamWord, offset: u64, data: &'static str, is_last: bool) -> StreamMessage {
+    let is_offer = word == StreamWord::Offer;
     StreamMessage {
         word,
         to: id(2),
@@ -47,7 +58,7 @@ fn says(word: StreamWord, offset: u64, data: &'static str, is_last: bool) -> Str
         base: Version::new(BASE.0, BASE.1),
         offset,
         is_last,
-        data: Bytes::from_static(data.as_bytes()),
+        data: if is_offer { four().to_string().into() } else { Bytes::from_static(data.as_bytes()) },
     }
 }
 
@@ -81,7 +92,10 @@ fn a_file_is_written_chunk_by_chunk_synced_and_only_then_takes_the_place_of_the_
     assert_eq!((*install, entries.len()), (Some((number, base)), 0));
     assert_eq!((machine.last(), machine.committed()), (Seq(9), Seq(1)), "it is not swapped in yet");
     let effects = step(&mut machine, 0, Event::Persisted(*batch));
-    let [Effect::Send(answer), Effect::Restored(restored)] = &effects[..] else { panic!("{effects:?}") };
+    let [Effect::Send(answer), Effect::Restored(restored), told] = &effects[..] else {
+        panic!("{effects:?}")
+    };
+    assert_eq!(*told, Effect::Members { version: base, members: four() });
     assert_eq!((answer.word(), answer.index(), *restored), ("appended", Seq(9), base));
     assert_eq!(machine.committed(), Seq(9));
 }

@@ -1,0 +1,227 @@
+//! Machines with empty disks, and the operator who makes them members, replaces and removes them.
+
+use super::{Happening, World};
+use crate::disk::Disk;
+use bytes::Bytes;
+use dsm_consensus::ids::MemberId;
+use dsm_consensus::join::{JoinEffect, JoinRefusal, Newcomer};
+use dsm_consensus::machine::CommittedEntry;
+use dsm_consensus::members::{MembersChange, NewMachine};
+use dsm_consensus::wire::join::{EmptyMachine, JoinMessage};
+use dsm_consensus::{Effect, Event};
+use dsm_protocol::ids::{ClusterId, Seq};
+
+impl World {
+    /// The machine whose process has this number.
+    pub(super) fn machine_of(&self, id: MemberId) -> Option<usize> {
+        self.nodes.iter().position(|node| node.id == Some(id))
+    }
+
+    pub(super) fn is_down(&self, member: usize) -> bool {
+        self.nodes[member].machine.is_none() && self.nodes[member].newcomer.is_none()
+    }
+
+    /// A process starts on an empty disk. Its settings name the machines that begin the cluster, or later all.
+    pub(super) fn starts_empty(&mut self, member: usize, token: u64) {
+        let named = if self.checks.members().0 == 0 { self.first } else { self.nodes.len() };
+        let named = self.nodes[..named].iter().map(|node| node.address.clone()).collect();
+        let node = &mut self.nodes[member];
+        let own = EmptyMachine { token, address: node.address.clone(), named };
+        node.newcomer = Some(Newcomer::new(own, ClusterId(member as u64 + 7)));
+        let (life, us) = (node.life, self.random.between(0, 10_000));
+        self.later(us, Happening::Asks { member, life });
+    }
+
+    pub(super) fn asks(&mut self, member: usize, life: u64) {
+        let node = &mut self.nodes[member];
+        let Some(newcomer) = node.newcomer.as_mut().filter(|_| node.life == life) else { return };
+        let mut effects = Vec::new();
+        newcomer.ask(&mut effects);
+        self.later(30_000, Happening::Asks { member, life });
+        self.join_effects(member, effects);
+    }
+
+    /// A message to or from a machine with an empty disk, or one that says who the members are.
+    pub(super) fn hears_of_members(&mut self, from: usize, to: usize, life: u64, bytes: &Bytes) {
+        let message = match JoinMessage::decode(bytes) {
+            Ok(message) => message,
+            Err(error) => return self.checks.fail(format!("{error}")),
+        };
+        if self.nodes[to].paused_until > self.now {
+            return;
+        }
+        if let Some(newcomer) = &mut self.nodes[to].newcomer {
+            let mut effects = Vec::new();
+            newcomer.hear(message, &mut effects);
+            return self.join_effects(to, effects);
+        }
+        let (Some(id), Some(machine)) = (self.nodes[to].id, &self.nodes[to].machine) else { return };
+        let notice = machine.notice();
+        match message {
+            JoinMessage::Asks(other) => self.tells(to, &other.address, &notice),
+            JoinMessage::Members { cluster, seq, members } => {
+                let JoinMessage::Members { cluster: own, .. } = notice else { return };
+                let Some(from) = self.nodes[from].id else { return };
+                let is_gone = own == cluster && members.was_removed(id);
+                self.event(to, life, Event::Notice { from, cluster, seq, members });
+                if is_gone && self.nodes[to].id == Some(id) {
+                    self.checks.hears_of_removal(id);
+                }
+            }
+            JoinMessage::IsEmpty(_) => {}
+        }
+    }
+
+    fn tells(&mut self, from: usize, address: &str, message: &JoinMessage) {
+        let mut bytes = Vec::new();
+        message.encode(&mut bytes);
+        if let Some(to) = self.nodes.iter().position(|node| node.address == *address) {
+            self.send_bytes(from, to, bytes);
+        }
+    }
+
+    fn join_effects(&mut self, member: usize, effects: Vec<JoinEffect>) {
+        for effect in effects {
+            match effect {
+                JoinEffect::Tell { to, message } => self.tells(member, &to, &message),
+                JoinEffect::Begin { cluster, members } => {
+                    let first = MemberId::new(1).expect("it is not 0");
+                    self.nodes[member].disk.begins_cluster(&members);
+                    let entries = self.nodes[member].disk.log.clone().into_iter();
+                    let entries: Vec<CommittedEntry> =
+                        entries.map(|entry| CommittedEntry { entry, tag: None }).collect();
+                    self.checks.committed(first, &entries);
+                    self.takes_number(member, cluster, first, Seq(2));
+                }
+                JoinEffect::Adopt { cluster, member: id } => {
+                    self.takes_number(member, cluster, id, Seq(0));
+                }
+                JoinEffect::Refused(JoinRefusal::DiskLost { .. }) => self.counts.disks_refused += 1,
+                JoinEffect::Refused(_) => {}
+            }
+        }
+    }
+
+    fn takes_number(&mut self, member: usize, cluster: ClusterId, id: MemberId, commit: Seq) {
+        self.checks.takes_number(id);
+        self.nodes[member].disk.takes_number(cluster, id, commit);
+        self.nodes[member].newcomer = None;
+        self.starts(member);
+    }
+
+    pub(super) fn member_effect(&mut self, member: usize, id: MemberId, effect: Effect) {
+        match effect {
+            Effect::Transferred { to, term } => self.checks.transferred(id, to, term),
+            Effect::TransferFailed { .. } => self.checks.not_transferred(id),
+            Effect::DiskStalls { .. } => self.counts.yielded += 1,
+            Effect::ChangeBegun => self.counts.changed += 1,
+            Effect::MembersSettled(_) => {}
+            Effect::ChangeRefused(_) => self.counts.unchanged += 1,
+            Effect::Members { version, members } => self.checks.has_members(id, version, &members),
+            Effect::SendNotice(to) => {
+                let to = self.machine_of(to).map(|to| self.nodes[to].address.clone());
+                let notice = self.nodes[member].machine.as_ref().map(|machine| machine.notice());
+                if let (Some(to), Some(notice)) = (to, notice) {
+                    self.tells(member, &to, &notice);
+                }
+            }
+            Effect::Removed => self.leaves(member),
+            _ => {}
+        }
+    }
+
+    /// A member that was removed ends, and its disk is emptied.
+    pub(super) fn leaves(&mut self, member: usize) {
+        self.counts.left += 1;
+        self.ends(member, false);
+        self.wipe(member);
+    }
+
+    fn wipe(&mut self, member: usize) {
+        let node = &mut self.nodes[member];
+        let before = std::mem::replace(&mut node.disk, Disk::new());
+        node.id = None;
+        self.counts.cuts += before.cuts;
+        self.counts.torn += before.torn;
+        self.counts.installed += before.installed;
+    }
+
+    /// A member whose disk is gone, or that nobody will become any more.
+    pub(super) fn lost(&self) -> Option<MemberId> {
+        let members = self.checks.members().1;
+        let is_there = |id: MemberId, token: u64| {
+            let is_its = |newcomer: &Newcomer| newcomer.own().token == token;
+            self.nodes.iter().any(|node| node.id == Some(id) || node.newcomer.as_ref().is_some_and(is_its))
+        };
+        let lost = members.iter().find(|(id, member)| !is_there(*id, member.token)).map(|(id, _)| id);
+        lost
+    }
+
+    /// A disk loses everything. It is one at a time, of a member that the others can do without, and while no change is under way: the
+    /// leader says that a majority knows of the last one.
+    pub(super) fn loses_disk(&mut self, member: usize) {
+        let (seq, members) = self.checks.members();
+        let is_voter = self.nodes[member].id.is_some_and(|id| members.is_voter(id));
+        let is_settled = !members.is_joint() && members.learner().is_none() && members.voters().count() >= 3;
+        let is_settled = is_settled
+            && self
+                .nodes
+                .iter()
+                .filter_map(|node| node.machine.as_ref())
+                .any(|machine| machine.is_settled() && *machine.members() == members);
+        let is_changing = self.nodes.iter().any(|node| node.disk.records_after(Seq(seq)) > 0);
+        if is_voter && is_settled && !is_changing && self.lost().is_none() {
+            self.counts.wiped += 1;
+            self.ends(member, true);
+            self.wipe(member);
+        }
+    }
+
+    pub(super) fn operator(&mut self) {
+        if self.is_healed {
+            return;
+        }
+        let us = self.random.between(40_000, 250_000);
+        self.later(us, Happening::Operator);
+        if self.now >= self.calm_until {
+            self.operator_acts();
+        }
+    }
+
+    /// The operator asks whoever seems to lead for a change.
+    pub(super) fn operator_acts(&mut self) {
+        let leads = |node: &super::Node| node.machine.as_ref().is_some_and(|machine| machine.term().1);
+        let Some(leader) = self.nodes.iter().position(leads) else { return };
+        let node = &self.nodes[leader];
+        let Some(members) = node.machine.as_ref().map(|machine| machine.members().clone()) else { return };
+        let life = node.life;
+        let voters: Vec<MemberId> = members.voters().collect();
+        let is_new = |machine: &NewMachine| members.iter().all(|(_, member)| member.token != machine.token);
+        let newcomers = self.nodes.iter().filter_map(|node| node.newcomer.as_ref()).map(Newcomer::own);
+        let spares: Vec<NewMachine> = newcomers
+            .map(|own| NewMachine { address: own.address.clone(), token: own.token })
+            .filter(is_new)
+            .collect();
+        let drawn = self.random.next() as usize;
+        let voter = voters[(drawn >> 8) % voters.len()];
+        let spare = spares.get((drawn >> 16) % spares.len().max(1)).cloned();
+        let lost = self.lost();
+        let change = match (members.learner(), lost, spare) {
+            (Some((learner, _)), _, _) if lost == Some(learner) || drawn.is_multiple_of(8) => {
+                MembersChange::Remove(learner)
+            }
+            (Some(_), _, _) => return,
+            (None, Some(lost), Some(spare)) if !drawn.is_multiple_of(4) => {
+                MembersChange::Replace(lost, spare)
+            }
+            (None, Some(lost), _) => MembersChange::Remove(lost),
+            (None, None, Some(spare)) if drawn.is_multiple_of(4) && voters.len() < 5 => {
+                MembersChange::Add(spare)
+            }
+            (None, None, Some(spare)) if drawn % 4 > 1 => MembersChange::Replace(voter, spare),
+            (None, None, _) if voters.len() > 2 => MembersChange::Remove(voter),
+            (None, None, _) => return,
+        };
+        self.event(leader, life, Event::Change(change));
+    }
+}
