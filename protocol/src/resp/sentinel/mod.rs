@@ -23,7 +23,7 @@ use super::{command, Args, Conversation, Handling, Limits, Protocol};
 use crate::serving_view::{host_and_port, ServingView, SharedView};
 use bytes::Bytes;
 use std::rc::Rc;
-use subscriptions::{Kind, Subscriptions};
+use subscriptions::{SubscriptionKind, Subscriptions};
 
 /// The name of the master that `--sentinel-name` has by default.
 pub const SENTINEL_NAME_DEFAULT: &str = "dsm";
@@ -69,8 +69,8 @@ enum Does {
     /// The second word says what.
     Sentinel,
     About,
-    Add(Kind),
-    Remove(Kind),
+    Add(SubscriptionKind),
+    Remove(SubscriptionKind),
 }
 
 /// A command of this port.
@@ -96,14 +96,14 @@ const KNOWN: [Known; 14] = [
     Known { is_free: true, ..known("hello", -1, Does::AsEverywhere) },
     known("info", -1, Does::Info),
     Known { in_subscription: true, ..known("ping", -1, Does::Ping) },
-    Known { in_subscription: true, ..known("psubscribe", -2, Does::Add(Kind::Pattern)) },
-    Known { in_subscription: true, ..known("punsubscribe", -1, Does::Remove(Kind::Pattern)) },
+    Known { in_subscription: true, ..known("psubscribe", -2, Does::Add(SubscriptionKind::Pattern)) },
+    Known { in_subscription: true, ..known("punsubscribe", -1, Does::Remove(SubscriptionKind::Pattern)) },
     Known { is_free: true, in_subscription: true, ..known("quit", -1, Does::AsEverywhere) },
     Known { is_free: true, in_subscription: true, ..known("reset", 1, Does::AsEverywhere) },
     known("role", 1, Does::Role),
     known("sentinel", -2, Does::Sentinel),
-    Known { in_subscription: true, ..known("subscribe", -2, Does::Add(Kind::Channel)) },
-    Known { in_subscription: true, ..known("unsubscribe", -1, Does::Remove(Kind::Channel)) },
+    Known { in_subscription: true, ..known("subscribe", -2, Does::Add(SubscriptionKind::Channel)) },
+    Known { in_subscription: true, ..known("unsubscribe", -1, Does::Remove(SubscriptionKind::Channel)) },
 ];
 
 /// The state of one connection.

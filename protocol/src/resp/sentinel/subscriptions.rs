@@ -14,7 +14,7 @@ pub const CHANNEL_BYTES_MAX: usize = 256;
 
 /// What a name stands for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(super) enum SubscriptionKind {
     /// A channel of just that name.
     Channel,
     /// All channels whose names match.
@@ -43,15 +43,21 @@ impl Subscriptions {
         self.channels.len() + self.patterns.len()
     }
 
-    fn of(&mut self, kind: Kind) -> &mut BTreeSet<Bytes> {
+    fn of(&mut self, kind: SubscriptionKind) -> &mut BTreeSet<Bytes> {
         match kind {
-            Kind::Channel => &mut self.channels,
-            Kind::Pattern => &mut self.patterns,
+            SubscriptionKind::Channel => &mut self.channels,
+            SubscriptionKind::Pattern => &mut self.patterns,
         }
     }
 
     /// `SUBSCRIBE name [name ...]` or `PSUBSCRIBE`: as many answers as names, or an error that nothing is done.
-    pub(super) fn add(&mut self, protocol: Protocol, kind: Kind, names: &[Bytes], out: &mut Vec<u8>) {
+    pub(super) fn add(
+        &mut self,
+        protocol: Protocol,
+        kind: SubscriptionKind,
+        names: &[Bytes],
+        out: &mut Vec<u8>,
+    ) {
         if names.iter().any(|name| name.len() > CHANNEL_BYTES_MAX) {
             return error(out, &format!("ERR a channel's name has at most {CHANNEL_BYTES_MAX} bytes"));
         }
@@ -60,8 +66,8 @@ impl Subscriptions {
             return error(out, &format!("ERR a connection has at most {SUBSCRIPTIONS_MAX} subscriptions"));
         }
         let word = match kind {
-            Kind::Channel => "subscribe",
-            Kind::Pattern => "psubscribe",
+            SubscriptionKind::Channel => "subscribe",
+            SubscriptionKind::Pattern => "psubscribe",
         };
         for name in names {
             // A name of the request would keep all of it in memory.
@@ -71,10 +77,16 @@ impl Subscriptions {
     }
 
     /// `UNSUBSCRIBE [name ...]` or `PUNSUBSCRIBE`; without names, of all of that kind.
-    pub(super) fn remove(&mut self, protocol: Protocol, kind: Kind, names: &[Bytes], out: &mut Vec<u8>) {
+    pub(super) fn remove(
+        &mut self,
+        protocol: Protocol,
+        kind: SubscriptionKind,
+        names: &[Bytes],
+        out: &mut Vec<u8>,
+    ) {
         let word = match kind {
-            Kind::Channel => "unsubscribe",
-            Kind::Pattern => "punsubscribe",
+            SubscriptionKind::Channel => "unsubscribe",
+            SubscriptionKind::Pattern => "punsubscribe",
         };
         let all: Vec<Bytes> =
             if names.is_empty() { self.of(kind).iter().cloned().collect() } else { names.to_vec() };
