@@ -7,6 +7,9 @@ use std::fmt;
 pub struct MemberId(u64);
 
 impl MemberId {
+    /// The member that begins a cluster.
+    pub const FIRST: MemberId = MemberId(1);
+
     /// The member with this number; `None` for 0, by which the engine means nobody.
     pub fn new(number: u64) -> Option<Self> {
         (number != 0).then_some(MemberId(number))

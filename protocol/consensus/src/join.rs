@@ -10,8 +10,9 @@
 use crate::ids::MemberId;
 use crate::members::{Members, NewMachine};
 use crate::mutant::planted;
+use crate::storage::LogEntry;
 use crate::wire::join::{EmptyMachine, JoinMessage};
-use dsm_protocol::ids::{ClusterId, Seq};
+use dsm_protocol::ids::{ClusterId, Seq, Version};
 use std::collections::BTreeMap;
 use std::fmt;
 
@@ -82,6 +83,15 @@ impl fmt::Display for JoinRefusal {
             }
         }
     }
+}
+
+/// Whether a log without a vote file is what a crash has left of [`JoinEffect::Begin`]: nobody was told of it, so the disk counts as
+/// empty.
+pub fn is_draft(log: &[LogEntry]) -> bool {
+    let is_first = |(entry, seq): (&LogEntry, u64)| {
+        entry.version == Version::new(1, seq) && Members::is_record(&entry.data) == (seq == 2)
+    };
+    log.len() <= 2 && log.iter().zip(1..).all(is_first)
 }
 
 /// A machine with an empty disk.
@@ -303,6 +313,21 @@ mod tests {
         let added = members().begin(&crate::members::MembersChange::Add(machine)).unwrap();
         let adopts = JoinEffect::Adopt { cluster: ClusterId(7), member: MemberId::new(4).unwrap() };
         assert_eq!(hear(&mut fourth, told(7, 9, added)), [adopts]);
+    }
+
+    #[test]
+    fn what_a_crash_left_of_a_beginning_counts_as_empty_and_nothing_else_does() {
+        let entry = |term, seq, data: &str| LogEntry {
+            version: Version::new(term, seq),
+            data: data.to_owned().into(),
+        };
+        let words = members().to_string();
+        let begun = [entry(1, 1, "CLUSTER"), entry(1, 2, &words)];
+        assert!((0..=2).all(|written| is_draft(&begun[..written])));
+        let [cluster, record] = begun;
+        assert!(!is_draft(&[cluster.clone(), entry(1, 2, "WRITE")]));
+        assert!(!is_draft(&[cluster.clone(), entry(2, 2, &words)]));
+        assert!(!is_draft(&[cluster, record, entry(2, 3, "")]));
     }
 
     #[test]

@@ -6,6 +6,7 @@
 //!
 //! | module | owns |
 //! |---|---|
+//! | [`alone`] | how a log that is there becomes that of a new cluster |
 //! | [`ids`] | the number of a member |
 //! | [`join`] | how a machine with an empty disk becomes a member |
 //! | [`machine`] | the machine: events, effects, the fate of proposals and reads |
@@ -41,6 +42,7 @@
 #![deny(clippy::disallowed_methods)]
 #![deny(clippy::wildcard_enum_match_arm)]
 
+pub mod alone;
 pub mod ids;
 pub mod join;
 pub mod machine;

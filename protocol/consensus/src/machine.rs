@@ -248,7 +248,7 @@ pub struct LogBatch {
     /// Write the next record of the vote file with this term, vote and commit.
     pub vote: Option<(Epoch, Option<MemberId>, Seq)>,
     /// Rename the file of this stream over the log, and sync the directory. The log has everything through the version then, and
-    /// no entry after it. The batches before are done by then.
+    /// no entry after it. The batches before are done by then. A compaction that is under way is given up.
     pub install: Option<(StreamNumber, Version)>,
     /// Cut everything after this seq off the log, and sync that before anything is appended.
     pub cut_after: Option<Seq>,
@@ -417,6 +417,19 @@ pub enum Effect {
         /// What is committed and was acknowledged here.
         committed: Seq,
     },
+}
+
+/// How far another member is, as the leader knows it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MemberProgress {
+    /// Which one.
+    pub member: MemberId,
+    /// Through where it has acknowledged the log.
+    pub has: Seq,
+    /// Whether it was heard of late.
+    pub is_live: bool,
+    /// Whether it gets the leader's file, as it lacks what was purged.
+    pub gets_file: bool,
 }
 
 /// What waits for the disk: a batch, or messages after one.
@@ -616,29 +629,46 @@ impl Consensus {
         JoinMessage::Members { cluster: self.cluster, seq: self.committed(), members: self.members.clone() }
     }
 
+    /// How far the other members are. None are told unless this one leads.
+    pub fn progress(&self) -> Vec<MemberProgress> {
+        let raft = &self.engine.0.raft;
+        let others = self.members.iter().map(|(id, _)| id).filter(|id| *id != self.config.member);
+        let told = others.filter(|_| self.is_leader()).filter_map(|member| {
+            let progress = raft.prs().get(member.get())?;
+            let gets_file = progress.state == ProgressState::Snapshot;
+            let (has, is_live) = (Seq(progress.matched), self.is_live(member));
+            Some(MemberProgress { member, has, is_live, gets_file })
+        });
+        told.collect()
+    }
+
     /// How many bytes of entries are in memory.
     pub fn tail_bytes(&self) -> usize {
         self.engine.0.store().tail_bytes()
     }
 
     /// Through where this member's log may be compacted, when entries from `kept_from` on fit into the bound on what is kept for
-    /// members that are behind.
+    /// members that are behind. It is (0, 0) while a stream's file takes the place of the log: the log before it is not worth it.
     pub fn purgeable(&self, kept_from: Seq) -> Version {
+        if self.restoring.is_some() {
+            return Version::default();
+        }
         let raft = &self.engine.0.raft;
         // A stream that is under way counts as what its receiver has.
         let has = |progress: &raft::Progress| match progress.state {
             ProgressState::Snapshot => progress.matched.max(progress.pending_snapshot),
             ProgressState::Probe | ProgressState::Replicate => progress.matched,
         };
-        let own = self.config.member.get();
-        let live = raft.prs().iter().filter(|(id, progress)| **id != own && progress.recent_active);
+        // The engine forgets each election timeout who is alive, until they answer again.
+        let is_live =
+            |id: u64| MemberId::new(id).is_some_and(|id| id != self.config.member && self.is_live(id));
+        let live = raft.prs().iter().filter(|(id, _)| is_live(**id) && !planted!(LiveFollowerPurged));
         let mut have: Vec<Seq> = live.map(|(_, progress)| Seq(has(progress))).collect();
         if raft.state != StateRole::Leader {
             have = vec![Seq(0)];
         }
         let view = self.engine.0.store();
         let through = match purge_through(self.committed(), kept_from, have) {
-            _ if self.restoring.is_some() => view.base().seq,
             _ if planted!(PurgedTooFar) => self.last(),
             through => through.max(view.base().seq),
         };
@@ -657,6 +687,7 @@ impl Consensus {
         }
         self.engine.0.mut_store().compacted(base);
         self.durable_commit = self.durable_commit.max(base.seq.0);
+        self.end_old_streams();
     }
 
     fn tick(&mut self, effects: &mut Vec<Effect>) {
@@ -759,6 +790,10 @@ impl Consensus {
 
     fn read(&mut self, read: ReadTag, effects: &mut Vec<Effect>) {
         if planted!(ReadBeforeFirstEntry) && self.is_leader() && !self.reigns {
+            effects.push(Effect::ReadConfirmed { read, through: Seq(self.handed_out) });
+            return;
+        }
+        if planted!(ReadAnsweredEarly) && self.reigns {
             effects.push(Effect::ReadConfirmed { read, through: Seq(self.handed_out) });
             return;
         }
@@ -957,6 +992,7 @@ impl Consensus {
         let is_unnoted = view.members_since(commit) > noted.max(view.base().seq.0);
         let has_change = (entries.iter().any(is_change) || is_unnoted) && !planted!(ChangeNotNoted);
         if (state.term, state.vote) != (term, voted) || (is_far && !entries.is_empty()) || has_change {
+            let commit = if planted!(CommitNotedEarly) { state.commit } else { commit };
             self.noted = (state.term, state.vote, commit);
             vote = Some((Epoch(state.term), MemberId::new(state.vote), Seq(commit)));
         }

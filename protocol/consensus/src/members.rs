@@ -114,10 +114,18 @@ impl Members {
     /// # Errors
     /// [`ChangeRefusal`]: an address has no form, or is there twice, or there are too many.
     pub fn first(machines: &[NewMachine]) -> Result<Self, ChangeRefusal> {
-        let mut members = Members { prefer: MemberId::new(1), ..Members::default() };
+        let mut members = Members { prefer: Some(MemberId::FIRST), ..Members::default() };
         for machine in machines {
             members.give_number(machine, MemberRole::Voter, None)?;
         }
+        Ok(members)
+    }
+
+    /// This machine alone, under a number that no member has had.
+    pub(crate) fn replaced_by(&self, machine: &NewMachine) -> Result<Self, ChangeRefusal> {
+        let mut members =
+            Members { next: self.next, prefer: MemberId::new(self.next), members: BTreeMap::new() };
+        members.give_number(machine, MemberRole::Voter, None)?;
         Ok(members)
     }
 

@@ -78,11 +78,23 @@ mod on {
         MembersNotRestored,
         /// The vote file does not learn that a change of the members is committed before the log has the next one.
         ChangeNotNoted,
+        /// A member that was removed ends as soon as it knows, whether another one does or not.
+        RemovedLeavesAtOnce,
+        /// A change of the members is begun whether those that would have a vote are alive or not.
+        QuorumNotAsked,
+        /// A read is confirmed before a majority was asked.
+        ReadAnsweredEarly,
+        /// The vote file says that the log is committed further than the disk has it.
+        CommitNotedEarly,
+        /// The log is purged of what a live follower lacks, although it may be kept.
+        LiveFollowerPurged,
+        /// A new cluster keeps of the log only what is known to be committed.
+        TailForgotten,
     }
 
     impl ConsensusMutant {
         /// Every bug.
-        pub const ALL: [ConsensusMutant; 21] = [
+        pub const ALL: [ConsensusMutant; 27] = [
             ConsensusMutant::AckBeforeSync,
             ConsensusMutant::MessagesBeforeSync,
             ConsensusMutant::VoteNotKept,
@@ -104,6 +116,12 @@ mod on {
             ConsensusMutant::RemovedGoesOn,
             ConsensusMutant::MembersNotRestored,
             ConsensusMutant::ChangeNotNoted,
+            ConsensusMutant::RemovedLeavesAtOnce,
+            ConsensusMutant::QuorumNotAsked,
+            ConsensusMutant::ReadAnsweredEarly,
+            ConsensusMutant::CommitNotedEarly,
+            ConsensusMutant::LiveFollowerPurged,
+            ConsensusMutant::TailForgotten,
         ];
     }
 

@@ -65,7 +65,7 @@ impl Consensus {
 
     /// Whether enough of those are alive that have a vote then.
     fn can_decide(&self, members: &Members) -> bool {
-        members.has_quorum(|id| self.is_live(id))
+        planted!(QuorumNotAsked) || members.has_quorum(|id| self.is_live(id))
     }
 
     /// Whether a member was heard of late, or is this one.
@@ -154,6 +154,7 @@ impl Consensus {
         if self.members.was_removed(self.config.member) {
             let members = self.members.clone();
             self.hear_of_removal(Seq(self.handed_out), &members);
+            self.is_removed |= planted!(RemovedLeavesAtOnce);
         }
     }
 

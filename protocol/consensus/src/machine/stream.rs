@@ -286,6 +286,18 @@ impl Consensus {
         }
     }
 
+    /// The log was compacted further: a stream of the file before comes to nothing, as the receiver would lack what follows it. The
+    /// engine offers the new one.
+    pub(super) fn end_old_streams(&mut self) {
+        let base = self.engine.0.store().base();
+        let is_old = |(to, given): (&MemberId, &Given)| (given.base != base).then_some(*to);
+        let old: Vec<MemberId> = self.given.iter().filter_map(is_old).collect();
+        for to in old {
+            self.given.remove(&to);
+            self.engine.0.report_snapshot(to.get(), SnapshotStatus::Failure);
+        }
+    }
+
     /// Ends the streams that came to nothing, and those that are done.
     pub(super) fn settle_streams(&mut self, effects: &mut Vec<Effect>) {
         let raft = &self.engine.0.raft;

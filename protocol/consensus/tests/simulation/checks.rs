@@ -93,6 +93,26 @@ impl Checks {
         }
     }
 
+    /// A new cluster goes on with the log of one machine, which was `before`. Whatever of it was committed stays.
+    pub(crate) fn new_cluster(&mut self, before: &[LogEntry], after: &[LogEntry], member: MemberId) {
+        let was_committed = |entry: &&LogEntry| self.committed.get(&entry.version.seq.0) == Some(*entry);
+        let lost = before.iter().filter(was_committed).find(|entry| !after.contains(entry));
+        if let Some(lost) = lost {
+            self.fail(format!("the new cluster lacks {lost:?}"));
+        }
+        let last = before.last().map_or(0, |entry| entry.version.seq.0);
+        self.committed = after.iter().map(|entry| (entry.version.seq.0, entry.clone())).collect();
+        let record = |entry: &LogEntry| Some((entry.version.seq.0, Members::parse(&entry.data)?));
+        self.records = after.iter().filter_map(record).collect();
+        self.acknowledged_through = self.acknowledged_through.min(last);
+        self.numbers = BTreeSet::from([member]);
+        self.votes.clear();
+        self.leaders.clear();
+        self.removed.clear();
+        self.open.clear();
+        self.transferring.clear();
+    }
+
     /// The last record of the members that is committed, and its place.
     pub(crate) fn members(&self) -> (u64, Members) {
         let last = self.records.last_key_value();

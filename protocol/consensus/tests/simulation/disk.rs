@@ -72,17 +72,46 @@ impl Disk {
         self.log = vec![entry(1, "CLUSTER".to_owned()), entry(2, members.to_string())];
     }
 
-    /// The records of the members, through this seq or the base.
-    pub(crate) fn records_through(&self, seq: Seq) -> Vec<(Seq, Members)> {
+    /// A file that was compacted through its last entry.
+    pub(crate) fn has_file(&mut self, entries: &[LogEntry]) {
+        self.compacted = b"file of old\n".to_vec();
+        entries.iter().for_each(|entry| self.compacted.extend(Self::line(entry).into_bytes()));
+        self.base = entries.last().map_or(Version::default(), |entry| entry.version);
+    }
+
+    /// All entries, those of the compacted part, too.
+    pub(crate) fn entries(&self) -> Vec<LogEntry> {
         let lines = String::from_utf8_lossy(self.compacted_lines());
         let compacted = lines.lines().filter_map(|line| {
             let (version, data) = line.split_once('=')?;
-            let seq = version.split_once('.')?.1.parse().ok()?;
-            Some((Seq(seq), Members::parse(data.as_bytes())?))
+            let (term, seq) = version.split_once('.')?;
+            let version = Version::new(term.parse().ok()?, seq.parse().ok()?);
+            Some(LogEntry { version, data: data.as_bytes().to_vec().into() })
         });
-        let entries = self.log.iter().filter(|entry| entry.version.seq <= seq);
-        let entries = entries.filter_map(|entry| Some((entry.version.seq, Members::parse(&entry.data)?)));
-        compacted.chain(entries).collect()
+        compacted.chain(self.log.iter().cloned()).collect()
+    }
+
+    /// The log ends with this entry from now on.
+    pub(crate) fn ends_with(&mut self, entry: &LogEntry) {
+        self.log.truncate(self.place(entry.version.seq).unwrap_or(0));
+        self.log.push(entry.clone());
+    }
+
+    /// The records of the members.
+    pub(crate) fn records(&self) -> Vec<(Seq, Members)> {
+        let entries = self.entries().into_iter();
+        entries.filter_map(|entry| Some((entry.version.seq, Members::parse(&entry.data)?))).collect()
+    }
+
+    /// The members by the last of them.
+    pub(crate) fn members(&self) -> Members {
+        self.records().pop().map_or(Members::default(), |(_, members)| members)
+    }
+
+    /// The records of the members, through this seq or the base.
+    pub(crate) fn records_through(&self, seq: Seq) -> Vec<(Seq, Members)> {
+        let is_there = |at: &Seq| *at <= seq.max(self.base.seq);
+        self.records().into_iter().filter(|(at, _)| is_there(at)).collect()
     }
 
     /// How many records of the members are in the log, or on their way there, after this seq.

@@ -55,6 +55,13 @@ fn three_hundred_seeds_break_nothing_and_meet_every_fault() {
         ("wiped", all.wiped),
         ("refused for a lost disk", all.disks_refused),
         ("left", all.left),
+        ("disturbed in a stream", all.disturbed),
+        ("hung while it got a file", all.hung_receivers),
+        ("begun with one file", all.one_file),
+        ("forced to a new cluster", all.forced),
+        ("there again after that", all.returned),
+        ("begun and not written", all.drafts),
+        ("left alone", all.alone),
     ] {
         assert!(count > 10, "hardly anything was {what}: {all:?}");
     }

@@ -1,19 +1,22 @@
 //! The world: time, the network, the processes, their clients, and what goes wrong.
 
+mod disaster;
+mod faults;
+mod files;
 mod operator;
 
 use crate::checks::Checks;
 use crate::disk::Disk;
 use bytes::Bytes;
 use dsm_consensus::ids::MemberId;
-use dsm_consensus::join::Newcomer;
-use dsm_consensus::machine::{ProposalTag, ReadTag};
+use dsm_consensus::join::{is_draft, Newcomer};
+use dsm_consensus::machine::{ProposalTag, ReadTag, StartError};
 use dsm_consensus::vote::VoteRecord;
 use dsm_consensus::wire::join::JoinMessage;
 use dsm_consensus::wire::stream::StreamMessage;
 use dsm_consensus::wire::PeerMessage;
 use dsm_consensus::{Config, Consensus, Effect, Event, Start};
-use dsm_protocol::ids::{Millis, Seq, Version};
+use dsm_protocol::ids::{ClusterId, Millis, Version};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// How long faults happen, and how long all is well afterwards, in microseconds.
@@ -55,6 +58,13 @@ pub(crate) struct Outcome {
     pub(crate) wiped: u64,
     pub(crate) disks_refused: u64,
     pub(crate) left: u64,
+    pub(crate) disturbed: u64,
+    pub(crate) hung_receivers: u64,
+    pub(crate) one_file: u64,
+    pub(crate) forced: u64,
+    pub(crate) returned: u64,
+    pub(crate) drafts: u64,
+    pub(crate) alone: u64,
 }
 
 impl Outcome {
@@ -80,6 +90,13 @@ impl Outcome {
         self.wiped += other.wiped;
         self.disks_refused += other.disks_refused;
         self.left += other.left;
+        self.disturbed += other.disturbed;
+        self.hung_receivers += other.hung_receivers;
+        self.one_file += other.one_file;
+        self.forced += other.forced;
+        self.returned += other.returned;
+        self.drafts += other.drafts;
+        self.alone += other.alone;
     }
 }
 
@@ -140,16 +157,33 @@ enum Happening {
         member: usize,
         life: u64,
     },
+    /// All members but one are gone for good.
+    Disaster,
+    /// A machine of which the operator thought that it is gone.
+    Returns {
+        member: usize,
+        is_wiped: bool,
+    },
     Operator,
     Client,
     Compacts,
+    CompactsAll {
+        member: usize,
+    },
+    Transfers {
+        member: usize,
+        other: usize,
+    },
     Fault,
     Heal,
 }
 
 struct Node {
-    /// Its number, if it has one.
+    /// Its number, if it has one, and in which cluster.
     id: Option<MemberId>,
+    cluster: Option<ClusterId>,
+    /// It does not start.
+    is_gone: bool,
     address: String,
     machine: Option<Consensus>,
     newcomer: Option<Newcomer>,
@@ -158,6 +192,17 @@ struct Node {
     sync_us: u64,
     paused_until: u64,
     due: Option<Millis>,
+    /// It is to compact its log and keep so many entries.
+    keeps: Option<u64>,
+    /// What its disk would have done, did it not hang.
+    stalled: Vec<Event>,
+}
+
+impl Node {
+    /// Whether its disk hangs.
+    fn hangs(&self) -> bool {
+        self.sync_us == HANGS_US
+    }
 }
 
 struct World {
@@ -170,6 +215,8 @@ struct World {
     links: BTreeMap<(usize, usize), u64>,
     fifo: BTreeMap<(usize, usize), u64>,
     checks: Checks,
+    /// The one that lives, if there is one.
+    cluster: Option<ClusterId>,
     /// How many machines begin the cluster.
     first: usize,
     counts: Outcome,
@@ -177,6 +224,8 @@ struct World {
     /// Until when nothing else goes wrong.
     calm_until: u64,
     acknowledged_before: u64,
+    /// When a disk was lost last.
+    lost_at: u64,
     tag: u64,
 }
 
@@ -185,6 +234,8 @@ pub(crate) fn run(seed: u64, members: u64) -> Outcome {
     let first = members as usize;
     let node = |at: usize| Node {
         id: None,
+        cluster: None,
+        is_gone: false,
         address: format!("m{at}:1"),
         machine: None,
         newcomer: None,
@@ -193,6 +244,8 @@ pub(crate) fn run(seed: u64, members: u64) -> Outcome {
         sync_us: 0,
         paused_until: 0,
         due: None,
+        keeps: None,
+        stalled: Vec::new(),
     };
     let mut world = World {
         now: 0,
@@ -204,13 +257,22 @@ pub(crate) fn run(seed: u64, members: u64) -> Outcome {
         links: BTreeMap::new(),
         fifo: BTreeMap::new(),
         checks: Checks::default(),
+        cluster: None,
         first,
         counts: Outcome::default(),
         is_healed: false,
         calm_until: 0,
         acknowledged_before: 0,
+        lost_at: 0,
         tag: 0,
     };
+    if seed % 8 == 6 {
+        world.has_one_file();
+    }
+    if seed % 10 == 9 {
+        let us = world.random.between(FAULTS_US / 3, FAULTS_US * 2 / 3);
+        world.later(us, Happening::Disaster);
+    }
     for member in 0..world.nodes.len() {
         world.later(0, Happening::Starts { member });
     }
@@ -259,6 +321,7 @@ impl World {
         }
         let members = self.checks.members().1;
         let at_end: Vec<(MemberId, u64)> = (self.nodes.iter())
+            .filter(|node| node.cluster == self.cluster)
             .filter_map(|node| Some((node.id.filter(|id| members.is_voter(*id))?, node)))
             .map(|(id, node)| (id, node.machine.as_ref().map_or(0, |machine| machine.committed().0)))
             .collect();
@@ -286,6 +349,7 @@ impl World {
                 let node = &mut self.nodes[member];
                 if node.life == life {
                     if let Some(number) = node.disk.ends() {
+                        self.compacts_now(member);
                         self.syncs(member);
                         self.event(member, life, Event::Persisted(number));
                     }
@@ -302,6 +366,10 @@ impl World {
             Happening::Operator => self.operator(),
             Happening::Client => self.client(),
             Happening::Compacts => self.compacts(),
+            Happening::CompactsAll { member } => self.compacts_all(member),
+            Happening::Transfers { member, other } => self.transfers(member, other),
+            Happening::Disaster => self.disaster(),
+            Happening::Returns { member, is_wiped } => self.returns(member, is_wiped),
             Happening::Fault => self.fault(),
             Happening::Heal => self.heal(),
         }
@@ -310,6 +378,10 @@ impl World {
     fn arrives(&mut self, from: usize, to: usize, life: u64, bytes: Bytes) {
         if JoinMessage::is_one(&bytes) {
             return self.hears_of_members(from, to, life, &bytes);
+        }
+        // The handshake compares the clusters.
+        if self.nodes[from].cluster != self.nodes[to].cluster {
+            return;
         }
         // It may have another number by now, or none.
         let Some(from) = self.nodes[from].id else { return };
@@ -322,28 +394,6 @@ impl World {
             Ok(event) => self.event(to, life, event),
             Err(error) => self.checks.fail(format!("{error}")),
         }
-    }
-
-    /// A member compacts its log, while nothing is written there.
-    fn compacts(&mut self) {
-        let us = self.random.between(20_000, 120_000);
-        self.later(us, Happening::Compacts);
-        let member = self.random.next() as usize % self.nodes.len();
-        let kept = self.random.between(0, 40);
-        let (now, node) = (self.now, &mut self.nodes[member]);
-        let Some(machine) = &node.machine else { return };
-        if !node.disk.is_idle() || node.paused_until > now {
-            return;
-        }
-        let base = machine.purgeable(Seq(machine.committed().0.saturating_sub(kept)));
-        if base.seq <= node.disk.base.seq {
-            return;
-        }
-        self.counts.compacted += 1;
-        node.disk.compact(member, base);
-        let (Some(id), life) = (node.id, node.life) else { return };
-        self.checks.has_file(id, base, self.nodes[member].disk.compacted_lines());
-        self.event(member, life, Event::Compacted(base));
     }
 
     fn link(&self, one: usize, other: usize) -> u64 {
@@ -381,6 +431,9 @@ impl World {
 
     fn effect(&mut self, member: usize, effect: Effect) {
         let Some(id) = self.nodes[member].id else { return };
+        if self.is_old(member) && !acts(&effect) {
+            return;
+        }
         match effect {
             Effect::Persist(batch) => {
                 self.note(batch.entries.len() as u64);
@@ -434,42 +487,6 @@ impl World {
         }
     }
 
-    /// What a stream does to the disk.
-    fn stream_effect(&mut self, member: usize, effect: Effect) {
-        let (us, node) = (self.random.between(50, 3000), &mut self.nodes[member]);
-        let (Some(id), life) = (node.id, node.life) else { return };
-        let event = match effect {
-            Effect::ReadChunk { to, base, offset, bytes_max } if node.disk.base == base => {
-                let (data, is_last) = node.disk.chunk(offset, bytes_max);
-                Event::ChunkRead { to, base, offset, data: data.into(), is_last }
-            }
-            Effect::WriteChunk { stream, offset, data } => {
-                node.disk.write_chunk(stream, offset, &data);
-                Event::ChunkWritten(stream)
-            }
-            Effect::SyncStream(stream) => {
-                node.disk.sync_stream(stream);
-                Event::StreamSynced(stream)
-            }
-            Effect::DropStream(stream) => {
-                self.counts.dropped += 1;
-                return node.disk.drop_stream(stream);
-            }
-            Effect::Restored(base) => {
-                if node.disk.base != base {
-                    let what = format!("{id} says it has a file through {base}, and has {}", node.disk.base);
-                    self.checks.fail(what);
-                }
-                return self.checks.has_file(id, base, self.nodes[member].disk.compacted_lines());
-            }
-            _ => return,
-        };
-        if self.random.next().is_multiple_of(40) {
-            self.later(us, Happening::PowerFails { member, life });
-        }
-        self.later(us, Happening::Event { member, life, event });
-    }
-
     fn syncs(&mut self, member: usize) {
         let node = &mut self.nodes[member];
         if node.disk.begins() {
@@ -480,24 +497,17 @@ impl World {
 
     fn send(&mut self, from: usize, message: &PeerMessage) {
         let (Some(member), Some(id)) = (self.nodes[from].id, message.to()) else { return };
-        if message.word() == "voted" && !message.rejects() {
+        if self.is_old(from) {
+            // What it says concerns nobody here.
+        } else if message.word() == "voted" && !message.rejects() {
             self.checks.voted(member, message.term(), id);
-        }
-        if ["pre-vote", "vote"].contains(&message.word()) {
+        } else if ["pre-vote", "vote"].contains(&message.word()) {
             self.checks.campaigns(member);
         }
-        let Some(to) = self.machine_of(id) else { return };
+        let Some(to) = self.machine_of(from, id) else { return };
         let mut bytes = Vec::new();
         message.encode(&mut bytes);
         self.send_bytes(from, to, bytes);
-    }
-
-    fn send_stream(&mut self, from: usize, message: &StreamMessage) {
-        let mut bytes = Vec::new();
-        message.encode(&mut bytes);
-        if let Some(to) = self.machine_of(message.to) {
-            self.send_bytes(from, to, bytes);
-        }
     }
 
     fn send_bytes(&mut self, from: usize, to: usize, bytes: Vec<u8>) {
@@ -519,29 +529,48 @@ impl World {
     }
 
     fn starts(&mut self, member: usize) {
-        let seed = self.random.next();
-        let kept = self.random.next() % 20;
         let node = &mut self.nodes[member];
-        if node.machine.is_some() || node.newcomer.is_some() {
+        if node.machine.is_some() || node.newcomer.is_some() || node.is_gone {
             return;
         }
         if node.disk.vote_file.is_empty() {
-            return self.starts_empty(member, seed);
+            if !is_draft(&node.disk.log) {
+                self.checks.fail(format!("machine {member} has a log and no vote file"));
+            }
+            node.disk.log.clear();
+            let token = self.random.next();
+            return self.starts_empty(member, token);
         }
         let vote = match VoteRecord::of_file(&node.disk.vote_file) {
             Ok(vote) => vote,
             Err(error) => return self.checks.fail(format!("machine {member}: {error}")),
         };
         let id = vote.member;
-        node.id = Some(id);
-        self.checks.starts(id, &vote);
-        if node.disk.records_after(vote.commit.max(node.disk.base.seq)) > 1 {
+        (node.id, node.cluster, node.due) = (Some(id), Some(vote.cluster), None);
+        if !self.is_old(member) {
+            self.checks.starts(id, &vote);
+            self.checks_file(member);
+        }
+        let disk = &self.nodes[member].disk;
+        if disk.records_after(vote.commit.max(disk.base.seq)) > 1 {
             self.checks
                 .fail(format!("{id} knows of none of two changes of the members that it is committed"));
         }
-        let records = node.disk.records_through(vote.commit);
-        self.checks.has_file(id, node.disk.base, node.disk.compacted_lines());
-        let (log, base) = (&node.disk.log, node.disk.base);
+        match self.start_of(member) {
+            Ok(machine) => self.nodes[member].machine = Some(machine),
+            Err(error) => return self.checks.fail(format!("{id} cannot start: {error}")),
+        }
+        let (life, us) = (self.nodes[member].life, self.random.between(0, 10_000));
+        self.later(us, Happening::Tick { member, life });
+    }
+
+    /// The machine with what is on the disk.
+    fn start_of(&mut self, member: usize) -> Result<Consensus, StartError> {
+        let (seed, kept) = (self.random.next(), self.random.next() % 20);
+        let disk = &self.nodes[member].disk;
+        let vote = VoteRecord::of_file(&disk.vote_file).expect("it was read before");
+        let records = disk.records_through(vote.commit);
+        let (log, base) = (&disk.log, disk.base);
         let mut terms: Vec<Version> = Vec::new();
         for entry in log {
             if terms.last().is_none_or(|first| first.epoch != entry.version.epoch) {
@@ -551,7 +580,7 @@ impl World {
         let held = (vote.commit.0.saturating_sub(kept) as usize).saturating_sub(base.seq.0 as usize);
         let from = held.min(log.len().saturating_sub(1));
         let tail = log[from..].to_vec();
-        let mut config = Config::new(id, seed);
+        let mut config = Config::new(vote.member, seed);
         config.tail_bytes_max = 100;
         config.message_bytes_max = 200;
         config.committed_bytes_max = 100;
@@ -562,14 +591,7 @@ impl World {
         config.learner_lag_max = 20;
         config.stream_retry_ms = 30;
         config.stream_quiet_max_ms = 200;
-        match Consensus::new(config, &Start { vote, base, records, terms, tail }) {
-            Ok(machine) => node.machine = Some(machine),
-            Err(error) => return self.checks.fail(format!("{id} cannot start: {error}")),
-        }
-        node.due = None;
-        let life = node.life;
-        let us = self.random.between(0, 10_000);
-        self.later(us, Happening::Tick { member, life });
+        Consensus::new(config, &Start { vote, base, records, terms, tail })
     }
 
     fn client(&mut self) {
@@ -577,7 +599,10 @@ impl World {
         self.later(us, Happening::Client);
         let member = self.random.next() as usize % self.nodes.len();
         let node = &self.nodes[member];
-        let (Some(id), life, true) = (node.id, node.life, node.machine.is_some()) else { return };
+        let (Some(id), life, true) = (node.id, node.life, node.machine.is_some() && !self.is_old(member))
+        else {
+            return;
+        };
         self.tag += 1;
         let event = if self.random.next().is_multiple_of(2) {
             self.checks.asked(ReadTag(self.tag));
@@ -599,12 +624,14 @@ impl World {
         node.machine = None;
         node.newcomer = None;
         node.paused_until = 0;
+        node.keeps = None;
+        node.stalled.clear();
         if by_power {
             node.disk.power_loss(drawn);
         } else {
             node.disk.crash();
         }
-        if let Some(id) = node.id {
+        if let (Some(id), false) = (node.id, self.is_old(member)) {
             self.checks.gone(id);
         }
         for other in 0..self.nodes.len() {
@@ -629,101 +656,21 @@ impl World {
             }
         }
     }
+}
 
-    /// A member, the one that leads in every second draw.
-    fn victim(&mut self) -> usize {
-        let drawn = self.random.next() as usize;
-        let leads = |node: &Node| node.machine.as_ref().is_some_and(|machine| machine.term().1);
-        let leader = self.nodes.iter().position(leads);
-        leader.filter(|_| drawn.is_multiple_of(2)).unwrap_or((drawn >> 1) % self.nodes.len())
-    }
-
-    fn fault(&mut self) {
-        if self.is_healed {
-            return;
-        }
-        let us = self.random.between(20_000, 400_000);
-        let (member, other) = (self.victim(), self.random.next() as usize % self.nodes.len());
-        let kind = self.random.next() % 15;
-        self.note(kind);
-        let now = self.now;
-        let is_well = now + CALM_US <= FAULTS_US
-            && self.nodes.iter().all(|node| node.id.is_none() || node.machine.is_some())
-            && self.nodes.iter().all(|node| node.paused_until <= now)
-            && self.lost().is_none();
-        self.later(if kind == 11 && is_well { CALM_US } else { us }, Happening::Fault);
-        match kind {
-            0 | 1 if !self.is_down(member) => self.ends(member, kind == 1),
-            2 => {
-                // The power of all goes at once.
-                for member in 0..self.nodes.len() {
-                    if !self.is_down(member) {
-                        self.ends(member, true);
-                    }
-                }
-            }
-            3 => {
-                for peer in (0..self.nodes.len()).filter(|peer| *peer != member) {
-                    self.cut.extend([(member, peer), (peer, member)]);
-                }
-            }
-            4 if member != other => {
-                self.cut.insert((member, other));
-            }
-            5 | 6 => self.cut.clear(),
-            7 => self.nodes[member].paused_until = self.now + self.random.between(1000, 900_000),
-            8 => self.nodes[member].sync_us = self.random.between(0, 2) * self.random.between(1000, 400_000),
-            9 if member != other => self.breaks(member, other, true),
-            10 => {
-                // The clock jumps: the ticks of a long time at once.
-                let life = self.nodes[member].life;
-                for _ in 0..self.random.between(2, 60) {
-                    self.event(member, life, Event::Tick);
-                }
-            }
-            11 if is_well => self.hangs(member),
-            12 if self.nodes[member].machine.is_some() => {
-                let (life, ids) = (self.nodes[member].life, (self.nodes[member].id, self.nodes[other].id));
-                if let (Some(id), Some(to)) = ids {
-                    self.checks.transfers(id);
-                    self.event(member, life, Event::Transfer(to));
-                }
-            }
-            13 => self.loses_disk(member),
-            14 => self.operator_acts(),
-            _ => {}
-        }
-    }
-
-    /// A disk hangs while all else is well, for as long as a leader may take to notice it and be replaced.
-    fn hangs(&mut self, member: usize) {
-        self.counts.hung += 1;
-        self.calm_until = self.now + CALM_US;
-        self.cut.clear();
-        self.nodes.iter_mut().for_each(|node| node.sync_us = 0);
-        self.nodes[member].sync_us = HANGS_US;
-        let life = self.nodes[member].life;
-        self.later(CALM_US, Happening::DiskWorks { member, life });
-    }
-
-    fn disk_works(&mut self, member: usize, hung: u64) {
-        let node = &mut self.nodes[member];
-        let leads = node.machine.as_ref().is_some_and(|machine| machine.term().1);
-        let life = node.life;
-        if leads && life == hung {
-            self.checks.fail(format!("{:?} leads although its disk has hung for long", node.id));
-        }
-        node.sync_us = 0;
-        self.later(0, Happening::Synced { member, life });
-    }
-
-    fn heal(&mut self) {
-        self.is_healed = true;
-        self.cut.clear();
-        self.acknowledged_before = self.checks.acknowledged;
-        for node in &mut self.nodes {
-            node.sync_us = 0;
-            node.paused_until = node.paused_until.min(self.now);
-        }
-    }
+/// What a member does, beside what it tells its own node.
+fn acts(effect: &Effect) -> bool {
+    matches!(
+        effect,
+        Effect::Persist(_)
+            | Effect::Send(_)
+            | Effect::SendNotice(_)
+            | Effect::SendStream(_)
+            | Effect::Fetch { .. }
+            | Effect::ReadChunk { .. }
+            | Effect::WriteChunk { .. }
+            | Effect::SyncStream(_)
+            | Effect::DropStream(_)
+            | Effect::Removed
+    )
 }

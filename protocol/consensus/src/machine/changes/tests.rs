@@ -145,6 +145,26 @@ fn what_would_cost_the_quorum_is_refused_and_so_is_what_is_under_way_or_the_lead
 }
 
 #[test]
+fn what_a_live_follower_lacks_is_not_purged_whenever_that_is_asked() {
+    let mut leader = leader();
+    let proposed = leader.propose(1..4);
+    leader.persist(&proposed);
+    leader.hear(appended(2, 5));
+    for _ in 0..40 {
+        // An answer comes every fifth tick only, as heartbeats do.
+        for _ in 0..5 {
+            let effects = leader.tick();
+            leader.persist(&effects);
+            assert_eq!(leader.machine.purgeable(Seq(1)).seq, Seq(0), "the third has told of nothing");
+            assert_eq!(leader.machine.purgeable(Seq(4)).seq, Seq(3), "no more may be kept");
+        }
+        heard(&mut leader, &[2, 3]);
+    }
+    let third = leader.machine.progress()[1];
+    assert_eq!((third.member, third.is_live, third.gets_file), (id(3), true, false));
+}
+
+#[test]
 fn no_change_is_proposed_while_the_leadership_is_given_away() {
     let mut leader = leader();
     leader.step(Event::Transfer(id(2)));

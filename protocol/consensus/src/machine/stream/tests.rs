@@ -1,7 +1,7 @@
 //! A stream from both ends, with the other member played by hand.
 
 use super::*;
-use crate::machine::tests::members;
+use crate::machine::tests::{members, TestMember};
 use crate::machine::{Config, Event, LogBatch, Start};
 use crate::members::{MembersChange, NewMachine};
 use crate::storage::LogEntry;
@@ -134,4 +134,66 @@ fn a_stream_ends_with_its_leader() {
     let effects = step(&mut machine, 0, Event::Message { from: id(3), message: PeerMessage(beat) });
     assert!(effects.contains(&Effect::DropStream(StreamNumber(1))), "{effects:?}");
     assert_eq!(hear(&mut machine, says(StreamWord::Chunk, 0, "one", false)), []);
+}
+
+/// The base of each file that is offered.
+fn offered(effects: &[Effect]) -> Vec<Version> {
+    let base = |effect: &Effect| {
+        if let Effect::SendStream(message) = effect {
+            (message.word == StreamWord::Offer).then_some(message.base)
+        } else {
+            None
+        }
+    };
+    effects.iter().filter_map(base).collect()
+}
+
+#[test]
+fn a_leader_that_compacts_its_log_further_offers_the_new_file_at_once() {
+    let first = Version::new(1, 1);
+    let start = Start { base: first, terms: vec![], tail: vec![], ..crate::machine::tests::start(1) };
+    let mut leader = TestMember::with(Config::new(id(1), 3), &start).reigning();
+    let lacks = Message {
+        from: 3,
+        index: 1,
+        reject: true,
+        ..crate::machine::tests::message(MessageType::MsgAppendResponse, 2, 2)
+    };
+    assert_eq!(offered(&leader.hear(lacks)), [first]);
+    let ask = StreamMessage {
+        to: id(1),
+        from: id(3),
+        term: Epoch(2),
+        base: first,
+        ..says(StreamWord::Ask, 0, "", false)
+    };
+    let asked = leader.step(Event::Stream { from: id(3), message: ask.clone() });
+    assert!(matches!(asked[..], [Effect::ReadChunk { .. }]), "{asked:?}");
+    assert!(leader.machine.progress().iter().any(|progress| progress.member == id(3) && progress.gets_file));
+    let next = Version::new(2, 2);
+    leader.step(Event::Compacted(next));
+    assert_eq!(leader.step(Event::Stream { from: id(3), message: ask }), [], "that file is gone");
+    let chunk = Event::ChunkRead {
+        to: id(3),
+        base: first,
+        offset: 0,
+        data: Bytes::from_static(b"one"),
+        is_last: true,
+    };
+    assert_eq!(leader.step(chunk), []);
+    let beat = crate::machine::tests::message(MessageType::MsgHeartbeatResponse, 2, 2);
+    assert_eq!(offered(&leader.hear(Message { from: 3, ..beat })), [next]);
+}
+
+#[test]
+fn a_newer_file_takes_the_place_of_one_that_is_under_way() {
+    let mut machine = follower();
+    hear(&mut machine, says(StreamWord::Offer, 0, "", false));
+    hear(&mut machine, says(StreamWord::Chunk, 0, "one", false));
+    let newer = StreamMessage { base: Version::new(2, 12), ..says(StreamWord::Offer, 0, "", false) };
+    let ask =
+        StreamMessage { word: StreamWord::Ask, to: id(1), from: id(2), data: Bytes::new(), ..newer.clone() };
+    assert_eq!(hear(&mut machine, newer), [Effect::DropStream(StreamNumber(1)), Effect::SendStream(ask)]);
+    assert_eq!(step(&mut machine, 0, Event::ChunkWritten(StreamNumber(1))), [], "that file is dropped");
+    assert_eq!(hear(&mut machine, says(StreamWord::Chunk, 3, "two", true)), []);
 }

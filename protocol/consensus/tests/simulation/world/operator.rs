@@ -11,10 +11,20 @@ use dsm_consensus::wire::join::{EmptyMachine, JoinMessage};
 use dsm_consensus::{Effect, Event};
 use dsm_protocol::ids::{ClusterId, Seq};
 
+/// After so long a leader knows that a member is dead, in microseconds.
+const NOTICED_US: u64 = 400_000;
+
 impl World {
-    /// The machine whose process has this number.
-    pub(super) fn machine_of(&self, id: MemberId) -> Option<usize> {
-        self.nodes.iter().position(|node| node.id == Some(id))
+    /// The machine whose process has this number in the cluster of another one.
+    pub(super) fn machine_of(&self, other: usize, id: MemberId) -> Option<usize> {
+        let cluster = self.nodes[other].cluster;
+        self.nodes.iter().position(|node| node.id == Some(id) && node.cluster == cluster)
+    }
+
+    /// Whether it is of a cluster that is given up.
+    pub(super) fn is_old(&self, member: usize) -> bool {
+        let node = &self.nodes[member];
+        node.id.is_some() && node.cluster != self.cluster
     }
 
     pub(super) fn is_down(&self, member: usize) -> bool {
@@ -64,7 +74,7 @@ impl World {
                 let Some(from) = self.nodes[from].id else { return };
                 let is_gone = own == cluster && members.was_removed(id);
                 self.event(to, life, Event::Notice { from, cluster, seq, members });
-                if is_gone && self.nodes[to].id == Some(id) {
+                if is_gone && self.nodes[to].id == Some(id) && !self.is_old(to) {
                     self.checks.hears_of_removal(id);
                 }
             }
@@ -85,13 +95,22 @@ impl World {
             match effect {
                 JoinEffect::Tell { to, message } => self.tells(member, &to, &message),
                 JoinEffect::Begin { cluster, members } => {
-                    let first = MemberId::new(1).expect("it is not 0");
                     self.nodes[member].disk.begins_cluster(&members);
+                    if self.random.next().is_multiple_of(6) {
+                        // Its log is not whole, or its vote file is not there.
+                        self.counts.drafts += 1;
+                        let node = &mut self.nodes[member];
+                        node.disk.log.truncate(self.random.next() as usize % 3);
+                        node.newcomer = None;
+                        node.life += 1;
+                        return self.later(20_000, Happening::Starts { member });
+                    }
+                    self.cluster = Some(cluster);
                     let entries = self.nodes[member].disk.log.clone().into_iter();
                     let entries: Vec<CommittedEntry> =
                         entries.map(|entry| CommittedEntry { entry, tag: None }).collect();
-                    self.checks.committed(first, &entries);
-                    self.takes_number(member, cluster, first, Seq(2));
+                    self.checks.committed(MemberId::FIRST, &entries);
+                    self.takes_number(member, cluster, MemberId::FIRST, Seq(2));
                 }
                 JoinEffect::Adopt { cluster, member: id } => {
                     self.takes_number(member, cluster, id, Seq(0));
@@ -103,7 +122,9 @@ impl World {
     }
 
     fn takes_number(&mut self, member: usize, cluster: ClusterId, id: MemberId, commit: Seq) {
-        self.checks.takes_number(id);
+        if self.cluster == Some(cluster) {
+            self.checks.takes_number(id);
+        }
         self.nodes[member].disk.takes_number(cluster, id, commit);
         self.nodes[member].newcomer = None;
         self.starts(member);
@@ -114,12 +135,19 @@ impl World {
             Effect::Transferred { to, term } => self.checks.transferred(id, to, term),
             Effect::TransferFailed { .. } => self.checks.not_transferred(id),
             Effect::DiskStalls { .. } => self.counts.yielded += 1,
-            Effect::ChangeBegun => self.counts.changed += 1,
+            Effect::ChangeBegun => {
+                self.counts.changed += 1;
+                self.fails_at_a_step(member);
+            }
             Effect::MembersSettled(_) => {}
             Effect::ChangeRefused(_) => self.counts.unchanged += 1,
-            Effect::Members { version, members } => self.checks.has_members(id, version, &members),
+            Effect::Members { version, members } => {
+                self.counts.alone += u64::from(members.voters().count() == 1);
+                self.checks.has_members(id, version, &members);
+                self.fails_at_a_step(member);
+            }
             Effect::SendNotice(to) => {
-                let to = self.machine_of(to).map(|to| self.nodes[to].address.clone());
+                let to = self.machine_of(member, to).map(|to| self.nodes[to].address.clone());
                 let notice = self.nodes[member].machine.as_ref().map(|machine| machine.notice());
                 if let (Some(to), Some(notice)) = (to, notice) {
                     self.tells(member, &to, &notice);
@@ -130,6 +158,14 @@ impl World {
         }
     }
 
+    /// The power may fail at each step of a change.
+    fn fails_at_a_step(&mut self, member: usize) {
+        if self.random.next().is_multiple_of(12) {
+            let (life, us) = (self.nodes[member].life, self.random.between(1, 3000));
+            self.later(us, Happening::PowerFails { member, life });
+        }
+    }
+
     /// A member that was removed ends, and its disk is emptied.
     pub(super) fn leaves(&mut self, member: usize) {
         self.counts.left += 1;
@@ -137,10 +173,10 @@ impl World {
         self.wipe(member);
     }
 
-    fn wipe(&mut self, member: usize) {
+    pub(super) fn wipe(&mut self, member: usize) {
         let node = &mut self.nodes[member];
         let before = std::mem::replace(&mut node.disk, Disk::new());
-        node.id = None;
+        (node.id, node.cluster) = (None, None);
         self.counts.cuts += before.cuts;
         self.counts.torn += before.torn;
         self.counts.installed += before.installed;
@@ -151,7 +187,8 @@ impl World {
         let members = self.checks.members().1;
         let is_there = |id: MemberId, token: u64| {
             let is_its = |newcomer: &Newcomer| newcomer.own().token == token;
-            self.nodes.iter().any(|node| node.id == Some(id) || node.newcomer.as_ref().is_some_and(is_its))
+            let has_it = |node: &super::Node| node.id == Some(id) && node.cluster == self.cluster;
+            self.nodes.iter().any(|node| has_it(node) || node.newcomer.as_ref().is_some_and(is_its))
         };
         let lost = members.iter().find(|(id, member)| !is_there(*id, member.token)).map(|(id, _)| id);
         lost
@@ -169,9 +206,13 @@ impl World {
                 .iter()
                 .filter_map(|node| node.machine.as_ref())
                 .any(|machine| machine.is_settled() && *machine.members() == members);
-        let is_changing = self.nodes.iter().any(|node| node.disk.records_after(Seq(seq)) > 0);
-        if is_voter && is_settled && !is_changing && self.lost().is_none() {
+        let is_changing = self
+            .nodes
+            .iter()
+            .any(|node| node.cluster == self.cluster && node.disk.records_after(Seq(seq)) > 0);
+        if is_voter && !self.is_old(member) && is_settled && !is_changing && self.lost().is_none() {
             self.counts.wiped += 1;
+            self.lost_at = self.now;
             self.ends(member, true);
             self.wipe(member);
         }
@@ -195,6 +236,10 @@ impl World {
         let node = &self.nodes[leader];
         let Some(members) = node.machine.as_ref().map(|machine| machine.members().clone()) else { return };
         let life = node.life;
+        if node.paused_until > self.now {
+            return;
+        }
+        let is_known = self.lost_at.max(node.paused_until) + NOTICED_US <= self.now;
         let voters: Vec<MemberId> = members.voters().collect();
         let is_new = |machine: &NewMachine| members.iter().all(|(_, member)| member.token != machine.token);
         let newcomers = self.nodes.iter().filter_map(|node| node.newcomer.as_ref()).map(Newcomer::own);
@@ -211,6 +256,13 @@ impl World {
                 MembersChange::Remove(learner)
             }
             (Some(_), _, _) => return,
+            // It would cost the quorum. Before the leader can know that, the operator waits.
+            (None, Some(lost), _) if drawn.is_multiple_of(3) && voter != lost => {
+                if !is_known {
+                    return;
+                }
+                MembersChange::Remove(voter)
+            }
             (None, Some(lost), Some(spare)) if !drawn.is_multiple_of(4) => {
                 MembersChange::Replace(lost, spare)
             }
@@ -219,7 +271,10 @@ impl World {
                 MembersChange::Add(spare)
             }
             (None, None, Some(spare)) if drawn % 4 > 1 => MembersChange::Replace(voter, spare),
-            (None, None, _) if voters.len() > 2 => MembersChange::Remove(voter),
+            (None, None, Some(spare)) if voters.len() == 1 => MembersChange::Add(spare),
+            (None, None, _) if voters.len() > 2 || (voters.len() == 2 && drawn.is_multiple_of(3)) => {
+                MembersChange::Remove(voter)
+            }
             (None, None, _) => return,
         };
         self.event(leader, life, Event::Change(change));
