@@ -724,19 +724,25 @@ fn quoted(cell: &str) -> impl Iterator<Item = &str> {
 #[test]
 fn every_field_of_info_is_explained_and_each_limit_names_its_own() {
     let cluster = Setup::slaves(2).beside_others().start();
-    // The backup knows it from the log.
-    wait_for("both know the cluster", seconds(5), || {
-        let knows =
-            |&master: &Node| cluster.info(master).is_some_and(|info| info.get("cluster_id").is_some());
+    assert_eq!(cluster.ask(&[b"SET", b"k", b"v"]), Answer::ok());
+    // The backup knows both from the log.
+    wait_for("both know the cluster and the key", seconds(5), || {
+        let knows = |&master: &Node| {
+            cluster.info(master).is_some_and(|info| info.get("cluster_id").and(info.get("db0")).is_some())
+        };
         MASTERS.iter().all(knows).then_some(())
     });
-    let (mut section, mut explained) = (String::new(), BTreeSet::new());
+    let (mut section, mut explained, mut of_slaves) = (String::new(), BTreeSet::new(), BTreeSet::new());
     for row in table("FORMATS.md", "INFO") {
         assert_eq!(row.len(), 4, "{row:?}");
         if !row[0].is_empty() {
             section = row[0].clone();
         }
-        explained.extend(quoted(&row[1]).map(|field| (section.clone(), field.to_string())));
+        let fields: Vec<_> = quoted(&row[1]).map(|field| (section.clone(), field.to_string())).collect();
+        if row[2].starts_with("of a slave:") {
+            of_slaves.extend(fields.clone());
+        }
+        explained.extend(fields);
     }
     for master in MASTERS {
         let Answer::Bulk(text) = open(&cluster, master).call(&[b"INFO"]).expect("an answer") else {
@@ -754,6 +760,10 @@ fn every_field_of_info_is_explained_and_each_limit_names_its_own() {
                 }
                 (None, None) => panic!("{line:?}"),
             }
+        }
+        if master == Node::Master {
+            assert!(shown.is_disjoint(&of_slaves) && !of_slaves.is_empty(), "{shown:?}");
+            shown.extend(of_slaves.clone());
         }
         assert_eq!(shown, explained, "what {master:?} shows, and what docs/FORMATS.md explains");
         assert_eq!(sections, SECTIONS.map(str::to_string).into(), "each can be asked for by name");
