@@ -90,11 +90,13 @@ mod on {
         LiveFollowerPurged,
         /// A new cluster keeps of the log only what is known to be committed.
         TailForgotten,
+        /// A change counts as settled when a majority has its record, known to be committed or not.
+        SettledEarly,
     }
 
     impl ConsensusMutant {
         /// Every bug.
-        pub const ALL: [ConsensusMutant; 27] = [
+        pub const ALL: [ConsensusMutant; 28] = [
             ConsensusMutant::AckBeforeSync,
             ConsensusMutant::MessagesBeforeSync,
             ConsensusMutant::VoteNotKept,
@@ -122,6 +124,7 @@ mod on {
             ConsensusMutant::CommitNotedEarly,
             ConsensusMutant::LiveFollowerPurged,
             ConsensusMutant::TailForgotten,
+            ConsensusMutant::SettledEarly,
         ];
     }
 

@@ -50,6 +50,7 @@ impl Consensus {
         let prs = self.engine.0.raft.prs();
         let knows = |id: MemberId| match prs.get(id.get()) {
             _ if id == self.config.member => self.durable_commit >= since,
+            progress if planted!(SettledEarly) => progress.is_some_and(|progress| progress.matched >= since),
             progress => progress.is_some_and(|progress| progress.committed_index >= since),
         };
         self.reigns && self.members.has_quorum(knows)

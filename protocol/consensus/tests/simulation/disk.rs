@@ -114,6 +114,12 @@ impl Disk {
         self.records().into_iter().filter(|(at, _)| is_there(at)).collect()
     }
 
+    /// Whether a start would know of these members, or of later ones, that they are committed.
+    pub(crate) fn knows_for_good(&self, members: &Members) -> bool {
+        let commit = VoteRecord::of_file(&self.vote_file).map_or(Seq(0), |vote| vote.commit);
+        self.records_through(commit).iter().any(|(_, known)| known == members)
+    }
+
     /// How many records of the members are in the log, or on their way there, after this seq.
     pub(crate) fn records_after(&self, seq: Seq) -> usize {
         let batches = self.waiting.iter().chain(&self.syncing).flat_map(|batch| &batch.entries);

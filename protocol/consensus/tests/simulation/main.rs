@@ -62,6 +62,7 @@ fn three_hundred_seeds_break_nothing_and_meet_every_fault() {
         ("there again after that", all.returned),
         ("begun and not written", all.drafts),
         ("left alone", all.alone),
+        ("known for good", all.settled),
     ] {
         assert!(count > 10, "hardly anything was {what}: {all:?}");
     }

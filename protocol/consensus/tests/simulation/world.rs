@@ -65,6 +65,7 @@ pub(crate) struct Outcome {
     pub(crate) returned: u64,
     pub(crate) drafts: u64,
     pub(crate) alone: u64,
+    pub(crate) settled: u64,
 }
 
 impl Outcome {
@@ -97,6 +98,7 @@ impl Outcome {
         self.returned += other.returned;
         self.drafts += other.drafts;
         self.alone += other.alone;
+        self.settled += other.settled;
     }
 }
 

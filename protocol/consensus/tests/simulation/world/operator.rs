@@ -6,7 +6,7 @@ use bytes::Bytes;
 use dsm_consensus::ids::MemberId;
 use dsm_consensus::join::{JoinEffect, JoinRefusal, Newcomer};
 use dsm_consensus::machine::CommittedEntry;
-use dsm_consensus::members::{MembersChange, NewMachine};
+use dsm_consensus::members::{Members, MembersChange, NewMachine};
 use dsm_consensus::wire::join::{EmptyMachine, JoinMessage};
 use dsm_consensus::{Effect, Event};
 use dsm_protocol::ids::{ClusterId, Seq};
@@ -139,7 +139,7 @@ impl World {
                 self.counts.changed += 1;
                 self.fails_at_a_step(member);
             }
-            Effect::MembersSettled(_) => {}
+            Effect::MembersSettled(members) => self.is_known_for_good(id, &members),
             Effect::ChangeRefused(_) => self.counts.unchanged += 1,
             Effect::Members { version, members } => {
                 self.counts.alone += u64::from(members.voters().count() == 1);
@@ -155,6 +155,19 @@ impl World {
             }
             Effect::Removed => self.leaves(member),
             _ => {}
+        }
+    }
+
+    /// A leader says that a majority knows for good who the members are: its disks say so.
+    fn is_known_for_good(&mut self, leader: MemberId, members: &Members) {
+        self.counts.settled += 1;
+        let knows = |id: MemberId| {
+            let is_its = |node: &&super::Node| node.id == Some(id) && node.cluster == self.cluster;
+            let disk = self.nodes.iter().find(is_its).map(|node| &node.disk);
+            disk.is_some_and(|disk| disk.knows_for_good(members))
+        };
+        if !members.has_quorum(knows) {
+            self.checks.fail(format!("{leader} says that a majority knows {members}, and none does"));
         }
     }
 
