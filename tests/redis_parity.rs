@@ -24,25 +24,29 @@ use tempfile::TempDir;
 /// table in `docs/SEMANTICS.md` has a line for each reason.
 const DIFFERENCES: &[Difference] = &[
     Difference {
-        why: "SET takes no time after which the key expires",
+        why: "COMMAND INFO has no notes on keys",
         answers: &[
-            ("SET k v EX 10; GET k", "-ERR syntax error: options of SET are not supported yet: 'EX'^$-1^"),
-            (
-                "SET k v NX PXAT 9999999999999; GET k",
-                "-ERR syntax error: options of SET are not supported yet: 'PXAT'^$-1^",
-            ),
             (
                 "COMMAND INFO set",
                 "*1^*10^$3^set^:-3^*2^+write^+denyoom^:1^:1^:1^*3^+@write^+@string^+@slow^*0^*1^*6^$5^flags^*4^+RW^\
                  +access^+update^+variable_flags^$12^begin_search^*4^$4^type^$5^index^$4^spec^*2^$5^index^:1^$9^find_keys^*4^$4^type^$5^\
                  range^$4^spec^*6^$7^lastkey^:0^$7^keystep^:1^$5^limit^:0^*0^",
             ),
+            (
+                "COMMAND INFO getex",
+                "*1^*10^$5^getex^:-2^*2^+write^+fast^:1^:1^:1^*3^+@write^+@string^+@fast^*0^*1^*6^$5^flags^*3^+RW^\
+                 +access^+update^$12^begin_search^*4^$4^type^$5^index^$4^spec^*2^$5^index^:1^$9^find_keys^*4^$4^type^$5^range^$4^spec^*6^\
+                 $7^lastkey^:0^$7^keystep^:1^$5^limit^:0^*0^",
+            ),
         ],
     },
     Difference {
-        why: "No expiry, no other types, no scripts, no transactions, no subscriptions",
+        why: "GETEX of a key that is not there checks its options too",
+        answers: &[("GETEX k EX 0", "-ERR invalid expire time in 'getex' command^")],
+    },
+    Difference {
+        why: "No other types, no scripts, no transactions, no subscriptions",
         answers: &[
-            ("EXPIRE k 10", "-ERR unknown command 'EXPIRE', with args beginning with: 'k' '10' ^"),
             ("LPUSH k v", "-ERR unknown command 'LPUSH', with args beginning with: 'k' 'v' ^"),
             ("WATCH k", "-ERR unknown command 'WATCH', with args beginning with: 'k' ^"),
             ("PUBLISH x y", "-ERR unknown command 'PUBLISH', with args beginning with: 'x' 'y' ^"),
@@ -680,7 +684,32 @@ fn data() -> Vec<Script> {
         "SETRANGE k -1 a\nSETRANGE k x a\nSETRANGE k 16777216 a\nSETRANGE k 9223372036854775807 ab\nEXISTS k",
         "SETRANGE k 16777215 a\nSTRLEN k\nAPPEND k b\nSTRLEN k\nGETRANGE k 16777214 -1",
         "SET k 1\nINCR k\nAPPEND k 0\nINCR k\nGETSET k 5\nDECR k\nSETRANGE k 1 9\nGETDEL k\nINCR k",
-        "EXPIRE k 10",
+        "SET k v EX 100\nTTL k\nGET k\nPERSIST k\nTTL k\nPTTL k\nPERSIST k\nTTL a\nPTTL a\nPERSIST a",
+        "SET k v EXAT 33177117420\nEXPIRETIME k\nPEXPIRETIME k\nSET k w KEEPTTL\nEXPIRETIME k\nSET k x\nEXPIRETIME k\nEXPIRETIME a",
+        "SET k v PXAT 33177117420567\nEXPIRETIME k\nPEXPIRETIME k\nGETSET k w\nPEXPIRETIME k\nSET k v PXAT 33177117420567 GET",
+        "SETEX k 100 v\nTTL k\nGET k\nPSETEX k 100000 w\nTTL k\nSETEX k 0 v\nSETEX k -1 v\nPSETEX k 0 v\nSETEX k x v\nGET k",
+        "SETEX k 9223372036854775 v\nSETEX k 9223372036854775807 v\nPSETEX k 9223372036854775807 v\nEXISTS k",
+        "SET k v EX 0\nSET k v PX -1\nSET k v EX x\nSET k v EX 1.5\nSET k v EXAT 0\nSET k v PXAT -5\nSET k v EX\nGET k",
+        "SET k v EX 100 PX 100\nSET k v EX 100 KEEPTTL\nSET k v KEEPTTL PX 5\nSET k v EX 100 EX 200\nTTL k\nSET k v EX 10 PERSIST",
+        "SET k v EX 9223372036854775807\nSET k v PX 9223372036854775807\nSET k v EXAT 9223372036854775807\nGET k",
+        "SET k v EX 100 NX\nTTL k\nSET k w EX 200 NX\nTTL k\nSET k w XX EX 300\nTTL k\nSET k x GET EX 400\nTTL k",
+        "SET k v EXAT 1\nGET k\nEXISTS k\nTTL k\nSTRLEN k\nTYPE k\nINCR k\nTTL k",
+        "SET k v PXAT 1\nSET k w NX\nGET k\nSET a v PXAT 1\nSET a w XX\nGET a\nMGET k a",
+        "SET k 5 EX 100\nINCR k\nTTL k\nAPPEND k 1\nTTL k\nSETRANGE k 0 9\nTTL k\nMSET k 1\nTTL k",
+        "SET k v EX 100\nDEL k\nSET k w\nTTL k\nSET k v EX 100\nGETDEL k\nTTL k",
+        "EXPIRE k 10\nSET k v\nEXPIRE k 100\nTTL k\nEXPIRE k 0\nEXISTS k\nSET k v\nEXPIRE k -1\nEXISTS k",
+        "SET k v\nPEXPIRE k 100000\nTTL k\nPEXPIRE k -7\nGET k\nSET k v\nEXPIREAT k 33177117420\nEXPIRETIME k\nEXPIREAT k 1\nGET k",
+        "SET k v\nPEXPIREAT k 33177117420567\nPEXPIRETIME k\nPEXPIREAT k 0\nGET k\nPEXPIREAT k 33177117420567",
+        "SET k v\nEXPIRE k 100 XX\nEXPIRE k 100 NX\nEXPIRE k 200 NX\nTTL k\nEXPIRE k 50 GT\nTTL k\nEXPIRE k 150 GT\nTTL k",
+        "SET k v\nEXPIRE k 100 GT\nTTL k\nEXPIRE k 100 LT\nTTL k\nEXPIRE k 150 LT\nEXPIRE k 50 lt\nTTL k\nEXPIRE k 60 xx gt\nTTL k",
+        "SET k v\nEXPIRE k 100 NX XX\nEXPIRE k 100 GT LT\nEXPIRE k 100 NX GT\nEXPIRE k 100 XX GT GT\nEXPIRE k 1 foo\nEXPIRE k x NX\nEXPIRE k",
+        "SET k v\nEXPIRE k x\nEXPIRE k 1.5\nEXPIRE k 9223372036854775807\nPEXPIRE k 9223372036854775807\nEXPIRE k -9223372036854775808",
+        "SET k v\nEXPIREAT k 9223372036854775807\nTTL k\nPEXPIRE a x\nEXPIRE a 5 NX XX",
+        "SET k v EX 100\nGETEX k\nTTL k\nGETEX k PERSIST\nTTL k\nGETEX k EX 100\nTTL k\nGETEX k PXAT 33177117420567\nPEXPIRETIME k",
+        "GETEX k\nGETEX k EX 100\nSET k v\nGETEX k EX\nGETEX k EX 10 PX 10\nGETEX k PERSIST EX 10\nGETEX k KEEPTTL\nGETEX k NX",
+        "SET k v\nGETEX k EX 0\nGETEX k EX -1\nGETEX k PX x\nGETEX k EXAT 1\nGET k\nGETEX k PERSIST PERSIST\nGETEX k EX 10 EX 20",
+        "GETEX k EX 0",
+        "TTL\nTTL k k\nEXPIRE\nPERSIST\nGETEX\nSETEX k 1\nPSETEX k\nPTTL\nEXPIRETIME\nPEXPIRETIME k 1\nEXPIREAT k\nPEXPIREAT",
         "LPUSH k v",
         "WATCH k",
         "PUBLISH x y",
@@ -1125,6 +1154,9 @@ fn introspection() -> Vec<Script> {
         "COMMAND INFO get",
         "COMMAND INFO GET nosuch",
         "COMMAND INFO set",
+        "COMMAND INFO getex",
+        "COMMAND INFO setex psetex expire pexpire expireat pexpireat persist",
+        "COMMAND INFO ttl pttl expiretime pexpiretime",
         "COMMAND INFO mset del exists mget",
         "COMMAND INFO setnx getset getdel msetnx",
         "COMMAND INFO incr decr incrby decrby append setrange",

@@ -19,7 +19,7 @@ use crate::slave_proxy::{End, EndReason, Parts, SharedLink, SlaveEnded, SlavePro
 use crate::turns::TurnLengths;
 use actix::dev::ToEnvelope;
 use actix::prelude::*;
-use dsm_protocol::ids::{Incarnation, LinkId, Millis, SlaveId};
+use dsm_protocol::ids::{Incarnation, LinkId, Millis, SlaveId, UnixMillis};
 use dsm_protocol::lock_file::LockText;
 use dsm_protocol::machine::doubt::SelfDoubt;
 use dsm_protocol::machine::link::{Life, Link, LinkLimits};
@@ -189,6 +189,14 @@ impl Environment for MemoryEnv {
 
     fn locks(&self) -> Rc<dyn Locks> {
         Rc::new(self.locks.clone())
+    }
+
+    fn wall_clock(&self) -> UnixMillis {
+        UnixMillis(1_000_000_000_000 + self.now().0)
+    }
+
+    fn uptime(&self) -> Millis {
+        self.now()
     }
 
     fn boot_id(&self) -> String {

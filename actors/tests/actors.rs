@@ -20,12 +20,13 @@ use dsm::testing::{virtual_time, FileOperation, MemoryDisk, MemoryEnv, Probe, Pr
 use dsm_protocol::command::{Command, ErrorWord};
 use dsm_protocol::frame;
 use dsm_protocol::ids::{
-    ClusterId, Epoch, Incarnation, LinkId, Millis, Reign, ReignId, Seq, SessionId, SlaveId, Version,
+    ClusterId, Epoch, Incarnation, LinkId, Millis, Reign, ReignId, Seq, SessionId, SlaveId, UnixMillis,
+    Version,
 };
 use dsm_protocol::machine::master::{self, Asker, Effect, Master, WriteId};
 use dsm_protocol::machine::reign::{self, Event, Leadership};
 use dsm_protocol::message::{Control, Hello, HelloRole, Message as Wire};
-use dsm_protocol::record::{self, FileNumber, Position, Scanner, Step};
+use dsm_protocol::record::{self, ClockMark, FileNumber, Position, Scanner, Step};
 use std::io::{self, Read as _, Write as _};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -203,6 +204,7 @@ mod log_writer_actor {
             number: FileNumber::default(),
             handoff: std::rc::Rc::default(),
             given_up: Vec::new(),
+            clock: ClockMark { time: UnixMillis(1_000), uptime: Millis(5), boot: "boot".to_owned() },
             head: Some(record::Operation::Cluster(ClusterId(7))),
             address: "127.0.0.1:1".to_owned(),
             fsync: Fsync::Always,
@@ -267,7 +269,9 @@ mod log_writer_actor {
             let mut effects = Vec::new();
             self.machine.step(Millis(0), request, &mut effects);
             match effects.pop() {
-                Some(Effect::Append { write, change, after }) => NewRecord { write, change, after },
+                Some(Effect::Append { write, change, expires, after }) => {
+                    NewRecord { write, change, expires, after }
+                }
                 other => panic!("{other:?}"),
             }
         }
@@ -728,7 +732,7 @@ mod log_tailer_actor {
                     match change {
                         Replay::Put { key, .. } => self.seen.push(text(&key)),
                         Replay::Delete { key } => self.seen.push(format!("-{}", text(&key))),
-                        Replay::Reign(_) | Replay::GivenUp(_) => {}
+                        Replay::Reign(_) | Replay::GivenUp(_) | Replay::Time(_) => {}
                     }
                 }
             }

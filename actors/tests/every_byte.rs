@@ -18,9 +18,11 @@ use dsm::testing::{
     recover_log, recover_log_from, virtual_time, FileOperation, MemoryEnv, Probe, Received, RecoveredLog,
 };
 use dsm_protocol::command::Command;
-use dsm_protocol::ids::{ClusterId, LinkId, Millis, Reign as Name, ReignId, SessionId, SlaveId, Version};
+use dsm_protocol::ids::{
+    ClusterId, LinkId, Millis, Reign as Name, ReignId, SessionId, SlaveId, UnixMillis, Version,
+};
 use dsm_protocol::machine::master::{self, Asker, Change, Effect, Master};
-use dsm_protocol::record::{self, line_bytes_max, CrashKind, FileNumber, Place, Position};
+use dsm_protocol::record::{self, line_bytes_max, ClockMark, CrashKind, FileNumber, Place, Position};
 use smallvec::SmallVec;
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -110,6 +112,7 @@ impl Reign {
             number: FileNumber::default(),
             handoff: std::rc::Rc::default(),
             given_up: Vec::new(),
+            clock: ClockMark { time: UnixMillis(1_000), uptime: Millis(5), boot: "boot".to_owned() },
             head: position.cluster.is_none().then_some(record::Operation::Cluster(ClusterId(7))),
             address: "127.0.0.1:12345".to_owned(),
             fsync: Fsync::Always,
@@ -197,7 +200,9 @@ async fn write_history(world: &MemoryEnv) -> History {
         let changes: Vec<_> = effects
             .drain(..)
             .map(|effect| match effect {
-                Effect::Append { write, change, after } => NewRecord { write, change, after },
+                Effect::Append { write, change, expires, after } => {
+                    NewRecord { write, change, expires, after }
+                }
                 other => panic!("{other:?}"),
             })
             .collect();
@@ -286,14 +291,14 @@ fn contents_of(recovered: &RecoveredLog) -> Contents {
     let mut contents = Contents::new();
     for change in recovered.replayed.iter().flat_map(|replayed| &replayed.changes) {
         match change {
-            Replay::Put { key, version, place } => {
+            Replay::Put { key, version, place, .. } => {
                 // Which number its file has is the reader's.
                 contents.insert(key.to_vec(), (*version, Place { file: FileNumber::default(), ..*place }));
             }
             Replay::Delete { key } => {
                 contents.remove(&key[..]);
             }
-            Replay::Reign(_) | Replay::GivenUp(_) => {}
+            Replay::Reign(_) | Replay::GivenUp(_) | Replay::Time(_) => {}
         }
     }
     contents

@@ -91,7 +91,7 @@ fn directory(bench: &mut Criterion) {
         for (seq, name) in names.iter().enumerate() {
             let holders = [Slot(0), Slot(1)].into_iter().collect();
             let version = Version::new(EPOCH, seq as u64);
-            directory.insert(name, Entry { version, place: Place::default(), holders });
+            directory.insert(name, Entry { version, place: Place::default(), holders, expires: None });
         }
         // Far apart, as clients ask.
         let mut next = 0;

@@ -123,6 +123,10 @@ mod on {
         SliceSeesLaterWrite,
         /// A key that its last holder lacks counts as not found, though the log has it.
         MissingMeansNotFound,
+        /// A key whose time has come is told to be gone before its deletion is written.
+        ExpiredUnwritten,
+        /// A replay forgets when keys expire.
+        ReplayForgetsExpiry,
         /// A write is done before any slave has acknowledged it.
         DoneWithoutAck,
         /// A write is placed without regard to the room of the slaves.

@@ -3,9 +3,13 @@
 #![allow(clippy::unwrap_used)]
 
 use bytes::{Bytes, BytesMut};
-use dsm_protocol::command::{Command, Condition, ErrorWord, Reply, Update};
+use dsm_protocol::command::{
+    Command, Condition, ErrorWord, ExpiryCondition, Lifetime, Reply, TimeForm, Update,
+};
 use dsm_protocol::frame::{self, About, FrameError, Incoming, Unframer};
-use dsm_protocol::ids::{Epoch, Incarnation, Reign, ReignId, RequestId, Seq, SlaveId, Stamp, Version};
+use dsm_protocol::ids::{
+    Epoch, Incarnation, Reign, ReignId, RequestId, Seq, SlaveId, Stamp, UnixMillis, Version,
+};
 use dsm_protocol::message::{
     Control, Hello, HelloRole, MasterState, Message, Request, Seen, StreamUser, Welcome,
 };
@@ -40,7 +44,14 @@ fn command() -> impl Strategy<Value = Command> {
         Just(Command::RemoveSlave { id: SlaveId::new("slave-2").unwrap() }),
         bytes().prop_map(|key| Command::ValueLength { key }),
         (bytes(), update()).prop_map(|(key, update)| Command::Update { key, update }),
-        (bytes(), bytes(), condition()).prop_map(|(key, value, when)| Command::Swap { key, value, when }),
+        (bytes(), bytes(), condition(), lifetime()).prop_map(|(key, value, when, life)| Command::Swap {
+            key,
+            value,
+            when,
+            life
+        }),
+        (bytes(), lifetime()).prop_map(|(key, life)| Command::Renew { key, life }),
+        (bytes(), time_form()).prop_map(|(key, form)| Command::TimeToLive { key, form }),
         bytes().prop_map(|key| Command::Take { key }),
         prop::collection::vec((bytes(), bytes()), 0..4).prop_map(|pairs| Command::PutManyIfNone { pairs }),
     ]
@@ -50,9 +61,37 @@ fn condition() -> impl Strategy<Value = Condition> {
     prop_oneof![Just(Condition::Always), Just(Condition::IfAbsent), Just(Condition::IfPresent)]
 }
 
+fn lifetime() -> impl Strategy<Value = Lifetime> {
+    prop_oneof![
+        Just(Lifetime::Endless),
+        Just(Lifetime::Same),
+        any::<u64>().prop_map(Lifetime::For),
+        any::<u64>().prop_map(|time| Lifetime::Until(UnixMillis(time))),
+    ]
+}
+
+fn expiry_condition() -> impl Strategy<Value = ExpiryCondition> {
+    any::<[bool; 4]>().prop_map(|[if_none, if_some, if_later, if_earlier]| ExpiryCondition {
+        if_none,
+        if_some,
+        if_later,
+        if_earlier,
+    })
+}
+
+fn time_form() -> impl Strategy<Value = TimeForm> {
+    prop::sample::select(vec![
+        TimeForm::Seconds,
+        TimeForm::Millis,
+        TimeForm::UnixSeconds,
+        TimeForm::UnixMillis,
+    ])
+}
+
 fn update() -> impl Strategy<Value = Update> {
     prop_oneof![
-        (bytes(), condition()).prop_map(|(value, when)| Update::Set { value, when }),
+        (bytes(), condition(), lifetime()).prop_map(|(value, when, life)| Update::Set { value, when, life }),
+        (lifetime(), expiry_condition()).prop_map(|(life, when)| Update::Expire { life, when }),
         bytes().prop_map(|tail| Update::Append { tail }),
         (any::<u64>(), bytes()).prop_map(|(offset, bytes)| Update::SetRange { offset, bytes }),
         any::<i64>().prop_map(|number| Update::Add { number }),

@@ -6,8 +6,10 @@
 #![allow(clippy::unwrap_used)]
 
 use bytes::{Bytes, BytesMut};
-use dsm_protocol::command::{Command, Condition, ErrorWord, Excerpt, Reply, Update};
-use dsm_protocol::ids::{Epoch, Seq, SlaveId};
+use dsm_protocol::command::{
+    Command, Condition, ErrorWord, Excerpt, ExpiryCondition, Lifetime, Reply, TimeForm, Update,
+};
+use dsm_protocol::ids::{Epoch, Seq, SlaveId, UnixMillis};
 use dsm_protocol::info::{RedisRole, Sections};
 use dsm_protocol::resp::{
     encode_reply, Args, Conversation, Handling, Limits, Parsed, Parser, Protocol, ProtocolError, ServerFacts,
@@ -128,8 +130,9 @@ fn requests_for_the_store_become_commands() {
     let put = || Command::Put { key: key("k"), value: key("v") };
     let keys = || vec![key("a"), key("b"), key("a")];
     let update = |update| Command::Update { key: key("k"), update };
-    let set = |when| update(Update::Set { value: key("v"), when });
-    let swap = |when| Command::Swap { key: key("k"), value: key("v"), when };
+    let set_for = |when, life| update(Update::Set { value: key("v"), when, life });
+    let set = |when| set_for(when, Lifetime::Endless);
+    let swap = |when| Command::Swap { key: key("k"), value: key("v"), when, life: Lifetime::Endless };
     let server = || Shape::Info(Sections::named([&b"server"[..]]));
     for (request, command, shape) in [
         ("GET k", get(), Shape::Plain),
@@ -147,8 +150,8 @@ fn requests_for_the_store_become_commands() {
             Shape::Plain,
         ),
         ("SET k v NX", set(Condition::IfAbsent), Shape::Plain),
-        ("SET k v KEEPTTL xx", set(Condition::IfPresent), Shape::Plain),
-        ("SET k v keepttl", put(), Shape::Plain),
+        ("SET k v KEEPTTL xx", set_for(Condition::IfPresent, Lifetime::Same), Shape::Plain),
+        ("SET k v keepttl", set_for(Condition::Always, Lifetime::Same), Shape::Plain),
         ("SETNX k v", set(Condition::IfAbsent), Shape::Excerpt(Excerpt::WhetherDone)),
         ("SET k v GET", swap(Condition::Always), Shape::Plain),
         ("SET k v get NX", swap(Condition::IfAbsent), Shape::Plain),
@@ -174,6 +177,52 @@ fn requests_for_the_store_become_commands() {
         ("STATUS server", Command::Status, server()),
         ("FAILOVER", Command::Failover, Shape::Plain),
         ("remove-slave slave-2", Command::RemoveSlave { id: SlaveId::new("slave-2").unwrap() }, Shape::Plain),
+    ] {
+        let mut out = Vec::new();
+        let action = conversation(Protocol::Resp2).handle(words(request), &mut out);
+        assert_eq!(action, Handling::Ask { command, shape }, "{request}");
+        assert!(out.is_empty(), "{request} answered {}", show(&out));
+    }
+}
+
+#[test]
+fn requests_on_times_of_expiry_become_commands() {
+    let key = |key: &'static str| Bytes::from_static(key.as_bytes());
+    let update = |update| Command::Update { key: key("k"), update };
+    let set_for = |when, life| update(Update::Set { value: key("v"), when, life });
+    let expire = |life| update(Update::Expire { life, when: ExpiryCondition::default() });
+    let until = |time| Lifetime::Until(UnixMillis(time));
+    let renew = |life| Command::Renew { key: key("k"), life };
+    let time = |form| Command::TimeToLive { key: key("k"), form };
+    for (request, command, shape) in [
+        ("SET k v EX 10", set_for(Condition::Always, Lifetime::For(10_000)), Shape::Plain),
+        ("SET k v nx px 10 PX 11", set_for(Condition::IfAbsent, Lifetime::For(11)), Shape::Plain),
+        ("SET k v EXAT 10 XX", set_for(Condition::IfPresent, until(10_000)), Shape::Plain),
+        ("SET k v PXAT 10", set_for(Condition::Always, until(10)), Shape::Plain),
+        ("SETEX k 3 v", set_for(Condition::Always, Lifetime::For(3000)), Shape::Plain),
+        ("PSETEX k 3 v", set_for(Condition::Always, Lifetime::For(3)), Shape::Plain),
+        ("EXPIRE k 3", expire(Lifetime::For(3000)), Shape::Plain),
+        ("EXPIRE k -3", expire(Lifetime::For(0)), Shape::Plain),
+        ("PEXPIRE k 3", expire(Lifetime::For(3)), Shape::Plain),
+        ("EXPIREAT k 3", expire(until(3000)), Shape::Plain),
+        ("PEXPIREAT k -3", expire(until(0)), Shape::Plain),
+        (
+            "PEXPIREAT k 3 xx LT",
+            update(Update::Expire {
+                life: until(3),
+                when: ExpiryCondition { if_some: true, if_earlier: true, ..ExpiryCondition::default() },
+            }),
+            Shape::Plain,
+        ),
+        ("PERSIST k", expire(Lifetime::Endless), Shape::Plain),
+        ("GETEX k", renew(Lifetime::Same), Shape::Plain),
+        ("GETEX k EX 3", renew(Lifetime::For(3000)), Shape::Plain),
+        ("GETEX k pxat 3", renew(until(3)), Shape::Plain),
+        ("GETEX k PERSIST", renew(Lifetime::Endless), Shape::Plain),
+        ("TTL k", time(TimeForm::Seconds), Shape::Plain),
+        ("PTTL k", time(TimeForm::Millis), Shape::Plain),
+        ("EXPIRETIME k", time(TimeForm::UnixSeconds), Shape::Plain),
+        ("PEXPIRETIME k", time(TimeForm::UnixMillis), Shape::Plain),
     ] {
         let mut out = Vec::new();
         let action = conversation(Protocol::Resp2).handle(words(request), &mut out);
@@ -435,10 +484,10 @@ fn many_names_do_not_make_a_huge_answer() {
 #[test]
 fn command_describes_every_command() {
     let all = answer(&mut conversation(Protocol::Resp2), words("COMMAND"));
-    assert!(all.starts_with("*43^*10^$3^get^:2^"), "{all}");
+    assert!(all.starts_with("*55^*10^$3^get^:2^"), "{all}");
     assert_eq!(all, answer(&mut conversation(Protocol::Resp2), words("COMMAND INFO")));
     let docs = answer(&mut conversation(Protocol::Resp3), words("COMMAND DOCS"));
-    assert!(docs.starts_with("%43^$3^get^%5^"), "{docs}");
+    assert!(docs.starts_with("%55^$3^get^%5^"), "{docs}");
     let listed = answer(&mut conversation(Protocol::Resp2), words("COMMAND LIST"));
     for name in listed.split('^').skip(2).step_by(2) {
         let one = answer(&mut conversation(Protocol::Resp2), words(&format!("COMMAND INFO {name}")));
@@ -1036,16 +1085,12 @@ const AS_REDIS: &[(&str, &str, &str)] = &[
 
 /// Request, answer in RESP2, answer in RESP3, where this server differs from Redis.
 const OUR_OWN: &[(&str, &str, &str)] = &[
-    ("EXPIRE k 1", "-ERR unknown command 'EXPIRE', with args beginning with: 'k' '1' ^", SAME),
-    ("TTL k", "-ERR unknown command 'TTL', with args beginning with: 'k' ^", SAME),
     ("OBJECT HELP", "-ERR unknown command 'OBJECT', with args beginning with: 'HELP' ^", SAME),
     ("READ", "-ERR wrong number of arguments for 'read' command^", SAME),
     ("READ a b", "-ERR wrong number of arguments for 'read' command^", SAME),
     ("WRITE k", "-ERR wrong number of arguments for 'write' command^", SAME),
     ("WRITE k v w", "-ERR wrong number of arguments for 'write' command^", SAME),
-    ("SET k v EX 10", "-ERR syntax error: options of SET are not supported yet: 'EX'^", SAME),
     ("SET k v nonsense", "-ERR syntax error^", SAME),
-    ("SET k v NX PX 10", "-ERR syntax error: options of SET are not supported yet: 'PX'^", SAME),
     ("SELECT 1", "-ERR DB index is out of range^", SAME),
     (
         "HELLO",
@@ -1098,7 +1143,7 @@ const OUR_OWN: &[(&str, &str, &str)] = &[
          ere is no configuration file^+SET^+    Not supported: settings are fixed at the start^",
         SAME,
     ),
-    ("COMMAND COUNT", ":43^", SAME),
+    ("COMMAND COUNT", ":55^", SAME),
     (
         "COMMAND DOCS get",
         "*2^$3^get^*10^$7^summary^$22^Get the value of a key^$5^since^$5^0.1.0^$5^group^$6^string^$10\

@@ -5,7 +5,7 @@
 
 use super::net::{Listener, LocalListener, OsStream, Stream, UnixConnection};
 use super::{Disk, Env, Environment, Locks};
-use dsm_protocol::ids::Millis;
+use dsm_protocol::ids::{Millis, UnixMillis};
 use futures_util::future::LocalBoxFuture;
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -87,6 +87,14 @@ impl Environment for LocalEnv {
 
     fn locks(&self) -> Rc<dyn Locks> {
         self.env.locks()
+    }
+
+    fn wall_clock(&self) -> UnixMillis {
+        self.env.wall_clock()
+    }
+
+    fn uptime(&self) -> Millis {
+        self.env.uptime()
     }
 
     fn boot_id(&self) -> String {

@@ -19,7 +19,7 @@ pub use net::{
 };
 
 use bytes::Bytes;
-use dsm_protocol::ids::{Epoch, Millis};
+use dsm_protocol::ids::{Epoch, Millis, UnixMillis};
 use dsm_protocol::lock_file::LockText;
 use dsm_protocol::machine::fence::Spared;
 use dsm_protocol::machine::log_scan::{LogScan, Next, Part};
@@ -42,6 +42,13 @@ pub trait Environment {
 
     /// The same in microseconds, to tell how long a turn takes.
     fn clock_us(&self) -> u64;
+
+    /// What the wall clock shows. It may be set, ahead and back.
+    fn wall_clock(&self) -> UnixMillis;
+
+    /// How long the machine has been running since its boot, without the time in which it slept where that is not counted. It is
+    /// never set.
+    fn uptime(&self) -> Millis;
 
     /// The processor time of this thread so far, in microseconds. `None` where the system does not count it.
     fn computed_us(&self) -> Option<u64> {

@@ -10,10 +10,10 @@ use super::{Hindrance, Journal, LogEvent, LogId, LogRequest, ReadResult, Replay,
 use crate::node_error::NodeError;
 use actix::prelude::*;
 use dsm_protocol::command::ErrorWord;
-use dsm_protocol::ids::{ClusterId, Epoch, Reign, ReignId, Seq, Version};
-use dsm_protocol::machine::master::{Change, ReignRecord, WriteId};
+use dsm_protocol::ids::{ClusterId, Epoch, Millis, Reign, ReignId, Seq, UnixMillis, Version};
+use dsm_protocol::machine::master::{Change, ReignRecord};
 use dsm_protocol::machine::reign::LeaderSeen;
-use dsm_protocol::record::{self, FileNumber, Place, Position, Trailer};
+use dsm_protocol::record::{self, ClockMark, FileNumber, Place, Position, Trailer};
 use dsm_protocol::stored_key::StoredKey;
 use dsm_protocol::witness_file::WitnessText;
 use smallvec::SmallVec;
@@ -207,7 +207,7 @@ impl LogInMemory {
                 }
                 Unanswered::Change(record) => {
                     is_left = true;
-                    writes.push(self.append(record.write, &record.change));
+                    writes.push(self.append(&record));
                 }
                 other => rest.push(other),
             }
@@ -240,12 +240,14 @@ impl LogInMemory {
         }
     }
 
-    fn append(&mut self, write: WriteId, change: &Change) -> WrittenRecord {
+    fn append(&mut self, record: &NewRecord) -> WrittenRecord {
+        let NewRecord { write, change, expires, .. } = record;
+        let (write, expires) = (*write, *expires);
         let version = Version { epoch: self.end.epoch, seq: self.end.seq.next() };
-        let trailer = Trailer::new(version.seq, version.epoch, self.end.seq);
+        let trailer = Trailer { expires, ..Trailer::new(version.seq, version.epoch, self.end.seq) };
         let mut places: SmallVec<[Place; 1]> = SmallVec::new();
         let offset = self.text.len() as u64;
-        let replays = match change {
+        let replays = match &**change {
             Change::Put(pairs) => {
                 let mut line = Vec::new();
                 record::encode_write_at(
@@ -257,8 +259,12 @@ impl LogInMemory {
                 );
                 self.text.extend(line);
                 let keys = pairs.iter().map(|(key, _)| key.as_ref());
-                let put =
-                    |(key, place): (&[u8], &Place)| Replay::Put { key: key.into(), version, place: *place };
+                let put = |(key, place): (&[u8], &Place)| Replay::Put {
+                    key: key.into(),
+                    version,
+                    place: *place,
+                    expires,
+                };
                 keys.zip(&places).map(put).collect()
             }
             Change::Delete(keys) => {
@@ -276,7 +282,7 @@ impl LogInMemory {
         self.records.push(replays);
     }
 
-    fn begin(&mut self, index: usize, epoch: Epoch, given_up: Vec<Reign>) {
+    fn begin(&mut self, index: usize, epoch: Epoch, given_up: Vec<Reign>, time: UnixMillis) {
         if self.members[index].stage != PartStage::Open {
             return;
         }
@@ -286,7 +292,10 @@ impl LogInMemory {
         self.end = Position { cluster: Some(cluster), epoch, reign, ..self.end };
         let seq = self.end.seq.next();
         let begun = Replay::Reign(ReignRecord { reign, first: seq, durable: true });
-        let replays = std::iter::once(begun).chain(given_up.into_iter().map(Replay::GivenUp)).collect();
+        // Whoever takes it in does so at once, by the same clock.
+        let mark = ClockMark { time, uptime: Millis(0), boot: String::new() };
+        let given_up = given_up.into_iter().map(Replay::GivenUp);
+        let replays = std::iter::once(begun).chain(given_up).chain([Replay::Time(mark)]).collect();
         self.record(seq, replays);
         self.members[index].stage = PartStage::Reigning;
         self.members[index].refusals = 0;
@@ -387,7 +396,7 @@ impl LogInMemory {
             }
             LogRequest::Find => self.tell(index, LogEvent::Found(Some((ONLY, self.end.offset)))),
             LogRequest::Note(text) => self.noted = text,
-            LogRequest::Begin { epoch, given_up } => self.begin(index, epoch, given_up),
+            LogRequest::Begin { epoch, given_up, time } => self.begin(index, epoch, given_up, time),
             LogRequest::Declare { serves } => {
                 let epoch = self.end.epoch;
                 self.declared = self.end.cluster.filter(|_| serves).map(|cluster| (cluster, epoch));

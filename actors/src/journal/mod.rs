@@ -43,7 +43,7 @@ use crate::turns::TurnLengths;
 use actix::prelude::*;
 use bytes::Bytes;
 use dsm_protocol::command::ErrorWord;
-use dsm_protocol::ids::{ClusterId, Epoch, Reign, ReignId, Seq, Version};
+use dsm_protocol::ids::{ClusterId, Epoch, Reign, ReignId, Seq, UnixMillis, Version};
 use dsm_protocol::machine::master::{Change, WriteId};
 use dsm_protocol::machine::reign::may_begin::Lack;
 use dsm_protocol::machine::reign::LeaderSeen;
@@ -227,6 +227,8 @@ pub enum LogRequest {
         epoch: Epoch,
         /// Reigns whose loss is accepted with it.
         given_up: Vec<Reign>,
+        /// What time it is, which is to be found in the log.
+        time: UnixMillis,
     },
     /// Let others know who leads.
     Declare {
@@ -462,6 +464,8 @@ pub struct NewRecord {
     pub write: WriteId,
     /// What it changes.
     pub change: Arc<Change>,
+    /// When its values expire, if they do.
+    pub expires: Option<UnixMillis>,
     /// If it was decided by an earlier record that was not written yet: how many refusals of this reign were known then. It
     /// is refused if there were more.
     pub after: Option<u64>,

@@ -81,7 +81,9 @@ impl MasterActor {
     fn perform(&mut self, now: Millis, effect: Effect) {
         match effect {
             Effect::Reply { to, reply } => self.reply_if_it_fits(to, reply),
-            Effect::Append { write, change, after } => self.log.append(NewRecord { write, change, after }),
+            Effect::Append { write, change, expires, after } => {
+                self.log.append(NewRecord { write, change, expires, after });
+            }
             Effect::Joined { link } => self.slave_joined(link),
             Effect::NoSlot { link } => self.slave_without_slot(link),
             Effect::SlotFree { link } => self.announce_to(now, link),

@@ -64,10 +64,16 @@ impl MasterActor {
             self.machine.expect_replay(group.iter().filter_map(Replay::key));
             for change in group {
                 match change {
-                    Replay::Put { key, version, place } => self.machine.replay_put(key, *version, *place),
+                    Replay::Put { key, version, place, expires } => {
+                        self.machine.replay_put(key, *version, *place, *expires);
+                    }
                     Replay::Delete { key } => self.machine.replay_delete(key),
                     Replay::Reign(record) => self.machine.replay_reign(*record),
                     Replay::GivenUp(reign) => self.machine.replay_given_up(*reign),
+                    Replay::Time(mark) => {
+                        let continued = mark.continued(self.env.uptime(), &self.boot);
+                        self.machine.replay_time(self.env.now(), mark.time, continued);
+                    }
                 }
             }
         }
@@ -161,7 +167,7 @@ impl MasterActor {
             }
             LogEvent::Relocated(changes) => {
                 for change in changes {
-                    if let Replay::Put { key, version, place } = change {
+                    if let Replay::Put { key, version, place, .. } = change {
                         self.machine.relocate(&key, version, place);
                     }
                 }

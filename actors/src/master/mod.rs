@@ -89,6 +89,8 @@ struct Resume;
 /// The actor. See the module.
 pub struct MasterActor {
     env: Env,
+    /// The boot of this machine.
+    boot: String,
     config: Rc<MasterConfig>,
     kind: MasterKind,
     address: String,
@@ -167,6 +169,7 @@ impl MasterActor {
         let journal = journal(ctx.address().recipient(), Rc::clone(&switchboard.turns));
         let jump_ms = (config.ack_timeout.min(config.failover_timeout).as_millis() as u64 / 4).max(100);
         MasterActor {
+            boot: env.boot_id(),
             guard: PanicGuard::new("MasterActor", fate.clone()),
             embedded: EmbeddedCaller::new(Rc::clone(&switchboard), Rc::clone(&config)),
             switchboard,

@@ -137,7 +137,10 @@ impl MasterActor {
             Effect::NoteWitnesses(text) => self.log.ask(LogRequest::Note(text)),
             Effect::WriteEpoch { epoch, given_up } => {
                 given_up.iter().for_each(|reign| self.machine.replay_given_up(*reign));
-                self.log.ask(LogRequest::Begin { epoch, given_up });
+                let (wall, uptime) = (self.env.wall_clock(), self.env.uptime());
+                self.step(now, master::Event::Clock { wall, uptime });
+                let time = self.machine.cluster_time(now);
+                self.log.ask(LogRequest::Begin { epoch, given_up, time });
             }
             Effect::Declare { serves } => self.log.ask(LogRequest::Declare { serves }),
             Effect::BeginReign { version, id } => {

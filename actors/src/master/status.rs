@@ -110,7 +110,10 @@ impl MasterActor {
     /// The databases that have keys.
     fn databases(&self) -> Vec<DatabaseInfo> {
         let keys = self.machine.directory().len() as u64;
-        let database = DatabaseInfo { keys, expires: 0, avg_ttl: 0 };
+        let (expiring, mean) = self.machine.directory().expiring();
+        let time = self.machine.cluster_time(self.env.now());
+        let avg_ttl = mean.map_or(0, |mean| mean.since(time));
+        let database = DatabaseInfo { keys, expires: expiring as u64, avg_ttl };
         Some(database).filter(|database| database.keys > 0).into_iter().collect()
     }
 
@@ -295,6 +298,7 @@ impl MasterActor {
             reads_total: counters.reads,
             writes_total: counters.writes,
             unknown_total: counters.unknown,
+            expired_keys: counters.expired,
             writes_without_copy: counters.without_copy,
             read_retries: counters.read_retries,
             reads_hedged: counters.hedges,

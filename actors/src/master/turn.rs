@@ -26,6 +26,13 @@ impl MasterActor {
         self.silence.tick();
         self.log.advance();
         self.step(now, master::Event::Tick);
+        if self.reign.is_settled() {
+            let (wall, uptime) = (self.env.wall_clock(), self.env.uptime());
+            self.step(now, master::Event::Clock { wall, uptime });
+            if !self.reign.is_stopping() {
+                self.step(now, master::Event::Expire);
+            }
+        }
         #[cfg(feature = "testing")]
         crate::test_hooks::looked_at_clock(&self.machine);
         self.step_front(now, front::Event::Tick);

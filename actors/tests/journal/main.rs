@@ -38,6 +38,7 @@ all_keep!(
     nothing_is_written_after_leadership_is_lost,
     a_leader_that_is_deposed_hears_it_and_all_that_it_asked_for_is_answered,
     a_refused_append_is_in_nobodys_log,
+    who_replays_the_log_is_told_when_values_expire_and_what_time_it_was,
     what_rests_on_a_refused_append_is_refused_in_its_turn,
     a_sync_is_answered_and_does_not_stop_the_writing,
     a_handover_loses_nothing,

@@ -4,7 +4,7 @@
 use crate::rigs::{OneFile, Rig};
 use crate::suite::{Part, QUIET};
 use dsm::journal::LogRequest;
-use dsm_protocol::ids::Epoch;
+use dsm_protocol::ids::{Epoch, UnixMillis};
 use tokio::time::sleep;
 
 impl Part {
@@ -43,7 +43,12 @@ fn no_reign_is_begun_without_the_lock() {
         part.win().await;
         part.journal.ask(LogRequest::Open { makes: true });
         part.hear("opened").await;
-        part.give_up_at_once(LogRequest::Begin { epoch: Epoch(1), given_up: Vec::new() }).await;
+        part.give_up_at_once(LogRequest::Begin {
+            epoch: Epoch(1),
+            given_up: Vec::new(),
+            time: UnixMillis(1_000),
+        })
+        .await;
         assert!(!part.heard.contains(&"begun"), "{:?}", part.heard);
         assert_eq!(rig.content(), Some(Vec::new()), "nothing is written");
     });
@@ -58,7 +63,12 @@ fn the_next_master_that_wins_the_lock_leads() {
         next.journal.ask(LogRequest::Queue);
         part.journal.ask(LogRequest::Open { makes: true });
         part.hear("opened").await;
-        part.give_up_at_once(LogRequest::Begin { epoch: Epoch(1), given_up: Vec::new() }).await;
+        part.give_up_at_once(LogRequest::Begin {
+            epoch: Epoch(1),
+            given_up: Vec::new(),
+            time: UnixMillis(1_000),
+        })
+        .await;
         next.hear("won").await;
         next.reign().await;
         assert!(!part.heard.contains(&"begun"), "{:?}", part.heard);

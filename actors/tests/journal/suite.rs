@@ -7,7 +7,9 @@ use dsm::journal::{
 };
 use dsm::testing::{Probe, Received};
 use dsm_protocol::command::{Command, ErrorWord};
-use dsm_protocol::ids::{ClusterId, Epoch, LinkId, Millis, Reign, ReignId, Seq, SessionId, SlaveId, Version};
+use dsm_protocol::ids::{
+    ClusterId, Epoch, LinkId, Millis, Reign, ReignId, Seq, SessionId, SlaveId, UnixMillis, Version,
+};
 use dsm_protocol::machine::master::{self, Asker, Effect, WriteId};
 use dsm_protocol::machine::reign::may_begin::{Lack, Log, Source};
 use dsm_protocol::message::Seen;
@@ -44,6 +46,10 @@ pub(crate) struct Part {
     machine: master::Master,
     asked: u64,
     /// The keys of the writes that were asked for.
+    /// When values expire, as it was replayed.
+    expiries: Vec<(String, UnixMillis)>,
+    /// What time it was, as it was replayed.
+    times: Vec<UnixMillis>,
     keys: Vec<(WriteId, String)>,
     /// Whether it takes in where values stand by now, and other questions of a compaction.
     pub(crate) answers_relocation: bool,
@@ -78,6 +84,8 @@ impl Part {
             heard: Vec::new(),
             machine,
             asked: 0,
+            expiries: Vec::new(),
+            times: Vec::new(),
             keys: Vec::new(),
             answers_relocation: true,
             answers_questions: true,
@@ -109,7 +117,7 @@ impl Part {
             }
             LogEvent::Relocated(changes) => {
                 for change in changes {
-                    let Replay::Put { key, version, place } = change else { panic!("{change:?}") };
+                    let Replay::Put { key, version, place, .. } = change else { panic!("{change:?}") };
                     let known = self.directory.get_mut(&*String::from_utf8_lossy(&key));
                     if let Some(known) = known.filter(|known| known.0 == version) {
                         known.1 = place;
@@ -208,8 +216,9 @@ impl Part {
 
     fn replay(&mut self, change: Replay) {
         match change {
-            Replay::Put { key, version, place } => {
+            Replay::Put { key, version, place, expires } => {
                 let key = String::from_utf8_lossy(&key).into_owned();
+                self.expiries.extend(expires.map(|expires| (key.clone(), expires)));
                 self.told.push(key.clone());
                 self.directory.insert(key, (version, place));
             }
@@ -217,6 +226,7 @@ impl Part {
                 self.directory.remove(&*String::from_utf8_lossy(&key));
             }
             Replay::Reign(_) | Replay::GivenUp(_) => {}
+            Replay::Time(mark) => self.times.push(mark.time),
         }
     }
 
@@ -263,7 +273,7 @@ impl Part {
 
     async fn begin(&mut self) {
         let epoch = self.end.epoch.next();
-        self.journal.ask(LogRequest::Begin { epoch, given_up: Vec::new() });
+        self.journal.ask(LogRequest::Begin { epoch, given_up: Vec::new(), time: UnixMillis(1_000) });
         self.hear("begun").await;
         self.journal.ask(LogRequest::Declare { serves: true });
     }
@@ -277,7 +287,9 @@ impl Part {
         let mut effects = Vec::new();
         self.machine.step(Millis(0), request, &mut effects);
         match effects.pop() {
-            Some(Effect::Append { write, change, after }) => NewRecord { write, change, after },
+            Some(Effect::Append { write, change, expires, after }) => {
+                NewRecord { write, change, expires, after }
+            }
             other => panic!("{other:?}"),
         }
     }
@@ -472,6 +484,30 @@ pub(crate) async fn a_refused_append_is_in_nobodys_log(rig: impl Rig) {
     assert_eq!(seqs[1], seqs[0] + 1, "no seq is left out");
     leader.hand_over(&mut follower, "two:1").await;
     assert_eq!(follower.told, ["a", "b"]);
+}
+
+pub(crate) async fn who_replays_the_log_is_told_when_values_expire_and_what_time_it_was(rig: impl Rig) {
+    let mut leader = Part::join(&rig, "one:1");
+    let mut follower = Part::join(&rig, "two:1");
+    leader.lead().await;
+    let mut changes = Vec::new();
+    for (key, expires) in
+        [("early", Some(UnixMillis(0))), ("late", Some(UnixMillis(u64::MAX - 1))), ("never", None)]
+    {
+        let record = NewRecord { expires, ..leader.change(key) };
+        leader.keys.push((record.write, key.to_owned()));
+        changes.push(record);
+    }
+    leader.journal.ask(LogRequest::Append { changes });
+    leader.until("written", |part| part.written.len() == 3).await;
+    follower.learns(&["early", "late", "never"]).await;
+    let told = [("early".to_owned(), UnixMillis(0)), ("late".to_owned(), UnixMillis(u64::MAX - 1))];
+    assert_eq!(follower.expiries, told);
+    assert_eq!(follower.times, [UnixMillis(1_000)]);
+    for key in ["early", "late"] {
+        let (version, place) = follower.directory[key];
+        assert_eq!(leader.read(version, place).await.expect("it is there"), value_of(key));
+    }
 }
 
 pub(crate) async fn what_rests_on_a_refused_append_is_refused_in_its_turn(rig: impl Rig) {

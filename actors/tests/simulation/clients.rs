@@ -9,7 +9,7 @@ use crate::witness::Witness;
 use bytes::{Bytes, BytesMut};
 use dsm::env::{Env, Stream};
 use dsm_history::{check_counter, Action, Begun, ClientOperation, History, Increment, OperationOutcome};
-use dsm_protocol::command::{Command, Condition, Reply, Update};
+use dsm_protocol::command::{Command, Condition, Lifetime, Reply, Update};
 use dsm_protocol::frame;
 use dsm_protocol::handshake::greet;
 use dsm_protocol::ids::RequestId;
@@ -21,6 +21,19 @@ use std::time::Duration;
 
 /// A key that is only incremented.
 pub(crate) const COUNTER: &str = "counter";
+
+/// The longest lifetime of a key that expires, in milliseconds.
+pub(crate) const LIFETIME_MAX_MS: u64 = 500;
+
+/// Whether all values of this key expire.
+pub(crate) fn is_expiring(key: &[u8]) -> bool {
+    key.starts_with(b"expiring")
+}
+
+/// A key all values of which expire.
+pub(crate) fn expiring_key(number: u64) -> Bytes {
+    Bytes::from(format!("expiring{number}"))
+}
 
 /// How long an answer may take.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(3);
@@ -309,9 +322,17 @@ fn command(words: &[Bytes]) -> Command {
             let when = match &option[..] {
                 b"NX" => Condition::IfAbsent,
                 b"XX" => Condition::IfPresent,
-                _ => return Command::Swap { key, value, when: Condition::Always },
+                _ => {
+                    let (when, life) = (Condition::Always, Lifetime::Endless);
+                    return Command::Swap { key, value, when, life };
+                }
             };
-            Command::Update { key, update: Update::Set { value, when } }
+            Command::Update { key, update: Update::Set { value, when, life: Lifetime::Endless } }
+        }
+        (b"PSETEX", [key, ms, value]) => {
+            let ms = std::str::from_utf8(ms).ok().and_then(|text| text.parse().ok()).expect("milliseconds");
+            let (value, when, life) = (value.clone(), Condition::Always, Lifetime::For(ms));
+            Command::Update { key: key.clone(), update: Update::Set { value, when, life } }
         }
         (other, _) => panic!("no client here asks {other:?}"),
     }
@@ -383,6 +404,9 @@ fn outcome_of(error: &str) -> Option<OperationOutcome> {
         _ => None,
     }
 }
+
+/// Who deletes what expires, in the history.
+const NOBODY: u64 = u64::MAX;
 
 /// What a client does.
 #[derive(Clone, Debug)]
@@ -582,6 +606,8 @@ impl Client {
             let [first, second] = keys;
             (vec![word("MGET"), first, second], Asked::ReadMany(parts))
         } else {
+            let expires = self.habits.updates > 0 && self.within(0, 9) == 0;
+            let key = if expires { expiring_key(self.within(0, self.habits.keys - 1)) } else { key };
             let part = self.begin(&key, Action::Read(None));
             (vec![word("GET"), key], Asked::Read(part))
         }
@@ -593,7 +619,8 @@ impl Client {
             let part = self.begin(&key, Action::Swap { value: None, seen: None });
             return (vec!["GETDEL".into(), key], Asked::Swap(part, None));
         }
-        let option = match self.within(0, 3) {
+        let option = match self.within(0, 4) {
+            4 => return self.ask_to_expire(),
             0 => {
                 let number = self.recorder.begin_increment(self.id);
                 return (vec!["INCR".into(), COUNTER.into()], Asked::Increment(number));
@@ -611,6 +638,16 @@ impl Client {
         let if_present = option == "XX";
         let part = self.begin(&key, Action::WriteIf { value: value.clone(), if_present, done: false });
         (request, Asked::WriteIf(part, value))
+    }
+
+    /// Writes a value that expires. For the history somebody deletes it then, or not, as far as anybody knows.
+    fn ask_to_expire(&mut self) -> (Vec<Bytes>, Asked) {
+        let key = expiring_key(self.within(0, self.habits.keys - 1));
+        let value = self.value();
+        let ms = self.within(1, LIFETIME_MAX_MS).to_string();
+        let part = self.begin(&key, Action::Write(value.clone()));
+        self.recorder.begin(NOBODY, &key, Action::Delete { existed: None });
+        (vec!["PSETEX".into(), key, ms.into(), value.clone()], Asked::Write(vec![(part, value)]))
     }
 
     fn begin(&self, key: &Bytes, action: Action) -> Part {

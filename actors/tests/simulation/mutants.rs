@@ -98,6 +98,8 @@ fn finders(mutant: Mutant) -> &'static [Check] {
         // A lost update shows in a history of registers as well as in the number of increments.
         Mutant::UpdateIgnoresUnwritten | Mutant::UpdateOfOldValue => &[Check::Counter, Check::Linearizable],
         Mutant::RefusalOfUnwritten => &[Check::Linearizable],
+        Mutant::ExpiredUnwritten => &[Check::Linearizable],
+        Mutant::ReplayForgetsExpiry => &[Check::Expires],
         Mutant::UpdateOvertaken => &[Check::Order, Check::Linearizable],
     }
 }

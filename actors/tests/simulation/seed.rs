@@ -1,7 +1,10 @@
 //! One seed: a cluster, its clients, its faults, and the verdict on what came of it.
 
 use crate::callers;
-use crate::clients::{insist, insist_at, Answer, Client, Habits, Recorder, Trouble, COUNTER};
+use crate::clients::{
+    expiring_key, insist, insist_at, is_expiring, Answer, Client, Habits, Recorder, Trouble, COUNTER,
+    LIFETIME_MAX_MS,
+};
 use crate::cluster::{Cluster, Node, Shape};
 use crate::damage;
 use crate::lost;
@@ -152,6 +155,8 @@ pub(crate) enum Check {
     Linearizable,
     /// No increment is lost, and none counts twice.
     Counter,
+    /// Keys expire.
+    Expires,
     /// A read after a write of its own pipeline sees that write, or a later one; one in front of a write does not see it.
     Order,
     /// What is read at the end is what may stand there.
@@ -493,7 +498,8 @@ pub(crate) async fn verdict(
     hands_over(&env).await?;
     converged(cluster, &env).await?;
     if trials.is_emptied {
-        let keys: Vec<Bytes> = replay(&cluster.log())?.into_keys().collect();
+        let all = replay(&cluster.log())?.into_keys();
+        let keys: Vec<Bytes> = all.filter(|key| !is_expiring(key)).collect();
         repaired::strike(cluster, &env, witness, &keys).await?;
         ends(cluster)?;
         converged(cluster, &env).await?;
@@ -556,9 +562,10 @@ pub(crate) async fn verdict(
         Some(Err(violation)) => return Check::Counter.failed(violation),
         None => return Check::Readable.failed("the counter cannot be read".to_owned()),
     }
+    expires(&env, keys).await?;
     for (key, readable) in dsm_history::readable_after(history.operations()) {
         let value = held.get(&key).cloned().flatten();
-        if !readable.allows(value.as_ref()) {
+        if !is_expiring(&key) && !readable.allows(value.as_ref()) {
             let what = format!("{key:?} holds {value:?}, but {readable:?} is what may stand");
             return Check::LastWrite.failed(what);
         }
@@ -575,6 +582,24 @@ pub(crate) async fn verdict(
 
 fn words(words: &[&str]) -> Vec<Bytes> {
     words.iter().map(|word| Bytes::from((*word).to_owned())).collect()
+}
+
+/// All that was written to expire goes, at the latest when as much time has passed as the clocks of processes have jumped ahead.
+async fn expires(env: &dsm::env::Env, keys: u64) -> Result<(), Failure> {
+    let deadline = tokio::time::Instant::now() + Duration::from_millis(LIFETIME_MAX_MS) + CONVERGE_LIMIT;
+    for key in (0..keys).map(expiring_key) {
+        loop {
+            let answer = insist(env, &[Bytes::from_static(b"GET"), key.clone()], CONVERGE_LIMIT).await;
+            if answer == Some(Answer::Value(None)) {
+                break;
+            }
+            if tokio::time::Instant::now() >= deadline {
+                return Check::Expires.failed(format!("{key:?} is answered with {answer:?}"));
+            }
+            tokio::time::sleep(Duration::from_millis(LIFETIME_MAX_MS)).await;
+        }
+    }
+    Ok(())
 }
 
 async fn serves(env: &dsm::env::Env) -> Result<(), Failure> {

@@ -129,7 +129,10 @@ fn replies(command: &Command) -> Vec<Reply> {
         Command::Update { .. } => {
             vec![Reply::Done, Reply::NotFound, Reply::Count(7), Reply::Integer(-7)]
         }
-        Command::Swap { .. } | Command::Take { .. } => vec![Reply::Value(value), Reply::NotFound],
+        Command::Swap { .. } | Command::Take { .. } | Command::Renew { .. } => {
+            vec![Reply::Value(value), Reply::NotFound]
+        }
+        Command::TimeToLive { .. } => vec![Reply::Integer(-2), Reply::Integer(1500)],
         Command::PutManyIfNone { .. } => vec![Reply::Count(1)],
         Command::Status => vec![Reply::Text("# Server\r\ndsm_role:primary\r\n".to_owned())],
     };

@@ -3,7 +3,7 @@
 //! | file | owns |
 //! |---|---|
 //! | `mod.rs` | the list of commands: their fields, and their numbers on the wire |
-//! | `strings.rs`, `generic.rs`, `server.rs`, `connection.rs`, `acl.rs` | one family each: the entries of its commands |
+//! | `strings.rs`, `generic.rs`, `expiry.rs`, `server.rs`, `connection.rs`, `acl.rs` | one family each: the entries of its commands |
 //! | `entry.rs` | the types of an entry |
 //! | `words.rs` | the words of a request, and the checks of them |
 //! | `lookup.rs` | the names, and the lookup in them |
@@ -16,6 +16,7 @@
 mod acl;
 mod connection;
 mod entry;
+mod expiry;
 mod generic;
 mod lookup;
 mod reply;
@@ -29,10 +30,10 @@ pub(crate) use entry::{Argument, Does, KeyList, Own, Spec};
 pub(crate) use lookup::{find_by_full_name, find_command, find_subcommand, COMMANDS};
 pub use reply::{ErrorWord, Excerpt, Reply, ReplyError};
 pub(crate) use update::Rule;
-pub use update::{Condition, Decision, KnownValue, Update};
+pub use update::{Condition, Decision, ExpiryCondition, KnownValue, Lifetime, Setting, Update};
 pub(crate) use words::{Lengths, Unfit, Words};
 
-use crate::ids::SlaveId;
+use crate::ids::{SlaveId, UnixMillis};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -234,6 +235,8 @@ commands! {
         value: Bytes,
         /// When it is written.
         when: Condition,
+        /// How long the key lives then.
+        life: Lifetime,
     } => strings::SWAP, Operands::KeyAndValue(key, value);
 
     /// Deletes one key and answers what it held: `Value` or `NotFound`.
@@ -248,6 +251,50 @@ commands! {
         #[serde(deserialize_with = "at_most_keys_max")]
         pairs: Vec<(Bytes, Bytes)>,
     } => strings::MSETNX, Operands::Pairs(pairs), list Pairs(pairs);
+
+    /// When a key expires. Answer: `Integer`; -1 if it does not, -2 if it is not there.
+    TimeToLive {
+        /// Up to [`KEY_MAX`] bytes, any of them.
+        key: Bytes,
+        /// How the time is told.
+        form: TimeForm,
+    } => expiry::TTL, Operands::Key(key);
+
+    /// Changes when a key expires, and answers what it holds: `Value` or `NotFound`.
+    Renew {
+        /// Up to [`KEY_MAX`] bytes, any of them.
+        key: Bytes,
+        /// How long it lives from now on.
+        life: Lifetime,
+    } => expiry::GETEX, Operands::Key(key);
+}
+
+/// How the time is told at which a key expires.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum TimeForm {
+    /// The seconds that are left, rounded.
+    Seconds,
+    /// The milliseconds that are left.
+    Millis,
+    /// The time in seconds since 1970-01-01, rounded.
+    UnixSeconds,
+    /// The time in milliseconds since 1970-01-01.
+    UnixMillis,
+}
+
+impl TimeForm {
+    /// What is told at `time` of a key that expires at `expires`.
+    pub fn tell(self, time: UnixMillis, expires: UnixMillis) -> i64 {
+        let millis = match self {
+            TimeForm::Seconds | TimeForm::Millis => expires.since(time),
+            TimeForm::UnixSeconds | TimeForm::UnixMillis => expires.0,
+        };
+        let told = match self {
+            TimeForm::Seconds | TimeForm::UnixSeconds => millis.saturating_add(500) / 1000,
+            TimeForm::Millis | TimeForm::UnixMillis => millis,
+        };
+        i64::try_from(told).unwrap_or(i64::MAX)
+    }
 }
 
 impl Command {
@@ -334,11 +381,14 @@ mod tests {
                 key: Bytes::from_static(b"key"),
                 value: Bytes::from_static(b"value"),
                 when: Condition::Always,
+                life: Lifetime::Endless,
             },
             Command::Take { key: Bytes::from_static(b"key") },
             Command::PutManyIfNone {
                 pairs: vec![(Bytes::from_static(b"key"), Bytes::from_static(b"value"))],
             },
+            Command::TimeToLive { key: Bytes::from_static(b"key"), form: TimeForm::Millis },
+            Command::Renew { key: Bytes::from_static(b"key"), life: Lifetime::Endless },
         ];
         assert_eq!(all.len(), COMMAND_FACTS.len(), "each command is one of the samples");
         all
@@ -370,7 +420,8 @@ mod tests {
         assert_eq!(named, known);
         let words = |name: &'static str| match name {
             "append" | "getset" | "mset" | "msetnx" | "set" | "setnx" | "write" => vec![name, "key", "value"],
-            "decrby" | "incrby" => vec![name, "key", "1"],
+            "decrby" | "incrby" | "expire" | "pexpire" | "expireat" | "pexpireat" => vec![name, "key", "1"],
+            "setex" | "psetex" => vec![name, "key", "1", "value"],
             "getrange" | "setrange" | "substr" => vec![name, "key", "0", "1"],
             _ => vec![name, "key"],
         };
@@ -434,7 +485,7 @@ mod tests {
             });
             let expected = match changes {
                 // There is nothing to be taken.
-                Changes::Keys if matches!(command, Command::Take { .. }) => None,
+                _ if matches!(command, Command::Take { .. } | Command::Renew { .. }) => None,
                 Changes::Values | Changes::Keys => Some(changes),
                 Changes::Nothing | Changes::Server => None,
             };
@@ -453,7 +504,7 @@ mod tests {
         let (pair, pairs, none) = ((1, 8, 3, 5), (1, 8 + 32, 3, 5), (0, 0, 0, 0));
         let expected = [
             key, two_keys, pair, pairs, two_keys, two_keys, none, none, none, none, key, key, pair, key,
-            pairs,
+            pairs, key, key,
         ];
         assert!(measured.eq(expected));
         assert!(Command::Exists { keys: Vec::new() }.operands().lacks_keys());

@@ -4,8 +4,9 @@ use super::entry::{
     argument, spec, token, AnswerLength, Argument, Changes, CommandFacts, Does, KeyRange, PromptLine, Spec,
     KEY, KEYS, VALUE,
 };
+use super::expiry::{Counted, GETEX_SPEC, TIMES};
 use super::words::{Unfit, Words};
-use super::{Command, Condition, Excerpt, Update, CHECKED_KEYS_MAX};
+use super::{Command, Condition, Excerpt, Lifetime, Update, CHECKED_KEYS_MAX};
 use bytes::Bytes;
 
 /// The names of this family, the busiest first.
@@ -18,6 +19,8 @@ pub(super) const NAMES: &[Spec] = &[
     INCR_SPEC,
     SETNX_SPEC,
     GETRANGE_SPEC,
+    SETEX_SPEC,
+    GETEX_SPEC,
     APPEND_SPEC,
     DECR_SPEC,
     DECRBY_SPEC,
@@ -25,6 +28,7 @@ pub(super) const NAMES: &[Spec] = &[
     GETSET_SPEC,
     INCRBY_SPEC,
     MSETNX_SPEC,
+    PSETEX_SPEC,
     SETRANGE_SPEC,
     Spec { name: "read", ..GET_SPEC },
     WRITE_SPEC,
@@ -154,14 +158,18 @@ const CONDITION: Argument = Argument {
     ..argument("condition", "oneof")
 };
 const OLD: Argument = Argument { flags: &["optional"], ..token("get", "GET") };
-const KEEPTTL: Argument = Argument { flags: &["optional"], ..token("keepttl", "KEEPTTL") };
+const TIME: Argument = Argument {
+    flags: &["optional"],
+    arguments: &[TIMES[0], TIMES[1], TIMES[2], TIMES[3], token("keepttl", "KEEPTTL")],
+    ..argument("expiration", "oneof")
+};
 
 const SET_SPEC: Spec = Spec {
     flags: &["write", "denyoom"],
     keys: Some(KeyRange { last: 0, step: 1, flags: &["RW", "access", "update", "variable_flags"] }),
     categories: &["write", "string", "slow"],
     group: "string",
-    arguments: &[KEY, VALUE, CONDITION, OLD, KEEPTTL],
+    arguments: &[KEY, VALUE, CONDITION, OLD, TIME],
     ..spec("set", Does::Ask(set), -3, "Set the string value of a key")
 };
 
@@ -172,15 +180,13 @@ fn write(words: &mut Words) -> Result<Command, Unfit> {
     Ok(Command::Put { key, value: words.value()? })
 }
 
-/// Options of `SET` that Redis 7 has and this server does not have yet.
-const SET_OPTIONS: [&str; 4] = ["EX", "PX", "EXAT", "PXAT"];
-
 /// What a `SET` asks for beside the value.
-#[derive(Clone, Copy, Default)]
+#[derive(Clone, Default)]
 struct SetOptions {
     condition: Option<Condition>,
     wants_old: bool,
     keeps_ttl: bool,
+    expires: Option<(Counted, Bytes)>,
 }
 
 impl SetOptions {
@@ -194,28 +200,68 @@ impl SetOptions {
                 options.condition = Some(Condition::IfPresent);
             } else if is("GET") {
                 options.wants_old = true;
-            } else if is("KEEPTTL") {
-                // Nothing expires.
+            } else if is("KEEPTTL") && options.expires.is_none() {
                 options.keeps_ttl = true;
-            } else if SET_OPTIONS.iter().any(|known| is(known)) && !options.keeps_ttl {
-                return Err(Unfit::Option { of: "SET", option });
             } else {
-                return Err(Unfit::Syntax);
+                let counted = Counted::from_option(&option).filter(|_| !options.keeps_ttl);
+                let before = options.expires.as_ref().map(|(before, _)| *before);
+                let counted = counted.filter(|counted| before.is_none_or(|before| before == *counted));
+                let (Some(counted), Some(number)) = (counted, words.word()) else {
+                    return Err(Unfit::Syntax);
+                };
+                options.expires = Some((counted, number));
             }
         }
         Ok(options)
+    }
+
+    fn life(&self) -> Result<Lifetime, Unfit> {
+        match &self.expires {
+            Some((counted, number)) => counted.positive(number),
+            None if self.keeps_ttl => Ok(Lifetime::Same),
+            None => Ok(Lifetime::Endless),
+        }
     }
 }
 
 fn set(words: &mut Words) -> Result<Command, Unfit> {
     let (Some(key), Some(value)) = (words.word(), words.word()) else { return Err(Unfit::Arity) };
     let options = SetOptions::read(words)?;
-    let (key, value) = (words.is_key(key)?, words.is_value(value)?);
-    Ok(match (options.condition, options.wants_old) {
-        (None, false) => Command::Put { key, value },
-        (Some(when), false) => Command::Update { key, update: Update::Set { value, when } },
-        (when, true) => Command::Swap { key, value, when: when.unwrap_or(Condition::Always) },
+    let (key, value, life) = (words.is_key(key)?, words.is_value(value)?, options.life()?);
+    let when = options.condition.unwrap_or(Condition::Always);
+    Ok(if options.wants_old {
+        Command::Swap { key, value, when, life }
+    } else if when == Condition::Always && life == Lifetime::Endless {
+        Command::Put { key, value }
+    } else {
+        Command::Update { key, update: Update::Set { value, when, life } }
     })
+}
+
+const SETEX_SPEC: Spec = Spec {
+    keys: Some(KeyRange { last: 0, step: 1, flags: &["OW", "update"] }),
+    arguments: &[KEY, argument("seconds", "integer"), VALUE],
+    arity: 4,
+    name: "setex",
+    does: Does::Ask(|words| set_for(words, Counted::Seconds)),
+    summary: "Set the value and expiration of a key",
+    ..SET_SPEC
+};
+
+const PSETEX_SPEC: Spec = Spec {
+    arguments: &[KEY, argument("milliseconds", "integer"), VALUE],
+    name: "psetex",
+    does: Does::Ask(|words| set_for(words, Counted::Millis)),
+    summary: "Set the value and expiration in milliseconds of a key",
+    ..SETEX_SPEC
+};
+
+fn set_for(words: &mut Words, counted: Counted) -> Result<Command, Unfit> {
+    let key = words.key()?;
+    let number = words.word().ok_or(Unfit::Arity)?;
+    let value = words.value()?;
+    let life = counted.positive(&number)?;
+    Ok(Command::Update { key, update: Update::Set { value, when: Condition::Always, life } })
 }
 
 /// See [`Command::Update`].
@@ -223,7 +269,23 @@ pub(super) static UPDATE: CommandFacts = CommandFacts {
     changes: Changes::Values,
     answer: AnswerLength::Short,
     log_word: "UPDATE",
-    asked_as: &["append", "decr", "decrby", "incr", "incrby", "set", "setnx", "setrange"],
+    asked_as: &[
+        "append",
+        "decr",
+        "decrby",
+        "expire",
+        "expireat",
+        "incr",
+        "incrby",
+        "persist",
+        "pexpire",
+        "pexpireat",
+        "psetex",
+        "set",
+        "setex",
+        "setnx",
+        "setrange",
+    ],
     prompt: None,
 };
 
@@ -240,7 +302,7 @@ const SETNX_SPEC: Spec = Spec {
 
 fn set_if_absent(words: &mut Words) -> Result<(Command, Excerpt), Unfit> {
     let key = words.key()?;
-    let update = Update::Set { value: words.value()?, when: Condition::IfAbsent };
+    let update = Update::Set { value: words.value()?, when: Condition::IfAbsent, life: Lifetime::Endless };
     Ok((Command::Update { key, update }, Excerpt::WhetherDone))
 }
 
@@ -339,7 +401,8 @@ const GETSET_SPEC: Spec = update_spec(
 
 fn get_and_set(words: &mut Words) -> Result<Command, Unfit> {
     let key = words.key()?;
-    Ok(Command::Swap { key, value: words.value()?, when: Condition::Always })
+    let (when, life) = (Condition::Always, Lifetime::Endless);
+    Ok(Command::Swap { key, value: words.value()?, when, life })
 }
 
 /// See [`Command::Take`].

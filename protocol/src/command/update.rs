@@ -5,6 +5,7 @@
 
 use super::reply::{ErrorWord, Reply};
 use super::Command;
+use crate::ids::UnixMillis;
 use crate::integer::parse_integer;
 use bytes::{Bytes, BytesMut};
 use serde::{Deserialize, Serialize};
@@ -30,6 +31,64 @@ impl Condition {
     }
 }
 
+/// How long a key lives on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Lifetime {
+    /// For ever.
+    Endless,
+    /// As long as before; for ever if the key is new.
+    Same,
+    /// For so many milliseconds; with 0 it is deleted at once.
+    For(u64),
+    /// Until then; it is deleted at once if that is past.
+    Until(UnixMillis),
+}
+
+impl Lifetime {
+    /// Until when; `None` for ever.
+    fn ends(self, setting: &Setting) -> Option<UnixMillis> {
+        match self {
+            Lifetime::Endless => None,
+            Lifetime::Same => setting.expires,
+            Lifetime::For(ms) => Some(setting.time.plus(ms)),
+            Lifetime::Until(time) => Some(time),
+        }
+    }
+}
+
+/// Which times of expiry are changed. All of these must hold.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExpiryCondition {
+    /// The key does not expire: `NX`.
+    pub if_none: bool,
+    /// The key expires: `XX`.
+    pub if_some: bool,
+    /// It expires earlier than it is to: `GT`. A key that never expires does not.
+    pub if_later: bool,
+    /// It expires later than it is to, or never: `LT`.
+    pub if_earlier: bool,
+}
+
+impl ExpiryCondition {
+    fn holds(self, present: Option<UnixMillis>, new: UnixMillis) -> bool {
+        (!self.if_none || present.is_none())
+            && (!self.if_some || present.is_some())
+            && (!self.if_later || present.is_some_and(|present| new > present))
+            && (!self.if_earlier || present.is_none_or(|present| new < present))
+    }
+}
+
+/// What a change is decided by beside the value.
+#[derive(Clone, Copy, Debug)]
+pub struct Setting {
+    /// The time.
+    pub time: UnixMillis,
+    /// When the key expires, if it does. It has not.
+    pub expires: Option<UnixMillis>,
+    /// No value is longer, in bytes.
+    pub value_max: usize,
+}
+
 /// A change of one key that depends on what it holds, and that is answered shortly.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Update {
@@ -39,6 +98,15 @@ pub enum Update {
         value: Bytes,
         /// When it is written.
         when: Condition,
+        /// How long the key lives then.
+        life: Lifetime,
+    },
+    /// Changes when the key expires. Answer: `Count`, 1 if that was done and 0 if not.
+    Expire {
+        /// How long it lives from now on.
+        life: Lifetime,
+        /// When that is changed.
+        when: ExpiryCondition,
     },
     /// Adds to the end of the value; a key that is not there holds nothing. Answer: `Count`, how many bytes there are then.
     Append {
@@ -83,8 +151,8 @@ pub enum Decision {
     NeedsValue,
     /// Nothing; and the answer.
     Keep(Reply),
-    /// It gets this value; and the answer once that is safe.
-    Put(Bytes, Reply),
+    /// It gets this value, and expires then; and the answer once that is safe.
+    Put(Bytes, Option<UnixMillis>, Reply),
     /// It is removed; and the answer once that is safe.
     Delete(Reply),
 }
@@ -107,7 +175,7 @@ impl Update {
             Update::Set { value, .. } => Some(value),
             Update::Append { tail } => Some(tail),
             Update::SetRange { bytes, .. } => Some(bytes),
-            Update::Add { .. } => None,
+            Update::Add { .. } | Update::Expire { .. } => None,
         }
     }
 
@@ -115,23 +183,28 @@ impl Update {
     pub(crate) fn asked_as(&self) -> &'static [&'static str] {
         match self {
             Update::Set { when: Condition::IfAbsent, .. } => &["set", "setnx"],
-            Update::Set { .. } => &["set"],
+            Update::Set { when: Condition::Always, .. } => &["psetex", "set", "setex"],
+            Update::Set { when: Condition::IfPresent, .. } => &["set"],
+            Update::Expire { life: Lifetime::Endless, .. } => &["persist"],
+            Update::Expire { .. } => &["expire", "expireat", "pexpire", "pexpireat"],
             Update::Append { .. } => &["append"],
             Update::SetRange { .. } => &["setrange"],
             Update::Add { .. } => &["decr", "decrby", "incr", "incrby"],
         }
     }
 
-    /// What becomes of a key of which that is known. No value is longer than `value_max` bytes.
-    pub fn decide(&self, known: &KnownValue, value_max: usize) -> Decision {
+    /// What becomes of a key of which that is known.
+    pub fn decide(&self, known: &KnownValue, setting: &Setting) -> Decision {
+        let value_max = setting.value_max;
         match self {
-            Update::Set { value, when } if when.holds(known.is_there()) => {
-                Decision::Put(value.clone(), Reply::Done)
+            Update::Set { value, when, life } if when.holds(known.is_there()) => {
+                put(value.clone(), *life, Reply::Done, setting)
             }
             Update::Set { .. } => Decision::Keep(Reply::NotFound),
+            Update::Expire { life, when } => expire(*life, *when, known, setting),
             Update::Append { tail } => match known {
-                KnownValue::Missing => written_at(&Bytes::new(), 0, tail, value_max),
-                KnownValue::Value(value) => written_at(value, value.len() as u64, tail, value_max),
+                KnownValue::Missing => written_at(&Bytes::new(), 0, tail, setting),
+                KnownValue::Value(value) => written_at(value, value.len() as u64, tail, setting),
                 KnownValue::Bytes(length) if is_too_long(*length, tail, value_max) => refused(TOO_LONG),
                 KnownValue::Bytes(_) => Decision::NeedsValue,
             },
@@ -141,8 +214,8 @@ impl Update {
                 KnownValue::Bytes(length) => *length,
             })),
             Update::SetRange { offset, bytes } => match known {
-                KnownValue::Missing => written_at(&Bytes::new(), *offset, bytes, value_max),
-                KnownValue::Value(value) => written_at(value, *offset, bytes, value_max),
+                KnownValue::Missing => written_at(&Bytes::new(), *offset, bytes, setting),
+                KnownValue::Value(value) => written_at(value, *offset, bytes, setting),
                 KnownValue::Bytes(length)
                     if *length > value_max as u64 || is_too_long(*offset, bytes, value_max) =>
                 {
@@ -151,9 +224,9 @@ impl Update {
                 KnownValue::Bytes(_) => Decision::NeedsValue,
             },
             Update::Add { number } => match known {
-                KnownValue::Missing => sum(0, *number),
+                KnownValue::Missing => sum(0, *number, setting),
                 KnownValue::Value(value) => match parse_integer(value) {
-                    Some(present) => sum(present, *number),
+                    Some(present) => sum(present, *number, setting),
                     None => refused(NOT_AN_INTEGER),
                 },
                 // No number is so long.
@@ -169,17 +242,44 @@ fn is_too_long(offset: u64, bytes: &Bytes, value_max: usize) -> bool {
     offset.saturating_add(bytes.len() as u64) > value_max as u64
 }
 
-fn sum(present: i64, number: i64) -> Decision {
+/// The key gets this value, for that long.
+fn put(value: Bytes, life: Lifetime, reply: Reply, setting: &Setting) -> Decision {
+    match life.ends(setting) {
+        Some(end) if end <= setting.time => Decision::Delete(reply),
+        end => Decision::Put(value, end, reply),
+    }
+}
+
+/// The key lives so long from now on.
+fn expire(life: Lifetime, when: ExpiryCondition, known: &KnownValue, setting: &Setting) -> Decision {
+    let end = life.ends(setting);
+    let may = match end {
+        _ if !known.is_there() => false,
+        // There is nothing to be lifted.
+        None => setting.expires.is_some(),
+        Some(end) => when.holds(setting.expires, end),
+    };
+    if !may {
+        return Decision::Keep(Reply::Count(0));
+    }
+    match known {
+        _ if end.is_some_and(|end| end <= setting.time) => Decision::Delete(Reply::Count(1)),
+        KnownValue::Value(value) => Decision::Put(value.clone(), end, Reply::Count(1)),
+        KnownValue::Missing | KnownValue::Bytes(_) => Decision::NeedsValue,
+    }
+}
+
+fn sum(present: i64, number: i64, setting: &Setting) -> Decision {
     match present.checked_add(number) {
-        Some(sum) => Decision::Put(Bytes::from(sum.to_string()), Reply::Integer(sum)),
+        Some(sum) => put(Bytes::from(sum.to_string()), Lifetime::Same, Reply::Integer(sum), setting),
         None => refused(OVERFLOW),
     }
 }
 
 /// `bytes` written over `value` from `offset` on.
-fn written_at(value: &Bytes, offset: u64, bytes: &Bytes, value_max: usize) -> Decision {
+fn written_at(value: &Bytes, offset: u64, bytes: &Bytes, setting: &Setting) -> Decision {
     let end = usize::try_from(offset).ok().and_then(|offset| offset.checked_add(bytes.len()));
-    let fits = |end: &usize| (*end).max(value.len()) <= value_max;
+    let fits = |end: &usize| (*end).max(value.len()) <= setting.value_max;
     let Some(end) = end.filter(fits) else { return refused(TOO_LONG) };
     let offset = end - bytes.len();
     let mut written = BytesMut::with_capacity(end.max(value.len()));
@@ -187,7 +287,7 @@ fn written_at(value: &Bytes, offset: u64, bytes: &Bytes, value_max: usize) -> De
     written.resize(end.max(value.len()), 0);
     written[offset..end].copy_from_slice(bytes);
     let length = written.len() as u64;
-    Decision::Put(written.freeze(), Reply::Count(length))
+    put(written.freeze(), Lifetime::Same, Reply::Count(length), setting)
 }
 
 /// A command that is decided by what its keys hold.
@@ -203,8 +303,9 @@ pub(crate) enum Rule<'a> {
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum OneKey<'a> {
     Update(&'a Update),
-    Swap(&'a Bytes, Condition),
+    Swap(&'a Bytes, Condition, Lifetime),
     Take,
+    Renew(Lifetime),
 }
 
 impl<'a> Rule<'a> {
@@ -212,8 +313,11 @@ impl<'a> Rule<'a> {
     pub(crate) fn of(command: &'a Command) -> Option<Self> {
         match command {
             Command::Update { key, update } => Some(Rule::One(key, OneKey::Update(update))),
-            Command::Swap { key, value, when } => Some(Rule::One(key, OneKey::Swap(value, *when))),
+            Command::Swap { key, value, when, life } => {
+                Some(Rule::One(key, OneKey::Swap(value, *when, *life)))
+            }
             Command::Take { key } => Some(Rule::One(key, OneKey::Take)),
+            Command::Renew { key, life } => Some(Rule::One(key, OneKey::Renew(*life))),
             Command::PutManyIfNone { pairs } => Some(Rule::IfNone(pairs)),
             Command::Get { .. }
             | Command::GetMany { .. }
@@ -225,19 +329,26 @@ impl<'a> Rule<'a> {
             | Command::Status
             | Command::Failover
             | Command::RemoveSlave { .. }
-            | Command::ValueLength { .. } => None,
+            | Command::ValueLength { .. }
+            | Command::TimeToLive { .. } => None,
         }
     }
 }
 
 impl OneKey<'_> {
     /// What becomes of the key of which that is known.
-    pub(crate) fn decide(self, known: &KnownValue, value_max: usize) -> Decision {
+    pub(crate) fn decide(self, known: &KnownValue, setting: &Setting) -> Decision {
         match self {
-            OneKey::Update(update) => update.decide(known, value_max),
-            OneKey::Swap(value, when) => swap(value, when, known),
+            OneKey::Update(update) => update.decide(known, setting),
+            OneKey::Swap(value, when, life) => swap(value, when, life, known, setting),
             OneKey::Take => take(known),
+            OneKey::Renew(life) => renew(life, known, setting),
         }
+    }
+
+    /// Whether it does the same whatever the key holds.
+    pub(crate) fn is_blind(self) -> bool {
+        matches!(self, OneKey::Update(Update::Set { when: Condition::Always, life, .. }) if *life != Lifetime::Same)
     }
 
     /// Where the value ends that `APPEND` or `SETRANGE` leaves, if the key holds so many bytes; 0 for the others.
@@ -247,7 +358,7 @@ impl OneKey<'_> {
             OneKey::Update(Update::SetRange { offset, bytes }) if !bytes.is_empty() => {
                 present.max(offset.saturating_add(bytes.len() as u64))
             }
-            OneKey::Update(_) | OneKey::Swap(..) | OneKey::Take => 0,
+            OneKey::Update(_) | OneKey::Swap(..) | OneKey::Take | OneKey::Renew(_) => 0,
         }
     }
 
@@ -265,24 +376,38 @@ impl OneKey<'_> {
     /// How long the value may be that it leaves, if the key holds so many bytes.
     pub(crate) fn longest_after(self, present: u64, value_max: usize) -> u64 {
         let brought = match self {
-            OneKey::Update(Update::Set { value, .. }) | OneKey::Swap(value, _) => value.len(),
-            OneKey::Update(_) | OneKey::Take => 0,
+            OneKey::Update(Update::Set { value, .. }) | OneKey::Swap(value, ..) => value.len(),
+            OneKey::Update(_) | OneKey::Take | OneKey::Renew(_) => 0,
         };
         present.max(brought as u64).max(self.end(present).min(value_max as u64))
     }
 }
 
 /// The value is replaced under a condition, and the answer is what was there: `Value`, or `NotFound`.
-fn swap(value: &Bytes, when: Condition, known: &KnownValue) -> Decision {
+fn swap(value: &Bytes, when: Condition, life: Lifetime, known: &KnownValue, setting: &Setting) -> Decision {
     let reply = match known {
         KnownValue::Missing => Reply::NotFound,
         KnownValue::Value(old) => Reply::Value(old.clone()),
         KnownValue::Bytes(_) => return Decision::NeedsValue,
     };
     if when.holds(known.is_there()) {
-        Decision::Put(value.clone(), reply)
+        put(value.clone(), life, reply, setting)
     } else {
         Decision::Keep(reply)
+    }
+}
+
+/// The key lives so long from now on, and the answer is what it holds: `Value`, or `NotFound`.
+fn renew(life: Lifetime, known: &KnownValue, setting: &Setting) -> Decision {
+    match known {
+        KnownValue::Missing => Decision::Keep(Reply::NotFound),
+        KnownValue::Value(value)
+            if life == Lifetime::Same || (life == Lifetime::Endless && setting.expires.is_none()) =>
+        {
+            Decision::Keep(Reply::Value(value.clone()))
+        }
+        KnownValue::Value(value) => put(value.clone(), life, Reply::Value(value.clone()), setting),
+        KnownValue::Bytes(_) => Decision::NeedsValue,
     }
 }
 
@@ -309,13 +434,18 @@ mod tests {
         KnownValue::Value(bytes(text))
     }
 
+    /// A key that does not expire, at 1000.
+    const SETTING: Setting = Setting { time: UnixMillis(1000), expires: None, value_max: MAX };
+
     fn put(text: &'static str, reply: Reply) -> Decision {
-        Decision::Put(bytes(text), reply)
+        Decision::Put(bytes(text), None, reply)
     }
 
     #[test]
     fn a_condition_is_decided_by_what_is_there_and_without_its_value() {
-        let decide = |when, known: &KnownValue| Update::Set { value: bytes("new"), when }.decide(known, MAX);
+        let decide = |when, known: &KnownValue| {
+            Update::Set { value: bytes("new"), when, life: Lifetime::Endless }.decide(known, &SETTING)
+        };
         let (written, kept) = (put("new", Reply::Done), Decision::Keep(Reply::NotFound));
         for (when, missing, is_there) in [
             (Condition::Always, &written, &written),
@@ -341,7 +471,7 @@ mod tests {
             (Condition::IfPresent, there("old"), put("new", old())),
             (Condition::IfAbsent, KnownValue::Bytes(3), Decision::NeedsValue),
         ] {
-            assert_eq!(swap(&new, when, &known), decision, "{when:?} {known:?}");
+            assert_eq!(swap(&new, when, Lifetime::Endless, &known, &SETTING), decision, "{when:?} {known:?}");
         }
         assert_eq!(take(&there("old")), Decision::Delete(old()));
         assert_eq!(take(&KnownValue::Missing), Decision::Keep(Reply::NotFound));
@@ -368,7 +498,7 @@ mod tests {
             (over(0, "X"), there("abcdefghijk"), refused(TOO_LONG)),
             (over(0, "X"), KnownValue::Bytes(11), refused(TOO_LONG)),
         ] {
-            assert_eq!(update.decide(&known, MAX), decision, "{update:?} of {known:?}");
+            assert_eq!(update.decide(&known, &SETTING), decision, "{update:?} of {known:?}");
         }
         let append = |text| Update::Append { tail: bytes(text) };
         for (update, known, decision) in [
@@ -380,13 +510,13 @@ mod tests {
             (append("cd"), KnownValue::Bytes(8), Decision::NeedsValue),
             (append("cd"), KnownValue::Bytes(9), refused(TOO_LONG)),
         ] {
-            assert_eq!(update.decide(&known, MAX), decision, "{update:?} of {known:?}");
+            assert_eq!(update.decide(&known, &SETTING), decision, "{update:?} of {known:?}");
         }
     }
 
     #[test]
     fn a_number_is_added_to_a_number_alone_and_within_64_bits() {
-        let add = |number, known: &KnownValue| Update::Add { number }.decide(known, MAX);
+        let add = |number, known: &KnownValue| Update::Add { number }.decide(known, &SETTING);
         assert_eq!(add(5, &KnownValue::Missing), put("5", Reply::Integer(5)));
         assert_eq!(add(-7, &there("5")), put("-2", Reply::Integer(-2)));
         assert_eq!(add(1, &KnownValue::Bytes(20)), Decision::NeedsValue);
@@ -397,5 +527,98 @@ mod tests {
         for no_number in ["", " 1", "1 ", "+1", "01", "1.0", "x", "9223372036854775808"] {
             assert_eq!(add(1, &there(no_number)), refused(NOT_AN_INTEGER), "{no_number:?}");
         }
+    }
+
+    #[test]
+    fn a_key_lives_as_long_as_it_is_told_or_as_long_as_before() {
+        let set = |life| Update::Set { value: bytes("v"), when: Condition::Always, life };
+        let until = |time| Some(UnixMillis(time));
+        for (life, before, after) in [
+            (Lifetime::Endless, until(5000), None),
+            (Lifetime::Same, until(5000), until(5000)),
+            (Lifetime::Same, None, None),
+            (Lifetime::For(7), until(5000), until(1007)),
+            (Lifetime::Until(UnixMillis(1001)), None, until(1001)),
+        ] {
+            let setting = Setting { expires: before, ..SETTING };
+            let expected = Decision::Put(bytes("v"), after, Reply::Done);
+            assert_eq!(set(life).decide(&KnownValue::Bytes(1), &setting), expected, "{life:?}");
+        }
+        for life in [Lifetime::For(0), Lifetime::Until(UnixMillis(1000)), Lifetime::Until(UnixMillis(0))] {
+            assert_eq!(set(life).decide(&KnownValue::Missing, &SETTING), Decision::Delete(Reply::Done));
+        }
+        // What changes a value leaves the time as it is.
+        let setting = Setting { expires: until(5000), ..SETTING };
+        for (update, value, reply) in [
+            (Update::Add { number: 1 }, "8", Reply::Integer(8)),
+            (Update::Append { tail: bytes("0") }, "70", Reply::Count(2)),
+            (Update::SetRange { offset: 0, bytes: bytes("1") }, "1", Reply::Count(1)),
+        ] {
+            let expected = Decision::Put(bytes(value), until(5000), reply);
+            assert_eq!(update.decide(&there("7"), &setting), expected, "{update:?}");
+        }
+    }
+
+    #[test]
+    fn a_time_is_changed_only_under_its_conditions() {
+        let none = ExpiryCondition::default();
+        let (nx, xx) = (ExpiryCondition { if_none: true, ..none }, ExpiryCondition { if_some: true, ..none });
+        let (gt, lt) =
+            (ExpiryCondition { if_later: true, ..none }, ExpiryCondition { if_earlier: true, ..none });
+        let xx_lt = ExpiryCondition { if_some: true, ..lt };
+        let (early, late) = (Some(UnixMillis(2000)), Some(UnixMillis(9000)));
+        for (when, present, holds) in [
+            (none, None, true),
+            (none, late, true),
+            (nx, None, true),
+            (nx, early, false),
+            (xx, None, false),
+            (xx, early, true),
+            (gt, None, false),
+            (gt, early, true),
+            (gt, Some(UnixMillis(5000)), false),
+            (gt, late, false),
+            (lt, None, true),
+            (lt, early, false),
+            (lt, Some(UnixMillis(5000)), false),
+            (lt, late, true),
+            (xx_lt, None, false),
+            (xx_lt, late, true),
+        ] {
+            let update = Update::Expire { life: Lifetime::Until(UnixMillis(5000)), when };
+            let setting = Setting { expires: present, ..SETTING };
+            let done = Decision::Put(bytes("v"), Some(UnixMillis(5000)), Reply::Count(1));
+            let expected = if holds { done } else { Decision::Keep(Reply::Count(0)) };
+            assert_eq!(update.decide(&there("v"), &setting), expected, "{when:?} {present:?}");
+            let missing = update.decide(&KnownValue::Missing, &setting);
+            assert_eq!(missing, Decision::Keep(Reply::Count(0)));
+            let unread = update.decide(&KnownValue::Bytes(1), &setting);
+            assert_eq!(unread == Decision::NeedsValue, holds, "a value is fetched for nothing");
+        }
+        let expire = |life| Update::Expire { life, when: none };
+        let deleted = Decision::Delete(Reply::Count(1));
+        assert_eq!(expire(Lifetime::For(0)).decide(&KnownValue::Bytes(9), &SETTING), deleted);
+        // To lift what is not there changes nothing.
+        let lift = expire(Lifetime::Endless);
+        assert_eq!(lift.decide(&there("v"), &SETTING), Decision::Keep(Reply::Count(0)));
+        let expiring = Setting { expires: late, ..SETTING };
+        assert_eq!(lift.decide(&there("v"), &expiring), put("v", Reply::Count(1)));
+    }
+
+    #[test]
+    fn a_read_that_renews_writes_only_what_changes() {
+        let expiring = Setting { expires: Some(UnixMillis(9000)), ..SETTING };
+        let value = || Reply::Value(bytes("v"));
+        for (life, setting, decision) in [
+            (Lifetime::Endless, &SETTING, Decision::Keep(value())),
+            (Lifetime::Endless, &expiring, put("v", value())),
+            (Lifetime::Same, &expiring, Decision::Keep(value())),
+            (Lifetime::For(5), &expiring, Decision::Put(bytes("v"), Some(UnixMillis(1005)), value())),
+            (Lifetime::Until(UnixMillis(1)), &expiring, Decision::Delete(value())),
+        ] {
+            assert_eq!(renew(life, &there("v"), setting), decision, "{life:?}");
+        }
+        assert_eq!(renew(Lifetime::For(5), &KnownValue::Missing, &SETTING), Decision::Keep(Reply::NotFound));
+        assert_eq!(renew(Lifetime::For(5), &KnownValue::Bytes(1), &SETTING), Decision::NeedsValue);
     }
 }

@@ -33,11 +33,12 @@ pub(crate) enum Unfit {
     },
     /// A word is no slave's name.
     NoSlaveId,
-    /// An option that Redis has, and this server has not.
-    Option {
-        of: &'static str,
-        option: Bytes,
-    },
+    /// A time of expiry that is none: not later than now, or out of range.
+    ExpireTime,
+    /// An option that there is not.
+    Option(Bytes),
+    /// Options that exclude each other, in words.
+    Options(&'static str),
     TooLong {
         what: &'static str,
         length: usize,

@@ -344,6 +344,8 @@ sections! {
         writes_total: u64,
         /// Writes that are in the log and ended UNKNOWN.
         unknown_total: u64,
+        /// Keys that this master has deleted because their time had come.
+        expired_keys: u64,
         /// Keys of writes that are done and stand in the log alone.
         writes_without_copy: u64,
         /// Reads that went on to a further slave.

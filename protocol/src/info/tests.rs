@@ -125,6 +125,7 @@ compaction_paces_writes:1
 reads_total:20
 writes_total:18
 unknown_total:0
+expired_keys:0
 writes_without_copy:0
 read_retries:0
 reads_hedged:0

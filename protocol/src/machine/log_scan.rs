@@ -4,11 +4,12 @@
 //! read, and is given the bytes. So the disk's thread can do all the work of reading, checksums and parsing, and an
 //! actor gets only the changes to the directory.
 
-use crate::ids::{Reign, Version};
+use crate::ids::{Reign, UnixMillis, Version};
 use crate::machine::master::ReignRecord;
 use crate::planted;
 use crate::record::{
-    BadLine, Body, Continuation, FileNumber, Place, Position, Record, Scanner, Span, Step, SyncMode,
+    BadLine, Body, ClockMark, Continuation, FileNumber, Place, Position, Record, Scanner, Span, Step,
+    SyncMode,
 };
 use crate::stored_key::StoredKey;
 
@@ -52,6 +53,8 @@ pub enum Replay {
         version: Version,
         /// Where the value stands.
         place: Place,
+        /// When it expires, if it does.
+        expires: Option<UnixMillis>,
     },
     /// A key is gone.
     Delete {
@@ -62,6 +65,8 @@ pub enum Replay {
     Reign(ReignRecord),
     /// The loss of a reign was accepted.
     GivenUp(Reign),
+    /// What time it was when a reign began.
+    Time(ClockMark),
 }
 
 impl Replay {
@@ -69,7 +74,7 @@ impl Replay {
     pub fn key(&self) -> Option<&[u8]> {
         match self {
             Replay::Put { key, .. } | Replay::Delete { key } => Some(key),
-            Replay::Reign(_) | Replay::GivenUp(_) => None,
+            Replay::Reign(_) | Replay::GivenUp(_) | Replay::Time(_) => None,
         }
     }
 }
@@ -347,7 +352,8 @@ fn replay(record: &Record<'_>, span: Span, changes: &mut Vec<Replay>) {
     match record.body {
         Body::Write(pairs) => {
             for (key, value) in pairs {
-                changes.push(Replay::Put { key: key.decode().into(), version, place: value.place(span) });
+                let (place, expires) = (value.place(span), record.expires);
+                changes.push(Replay::Put { key: key.decode().into(), version, place, expires });
             }
         }
         Body::Delete(_) if planted!(ReplayForgetsDelete) => {}
@@ -359,6 +365,9 @@ fn replay(record: &Record<'_>, span: Span, changes: &mut Vec<Replay>) {
             let durable = mark.fsync == Some(SyncMode::Always);
             changes.push(Replay::Reign(ReignRecord { reign, first: record.seq, durable }));
             changes.extend(mark.given_up.map(Replay::GivenUp));
+            let clock = record.fields.get(ClockMark::FIELD).map(|text| text.decode());
+            let clock = clock.and_then(|text| std::str::from_utf8(&text).ok()?.parse().ok());
+            changes.extend(clock.map(Replay::Time));
         }
         Body::Cluster(_) | Body::Synced => {}
     }

@@ -12,6 +12,7 @@
 //! effect, the collection is ordered, so that the same events give the same effects.
 
 pub mod client;
+pub mod cluster_clock;
 pub mod compaction;
 pub mod doubt;
 pub mod fence;

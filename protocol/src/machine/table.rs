@@ -427,6 +427,7 @@ impl<V> Table<V> {
     }
 
     /// All entries, in the order of their numbers.
+    #[cfg(test)]
     pub(crate) fn iter(&self) -> impl Iterator<Item = (&[u8], &V)> {
         (0..self.numbers()).filter_map(|number| self.at(number))
     }

@@ -2,7 +2,7 @@
 
 use super::parse::{is_field_name, Encoded, Record};
 use super::{FileNumber, Operation, Place, ReignMark, LOST};
-use crate::ids::{Epoch, Reign, Seq};
+use crate::ids::{Epoch, Reign, Seq, UnixMillis};
 
 /// What follows the `;` of a line, except the checksum.
 #[derive(Clone, Copy, Debug)]
@@ -16,6 +16,8 @@ pub struct Trailer<'f> {
     /// In a compacted log, where records before this one were left out: the seq of the previous record. `None` where
     /// the seq is simply the next one.
     pub after: Option<Seq>,
+    /// Of a WRITE: when its values expire, if they do.
+    pub expires: Option<UnixMillis>,
     /// Further fields, in this order. A name is a letter and then letters, digits, `_` and `-`; one that begins
     /// with an upper-case letter must be understood by every reader.
     pub fields: &'f [(&'f str, &'f [u8])],
@@ -24,7 +26,7 @@ pub struct Trailer<'f> {
 impl Trailer<'_> {
     /// A trailer without further fields.
     pub fn new(seq: Seq, epoch: Epoch, synced: Seq) -> Self {
-        Trailer { seq, epoch, synced, after: None, fields: &[] }
+        Trailer { seq, epoch, synced, after: None, expires: None, fields: &[] }
     }
 }
 
@@ -94,10 +96,10 @@ pub(super) fn encode_live<'a>(
     if live.peek().is_none() {
         return false;
     }
-    let fields = further_fields(record, is_of_place);
+    let fields = further_fields(record, is_of_trailer);
     let mut fields: Vec<_> = fields.iter().map(|(name, value)| (&name[..], &value[..])).collect();
     fields.extend_from_slice(trailer.fields);
-    sealed(Trailer { fields: &fields, ..trailer }, out, |out| {
+    sealed(Trailer { fields: &fields, expires: record.expires, ..trailer }, out, |out| {
         out.extend_from_slice(b"WRITE");
         for (key, value) in live {
             out.push(b' ');
@@ -112,6 +114,11 @@ pub(super) fn encode_live<'a>(
 /// Whether a field says which records before the line are left out or lost.
 fn is_of_place(name: &[u8]) -> bool {
     name == b"After" || name == LOST.as_bytes()
+}
+
+/// Whether a field is written in another way: by a part of the trailer.
+fn is_of_trailer(name: &[u8]) -> bool {
+    is_of_place(name) || name == b"Expire"
 }
 
 /// The fields of a record, decoded, without those that are written in another way.
@@ -237,6 +244,10 @@ fn sealed(trailer: Trailer<'_>, out: &mut Vec<u8>, body: impl FnOnce(&mut Vec<u8
     if let Some(after) = trailer.after {
         out.extend_from_slice(b" After=");
         put_number(out, after.0);
+    }
+    if let Some(expires) = trailer.expires {
+        out.extend_from_slice(b" Expire=");
+        put_number(out, expires.0);
     }
     for (name, value) in trailer.fields {
         assert!(is_field_name(name.as_bytes()), "{name:?} cannot be the name of a field");

@@ -8,12 +8,14 @@
 //! [`encode`](fn@encode) writes lines, [`parse_line`] reads one, [`Scanner`] reads a whole log and checks the rules
 //! between lines, [`Judge`] tells a torn tail from corruption. The grammar is in `docs/FORMATS.md`.
 
+mod clock;
 mod encode;
 mod judge;
 mod parse;
 mod rewrite;
 mod scan;
 
+pub use clock::ClockMark;
 pub use encode::{
     encode, encode_delete, encode_delete_with, encode_with, encode_write, encode_write_at, encode_write_with,
     Trailer,

@@ -1,7 +1,7 @@
 //! Reads one line. Everything is checked here and nothing is copied: keys and values are decoded when asked for.
 
 use super::{Operation, Place, RecordError, ReignMark, Span, SyncMode};
-use crate::ids::{ClusterId, Epoch, Reign, ReignId, Seq};
+use crate::ids::{ClusterId, Epoch, Reign, ReignId, Seq, UnixMillis};
 use crate::planted;
 use bytes::Bytes;
 use std::borrow::Cow;
@@ -20,6 +20,8 @@ pub struct Record<'a> {
     pub synced: Seq,
     /// In a compacted log: the seq of the previous record. `None` where the seq is simply the next one.
     pub after: Option<Seq>,
+    /// When the values that a WRITE writes expire, if they do.
+    pub expires: Option<UnixMillis>,
     /// What the line does.
     pub body: Body<'a>,
     /// The further fields of the trailer.
@@ -349,7 +351,7 @@ pub fn parse_line(line: &[u8]) -> Result<Record<'_>, RecordError> {
 
 pub(super) fn parse_checked(line: Checked<'_>) -> Result<Record<'_>, RecordError> {
     let Checked { body, fields, fields_at, seq, epoch, synced, checksum } = line;
-    let Known { fields, after, reign, fsync, given_up } = parse_fields(fields, fields_at)?;
+    let Known { fields, after, expires, reign, fsync, given_up } = parse_fields(fields, fields_at)?;
     let (operation, words) = cut_word(body);
     let at = operation.len() + 1;
     let body = match operation {
@@ -387,7 +389,9 @@ pub(super) fn parse_checked(line: Checked<'_>) -> Result<Record<'_>, RecordError
         other => return Err(RecordError::Operation(String::from_utf8_lossy(other).into_owned())),
     };
     let is_marked = reign.is_some() || fsync.is_some() || given_up.is_some();
-    if is_marked && !matches!(body, Body::Epoch { .. }) {
+    if is_marked && !matches!(body, Body::Epoch { .. })
+        || expires.is_some() && !matches!(body, Body::Write(_))
+    {
         return Err(RecordError::Trailer);
     }
     // SYNCED is about earlier records; a record cannot know that it is on disk itself.
@@ -395,7 +399,7 @@ pub(super) fn parse_checked(line: Checked<'_>) -> Result<Record<'_>, RecordError
     if seq == Seq(0) || synced.0 > synced_max {
         return Err(RecordError::Trailer);
     }
-    Ok(Record { seq, epoch, synced, after, body, fields })
+    Ok(Record { seq, epoch, synced, after, expires, body, fields })
 }
 
 /// A line of the original program.
@@ -439,6 +443,7 @@ pub(super) fn is_field_name(name: &[u8]) -> bool {
 struct Known<'a> {
     fields: Fields<'a>,
     after: Option<Seq>,
+    expires: Option<UnixMillis>,
     reign: Option<ReignId>,
     fsync: Option<SyncMode>,
     given_up: Option<GivenUpReigns<'a>>,
@@ -458,6 +463,9 @@ fn parse_fields(text: &[u8], at: usize) -> Result<Known<'_>, RecordError> {
         }
         match name {
             b"After" => known.after = Some(Seq(number_value(value).ok_or(RecordError::Trailer)?)),
+            b"Expire" => {
+                known.expires = Some(UnixMillis(number_value(value).ok_or(RecordError::Trailer)?));
+            }
             b"Reign" => known.reign = Some(parse_reign_id(value).ok_or(RecordError::Trailer)?),
             b"Fsync" => known.fsync = Some(SyncMode::from_text(value).ok_or(RecordError::Trailer)?),
             b"GivenUp" => {

@@ -261,6 +261,7 @@ impl Scanner {
                     epoch: Epoch(0),
                     synced: Seq(0),
                     after: None,
+                    expires: None,
                     body,
                     fields: Fields::default(),
                 };

@@ -704,13 +704,9 @@ fn say_unfit(name: &str, unfit: &Unfit, out: &mut Vec<u8>) {
             error(out, &format!("ERR too many keys: {keys}, the limit is {keys_max} for '{name}'"));
         }
         Unfit::NoSlaveId => error(out, &format!("ERR {SlaveIdError}")),
-        Unfit::Option { of, option } => {
-            let of = of.as_bytes();
-            error_parts(
-                out,
-                &[b"ERR syntax error: options of ", of, b" are not supported yet: '", option, b"'"],
-            );
-        }
+        Unfit::ExpireTime => error(out, &format!("ERR invalid expire time in '{name}' command")),
+        Unfit::Option(option) => error_parts(out, &[b"ERR Unsupported option ", option]),
+        Unfit::Options(why) => error_parts(out, &[b"ERR ", why.as_bytes()]),
         Unfit::TooLong { what, length, length_max } => {
             fits(what, *length, *length_max, out);
         }

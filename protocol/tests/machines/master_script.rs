@@ -6,7 +6,9 @@
 use crate::scripts::{client_command, run_all, show_reply, text, version, Res};
 use bytes::Bytes;
 use dsm_protocol::command::{Command as ClientCommand, ErrorWord};
-use dsm_protocol::ids::{LinkId, Millis, Reign, ReignId, Seq, SessionId, SlaveId, Stamp, Version};
+use dsm_protocol::ids::{
+    LinkId, Millis, Reign, ReignId, Seq, SessionId, SlaveId, Stamp, UnixMillis, Version,
+};
 use dsm_protocol::machine::link::Count;
 use dsm_protocol::machine::master::{
     Asker, Change, Config, CopyCount, Effect, Event, Master, Placement, ReadId, ReignRecord, RepairNews,
@@ -95,7 +97,7 @@ impl Runner {
             Effect::Reply { to, reply } => {
                 format!("answer s{}#{}: {}", to.session, to.tag, show_reply(&reply))
             }
-            Effect::Append { write, change, after } => {
+            Effect::Append { write, change, expires, after } => {
                 let values = match &*change {
                     Change::Put(pairs) => pairs.iter().map(|(_, value)| value.len()).collect(),
                     Change::Delete(_) => Vec::new(),
@@ -114,7 +116,8 @@ impl Runner {
                     }
                 };
                 let rests = after.map(|after| format!(", not after more than {after} refusals"));
-                format!("append w{}: {change}{}", self.writes.len(), rests.unwrap_or_default())
+                let until = expires.map_or_else(String::new, |expires| format!(", until {expires}"));
+                format!("append w{}: {change}{until}{}", self.writes.len(), rests.unwrap_or_default())
             }
             Effect::Joined { link } => {
                 *self.count(link) = Some(Count::default());
@@ -203,14 +206,29 @@ impl goldenscript::Runner for Runner {
                 config.reads_in_a_row = args.take_key("reads_in_a_row").map_or(Ok(1), str::parse)?;
                 self.master = Master::new(config);
             }
-            // replay KEY=VERSION ... [bytes=LENGTH]: records of the log.
+            // clock TIME: what the wall clock shows.
+            "clock" => {
+                let wall = UnixMillis(pos()?.parse()?);
+                let uptime = self.now;
+                self.step(Event::Clock { wall, uptime }, &mut out);
+            }
+            // replay_time TIME [continued=TIME]: what time it was, and is by now.
+            "replay_time" => {
+                let time = UnixMillis(pos()?.parse()?);
+                let continued = args.take_key("continued").map(str::parse).transpose()?.map(UnixMillis);
+                self.master.replay_time(self.now, time, continued);
+            }
+            // expire_some: keys that nobody asks for.
+            "expire_some" => self.step(Event::Expire, &mut out),
+            // replay KEY=VERSION ... [bytes=LENGTH] [expires=TIME]: records of the log.
             "replay" => {
                 let bytes = args.take_key("bytes").map_or(Ok(100), str::parse)?;
+                let expires = args.take_key("expires").map(str::parse).transpose()?.map(UnixMillis);
                 while let Some((key, at)) = args.next_key() {
                     let at = version(at)?;
                     self.last = self.last.max(at);
                     let place = Place { offset: at.seq.0 * 100, text_bytes: 100, bytes, ..Place::default() };
-                    self.master.replay_put(key.as_bytes(), at, place);
+                    self.master.replay_put(key.as_bytes(), at, place, expires);
                 }
             }
             "replay_delete" => self.master.replay_delete(pos()?.as_bytes()),

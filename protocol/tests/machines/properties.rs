@@ -19,6 +19,7 @@ fn action() -> impl Strategy<Value = Action> {
         2 => (session, keys).prop_map(|(session, keys)| Action::GetMany { session, keys }),
         1 => (session, key).prop_map(|(session, key)| Action::Exists { session, key }),
         1 => (session, key).prop_map(|(session, key)| Action::Length { session, key }),
+        2 => (session, key).prop_map(|(session, key)| Action::TimeToLive { session, key }),
         1 => session.prop_map(|session| Action::KeyCount { session }),
         10 => (session, key).prop_map(|(session, key)| Action::Put { session, key }),
         2 => (session, keys).prop_map(|(session, keys)| Action::PutMany { session, keys }),
@@ -82,6 +83,7 @@ fn the_driver_reaches_every_way_out() {
     let mut runner = TestRunner::deterministic();
     let (mut done, mut unknown, mut read, mut counters) = (0, 0, 0, Counters::default());
     let (mut updated, mut kept, mut rested) = (0, 0, 0);
+    let (mut expired, mut timed) = (0, 0);
     let (mut without_copy, mut repaired, mut moved, mut surplus, mut let_go) = (0, 0, 0, 0, 0);
     for number in 0..250 {
         let memory = memory().new_tree(&mut runner).unwrap().current();
@@ -98,6 +100,7 @@ fn the_driver_reaches_every_way_out() {
         unknown += world.unknown;
         read += world.read;
         (updated, kept, rested) = (updated + world.updated.0, kept + world.updated.1, rested + world.rested);
+        (expired, timed) = (expired + world.expired.0, timed + world.expired.1);
         without_copy += world.without_copy;
         repaired += world.repaired;
         let counted = world.counters();
@@ -110,6 +113,7 @@ fn the_driver_reaches_every_way_out() {
     }
     println!("writes {done} unknown {unknown} without copy {without_copy} repaired {repaired} reads {read} {counters:?}");
     assert!(updated > 300 && kept > 100 && rested > 3, "updates {updated} kept {kept} rested {rested}");
+    assert!(expired > 50 && timed > 200, "{timed} values with a time, {expired} keys expired");
     assert!(repaired > 30, "{repaired} keys repaired");
     assert!(let_go > 5, "{let_go} slaves drained");
     assert!(moved > 5 && surplus > 2, "{moved} keys moved, {surplus} copies too many");

@@ -3,7 +3,7 @@
 //! A transcript lives in `src/testscripts/MACHINE/`, proves one behaviour, and says which in its first lines.
 //! `UPDATE_GOLDENFILES=1` writes the outputs anew; commit only a difference that you can explain.
 
-use dsm_protocol::command::{Command, Condition, Reply, Update};
+use dsm_protocol::command::{Command, Condition, ExpiryCondition, Lifetime, Reply, TimeForm, Update};
 use dsm_protocol::ids::Version;
 use std::error::Error;
 use std::path::Path;
@@ -75,11 +75,36 @@ pub(crate) fn client_command(
         "del" => Command::Delete { keys: rest(args) },
         "setnx" => {
             let (key, value) = (one(args)?, one(args)?);
-            Command::Update { key, update: Update::Set { value, when: Condition::IfAbsent } }
+            let (when, life) = (Condition::IfAbsent, Lifetime::Endless);
+            Command::Update { key, update: Update::Set { value, when, life } }
+        }
+        // setex KEY MS VALUE
+        "setex" => {
+            let (key, life) = (one(args)?, Lifetime::For(args.next_pos().ok_or("MS?")?.parse()?));
+            let when = Condition::Always;
+            Command::Update { key, update: Update::Set { value: one(args)?, when, life } }
+        }
+        // expire KEY MS
+        "expire" => {
+            let (key, life) = (one(args)?, Lifetime::For(args.next_pos().ok_or("MS?")?.parse()?));
+            Command::Update { key, update: Update::Expire { life, when: ExpiryCondition::default() } }
+        }
+        "persist" => {
+            let (life, when) = (Lifetime::Endless, ExpiryCondition::default());
+            Command::Update { key: one(args)?, update: Update::Expire { life, when } }
+        }
+        "ttl" => Command::TimeToLive { key: one(args)?, form: TimeForm::Millis },
+        // getex KEY MS
+        "getex" => {
+            let (key, life) = (one(args)?, Lifetime::For(args.next_pos().ok_or("MS?")?.parse()?));
+            Command::Renew { key, life }
         }
         "append" => Command::Update { key: one(args)?, update: Update::Append { tail: one(args)? } },
         "incr" => Command::Update { key: one(args)?, update: Update::Add { number: 1 } },
-        "getset" => Command::Swap { key: one(args)?, value: one(args)?, when: Condition::Always },
+        "getset" => {
+            let (key, value) = (one(args)?, one(args)?);
+            Command::Swap { key, value, when: Condition::Always, life: Lifetime::Endless }
+        }
         "getdel" => Command::Take { key: one(args)? },
         "msetnx" => {
             let pair = |pair: (&str, &str)| (pair.0.to_owned().into(), pair.1.to_owned().into());

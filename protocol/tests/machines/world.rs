@@ -6,8 +6,10 @@
 
 use bytes::Bytes;
 use dsm_history::{check, Action as Did, Begun, History, OperationOutcome};
-use dsm_protocol::command::{Command, Condition, ErrorWord, Operands, Reply, Update};
-use dsm_protocol::ids::{LinkId, Millis, Reign, ReignId, Seq, SessionId, SlaveId, Version};
+use dsm_protocol::command::{
+    Command, Condition, ErrorWord, ExpiryCondition, Lifetime, Operands, Reply, TimeForm, Update,
+};
+use dsm_protocol::ids::{LinkId, Millis, Reign, ReignId, Seq, SessionId, SlaveId, UnixMillis, Version};
 use dsm_protocol::info::{RebalanceState, RepairState};
 use dsm_protocol::machine::link::Count;
 use dsm_protocol::machine::master::{
@@ -26,6 +28,12 @@ const DEADLINE_MS: u64 = 1000;
 
 /// What the log answers where it cannot be read.
 const NOT_READ: &str = "the disk says no";
+
+/// What the wall clock showed when the world began.
+const BEGAN: UnixMillis = UnixMillis(1_000_000);
+
+/// The tag of a deletion that no client has asked for.
+const NOBODYS: u64 = u64::MAX;
 
 /// Who removes slaves.
 const OPERATOR: SessionId = SessionId(99);
@@ -46,6 +54,10 @@ pub(crate) enum Action {
         key: u8,
     },
     Length {
+        session: u8,
+        key: u8,
+    },
+    TimeToLive {
         session: u8,
         key: u8,
     },
@@ -175,7 +187,21 @@ struct Node {
 struct Record {
     version: Version,
     change: Option<Change>,
+    /// When its values expire.
+    expires: Option<UnixMillis>,
 }
+
+/// What is to be a record.
+struct Append {
+    write: WriteId,
+    change: Change,
+    expires: Option<UnixMillis>,
+    /// The refusals that it is decided after, if it rests on another one.
+    after: Option<u64>,
+}
+
+/// What a key holds, and until when.
+type Held = Option<(Bytes, Option<UnixMillis>)>;
 
 /// A request without an answer, with what its answer must fulfil.
 struct Asked {
@@ -184,6 +210,10 @@ struct Asked {
     command: Command,
     /// When it was asked, and how long the log was then.
     at: (u64, usize),
+    /// What time it was.
+    time: UnixMillis,
+    /// What had expired of its keys by then.
+    dead: BTreeMap<Bytes, Version>,
     /// For each key the session's own last write without an answer, and whether it waits for just that one.
     own_before: Vec<(Bytes, Option<(u64, bool)>)>,
 }
@@ -202,8 +232,9 @@ pub(crate) struct World {
     active: usize,
     reign: Version,
     log: Vec<Record>,
-    /// With the refusals that each is decided after, if it rests on another one.
-    appends: VecDeque<(WriteId, Change, Option<u64>)>,
+    appends: VecDeque<Append>,
+    /// The deletions of keys whose time had come, under way.
+    expiring: VecDeque<(WriteId, Vec<Begun>)>,
     refusals: u64,
     /// Reads of the log that are under way, with the master that has asked: no other one hears of the answer.
     log_reads: Vec<(usize, ReadId, Place, Version, Bytes)>,
@@ -231,6 +262,8 @@ pub(crate) struct World {
     pub(crate) updated: (usize, usize),
     /// Appends that were refused because they rest on a refused one.
     pub(crate) rested: usize,
+    /// Keys that were deleted because their time had come, and values that were written with a time.
+    pub(crate) expired: (usize, usize),
     /// Keys that repair gave copies at last.
     pub(crate) repaired: u64,
     /// What was rebalanced in the last reign.
@@ -299,6 +332,7 @@ impl World {
             reign: Version::default(),
             log: Vec::new(),
             appends: VecDeque::new(),
+            expiring: VecDeque::new(),
             refusals: 0,
             log_reads: Vec::new(),
             nodes,
@@ -319,6 +353,7 @@ impl World {
             read: 0,
             updated: (0, 0),
             rested: 0,
+            expired: (0, 0),
             repaired: 0,
             moved: Moved::default(),
             leaving: Vec::new(),
@@ -343,6 +378,9 @@ impl World {
                 self.ask(session, Command::Exists { keys: vec![key_of(key)] });
             }
             Action::Length { session, key } => self.ask(session, Command::ValueLength { key: key_of(key) }),
+            Action::TimeToLive { session, key } => {
+                self.ask(session, Command::TimeToLive { key: key_of(key), form: TimeForm::Millis });
+            }
             Action::KeyCount { session } => self.ask(session, Command::KeyCount),
             Action::Put { session, key } => {
                 let value = self.fresh_value("");
@@ -420,6 +458,10 @@ impl World {
                     self.step(Event::Hedge);
                 }
                 self.step(Event::Tick);
+                // In half of the worlds keys expire only when somebody asks for them.
+                if self.config.seed % 4 < 2 {
+                    self.step(Event::Expire);
+                }
                 self.chore();
             }
             Action::Crash { logged } => self.crash(usize::from(logged)),
@@ -443,20 +485,42 @@ impl World {
         // So that sums are unique, too.
         let number = self.clock as i64 * 1_000_000;
         let (absent, present) = (Condition::IfAbsent, Condition::IfPresent);
-        let update = match kind % 12 {
-            0 => return Command::Swap { key, value, when: Condition::Always },
-            1 => return Command::Swap { key, value, when: absent },
-            2 => return Command::Swap { key, value, when: present },
+        let life = self.lifetime();
+        let any = ExpiryCondition::default();
+        let update = match kind % 19 {
+            0 => return Command::Swap { key, value, when: Condition::Always, life },
+            1 => return Command::Swap { key, value, when: absent, life },
+            2 => return Command::Swap { key, value, when: present, life },
             3 => return Command::Take { key },
-            4 => Update::Set { value: Bytes::from(number.to_string()), when: Condition::Always },
-            5 => Update::Set { value, when: absent },
-            6 => Update::Set { value, when: present },
+            4 => Update::Set { value: Bytes::from(number.to_string()), when: Condition::Always, life },
+            5 => Update::Set { value, when: absent, life },
+            6 => Update::Set { value, when: present, life },
             7 => Update::Append { tail: value },
             8 => Update::SetRange { offset: 3, bytes: value },
             9 => Update::SetRange { offset: 3, bytes: Bytes::new() },
+            10 | 11 => return Command::Renew { key, life },
+            12..14 => Update::Expire { life, when: any },
+            14 => Update::Expire { life, when: ExpiryCondition { if_none: true, ..any } },
+            15 => Update::Expire { life, when: ExpiryCondition { if_later: true, ..any } },
+            16 => Update::Expire { life, when: ExpiryCondition { if_earlier: true, ..any } },
             _ => Update::Add { number },
         };
         Command::Update { key, update }
+    }
+
+    /// One of several lifetimes, in turn.
+    fn lifetime(&self) -> Lifetime {
+        match self.clock % 11 {
+            0..3 => Lifetime::Endless,
+            3 => Lifetime::Same,
+            4 => Lifetime::Until(self.time().plus(40)),
+            5 => Lifetime::Until(UnixMillis(7)),
+            other => Lifetime::For(15 * other),
+        }
+    }
+
+    fn time(&self) -> UnixMillis {
+        BEGAN.plus(self.now.0)
     }
 
     fn ask(&mut self, session: u8, command: Command) {
@@ -481,11 +545,15 @@ impl World {
                 keys.dedup();
                 keys.iter().map(|key| begin(key, Did::Delete { existed: None })).collect()
             }
-            Command::Exists { .. } | Command::KeyCount | Command::ValueLength { .. } => Vec::new(),
+            Command::Exists { .. }
+            | Command::KeyCount
+            | Command::ValueLength { .. }
+            | Command::TimeToLive { .. } => Vec::new(),
             // What they write is known once it is appended.
             Command::Update { .. }
             | Command::Swap { .. }
             | Command::Take { .. }
+            | Command::Renew { .. }
             | Command::PutManyIfNone { .. } => Vec::new(),
             Command::Status | Command::Failover | Command::RemoveSlave { .. } => Vec::new(),
         };
@@ -511,7 +579,15 @@ impl World {
             self.fates.insert(tag, Fate::Open);
         }
         let at = (now, self.log.len());
-        self.asked.insert(tag, Asked { session, begun, command: command.clone(), at, own_before });
+        let time = self.time();
+        let entry_of = |key: Bytes| Some((self.masters[self.active].directory().get(&key)?, key));
+        let entries = keys_of(&command).into_iter().filter_map(entry_of);
+        let dead = entries
+            .filter(|(entry, _)| entry.expires.is_some_and(|expires| expires < time))
+            .map(|(entry, key)| (key, entry.version))
+            .collect();
+        self.asked
+            .insert(tag, Asked { session, begun, command: command.clone(), at, time, dead, own_before });
         let deadline = self.now.plus(DEADLINE_MS);
         self.step(Event::Request { asker: Asker { session, tag }, deadline, command });
     }
@@ -537,12 +613,26 @@ impl World {
             Effect::Leaving { state: Leaving::Draining, .. } => {}
             Effect::Leaving { link, state: Leaving::LetGo } => self.leaving.push(link),
             Effect::Reply { to, reply } => self.answered(to, reply),
-            Effect::Append { write, change, after } => {
+            Effect::Append { write, change, expires, after } => {
                 let asker = self.masters[self.active].asker(write);
-                let tag = asker.expect("a write that is appended is in flight").tag;
-                self.tags.push((write, tag));
-                self.note_update(tag, &change);
-                self.appends.push_back((write, Arc::unwrap_or_clone(change), after));
+                let asker = asker.expect("a write that is appended is in flight");
+                if asker.session.0 < u64::from(SESSIONS) {
+                    self.tags.push((write, asker.tag));
+                    self.note_update(asker.tag, &change);
+                } else {
+                    self.tags.push((write, NOBODYS));
+                    let Change::Delete(keys) = &*change else { panic!("{change:?} by nobody") };
+                    let now = self.clock;
+                    // Each is a client that asks for nothing else.
+                    let client = 1000 + self.expired.0 as u64 + self.expiring.len() as u64;
+                    let mut begin = |key: &Bytes| {
+                        self.history.begin(client, key.clone(), Did::Delete { existed: None }, now)
+                    };
+                    let begun = keys.iter().map(&mut begin).collect();
+                    self.expiring.push_back((write, begun));
+                }
+                let change = Arc::unwrap_or_clone(change);
+                self.appends.push_back(Append { write, change, expires, after });
             }
             Effect::Joined { link } => {
                 let reign = reign_of(self.reign);
@@ -588,6 +678,10 @@ impl World {
     fn note_update(&mut self, tag: u64, change: &Change) {
         let Some(asked) = self.asked.get_mut(&tag).filter(|asked| is_update(&asked.command)) else { return };
         let did = match change {
+            // The value is there, and stays: that is a read of it.
+            Change::Put(pairs) if is_renewal(&asked.command) => {
+                pairs.iter().map(|(key, _)| (key.clone(), Did::Read(None))).collect()
+            }
             Change::Put(pairs) => {
                 pairs.iter().map(|(key, value)| (key.clone(), Did::Write(value.clone()))).collect()
             }
@@ -600,26 +694,66 @@ impl World {
     }
 
     /// What `key` holds after so many records of the log.
-    fn held_after(&self, records: usize, key: &[u8]) -> Option<Bytes> {
-        let changes = self.log[..records].iter().rev().filter_map(|record| record.change.as_ref());
-        changes.filter_map(|change| value_in(change, key)).next().flatten()
+    fn held_after(&self, records: usize, key: &[u8]) -> Held {
+        self.log[..records].iter().rev().find_map(|record| {
+            let given = value_in(record.change.as_ref()?, key)?;
+            Some(given.map(|value| (value, record.expires)))
+        })?
+    }
+
+    /// A key was deleted because its time had come: it had, and nothing has been written since.
+    fn check_expired(&self, keys: &[Bytes]) {
+        let before = self.log.len() - 1;
+        for key in keys {
+            // It may have been deleted by a client meanwhile.
+            let Some((_, expires)) = self.held_after(before, key) else { continue };
+            let is_due = expires.is_some_and(|expires| expires < self.time());
+            assert!(is_due, "{key:?} expires at {expires:?} and is deleted at {}", self.time());
+        }
     }
 
     /// An update was answered: by what its keys hold at its place in the log.
     fn check_update(&mut self, asked: Asked, reply: &Reply, fate: Option<Fate>) {
         let now = self.clock;
-        let at = |world: &World, records: usize| {
+        let at = |world: &World, records: usize, time: UnixMillis| {
             let keys = keys_of(&asked.command);
             let held: Vec<_> = keys.iter().map(|key| world.held_after(records, key)).collect();
-            outcome_of(&asked.command, &held)
+            outcome_of(&asked.command, &held, time)
         };
         if let Some(Fate::Written(version)) = fate {
             let place = self.log.iter().position(|record| record.version == version);
             let place = place.expect("it is written");
-            let (change, expected) = at(self, place);
-            assert_eq!((change.as_ref(), reply), (self.log[place].change.as_ref(), &expected));
+            let record = &self.log[place];
+            // It was decided at some time between.
+            let [early, late] = [asked.time, self.time()].map(|time| at(self, place, time));
+            let (change, life, expected) = if early.0.is_some() { early } else { late };
+            // It may have been decided as a deletion, since it would be gone at once by the time when it was decided.
+            let is_gone = match (life, &record.change) {
+                (Ends::At(end), Some(Change::Delete(_))) => end <= self.time(),
+                _ => false,
+            };
+            if !is_gone {
+                assert_eq!(change.as_ref(), record.change.as_ref(), "{:?}", asked.command);
+                let fits = match life {
+                    Ends::Never => record.expires.is_none(),
+                    Ends::At(end) => record.expires == Some(end),
+                    Ends::After(ms) => record.expires.is_some_and(|expires| {
+                        asked.time.plus(ms) <= expires && expires <= self.time().plus(ms)
+                    }),
+                };
+                assert!(fits, "{:?} expires at {:?}, not {life:?}", asked.command, record.expires);
+                self.expired.1 += usize::from(record.expires.is_some());
+            }
+            assert_eq!(reply, &expected);
+            let renewed = match &record.change {
+                Some(Change::Put(pairs)) if is_renewal(&asked.command) => Some(pairs[0].1.clone()),
+                _ => None,
+            };
             for begun in asked.begun {
-                self.history.finish(begun, OperationOutcome::Done, now);
+                match &renewed {
+                    Some(value) => self.history.finish_read(begun, Some(value.clone()), now),
+                    None => self.history.finish(begun, OperationOutcome::Done, now),
+                }
             }
             self.updated.0 += 1;
             return;
@@ -636,11 +770,13 @@ impl World {
             let after = own.max().map_or(0, |version| version.seq.0 as usize);
             let places = asked.at.1.max(after)..=self.log.len();
             // In the places of this log all values have one byte.
-            let expected = |records| match at(self, records) {
-                (None, Reply::Count(2..)) if *reply == Reply::Count(1) => (None, Reply::Count(1)),
-                outcome => outcome,
+            let expected = |records, time| match at(self, records, time) {
+                (None, _, Reply::Count(2..)) if *reply == Reply::Count(1) => (None, Reply::Count(1)),
+                (change, _, reply) => (change, reply),
             };
-            let fits = places.clone().any(|records| expected(records) == (None, reply.clone()));
+            let fits = places.clone().any(|records| {
+                [asked.time, self.time()].iter().any(|time| expected(records, *time) == (None, reply.clone()))
+            });
             assert!(fits, "{reply:?} to {:?} at no place of {places:?}", asked.command);
             self.updated.1 += 1;
         }
@@ -695,13 +831,16 @@ impl World {
                 for ((begun, value), (key, own)) in asked.begun.into_iter().zip(values).zip(&asked.own_before)
                 {
                     self.sees_its_own(key, *own, value.as_ref(), single);
+                    // Who waits for an own write is answered at its place.
+                    if own.is_none() {
+                        self.is_alive(key, value.as_ref(), asked.dead.get(key).copied());
+                    }
                     self.history.finish_read(begun, value, now);
                 }
             }
             Reply::Count(count) => match (&asked.command, &asked.begun[..]) {
-                (Command::Delete { .. }, [begun]) => {
-                    assert!(matches!(fate, Some(Fate::Written(_))), "a count of what is not in the log");
-                    self.history.finish_delete(*begun, *count == 1, now);
+                (command @ Command::Delete { .. }, [begun]) => {
+                    self.deleted(command, *begun, *count == 1, fate)
                 }
                 (Command::Delete { .. }, several) => {
                     assert!(*count <= 2);
@@ -711,15 +850,57 @@ impl World {
                 }
                 (command, _) => self.counts_what_is_there(command, *count),
             },
-            other @ (Reply::Text(_) | Reply::Integer(_)) => panic!("nobody asked for {other:?}"),
+            Reply::Integer(told) => self.tells_time(&asked.command, *told),
+            other @ Reply::Text(_) => panic!("nobody asked for {other:?}"),
         }
+    }
+
+    /// A deletion was answered: whether the key was there.
+    fn deleted(&mut self, command: &Command, begun: Begun, existed: bool, fate: Option<Fate>) {
+        let Some(Fate::Written(version)) = fate else { panic!("a count of what is not in the log") };
+        let place = self.log.iter().position(|record| record.version == version);
+        let held = self.held_after(place.expect("it is written"), &keys_of(command)[0]);
+        let expires = held.and_then(|(_, expires)| expires);
+        if !existed && expires.is_some_and(|expires| expires < self.time()) {
+            // Its time had come: it is this deletion that the log has.
+            self.history.finish(begun, OperationOutcome::Done, self.clock);
+        } else {
+            self.history.finish_delete(begun, existed, self.clock);
+        }
+    }
+
+    /// When a key expires the directory says, at this moment.
+    fn tells_time(&self, command: &Command, told: i64) {
+        let Command::TimeToLive { key, .. } = command else { panic!("a time for {command:?}") };
+        let entry = self.masters[self.active].directory().get(key);
+        let expected =
+            entry.map_or(-2, |entry| entry.expires.map_or(-1, |expires| expires.since(self.time()) as i64));
+        assert_eq!(told, expected);
+        let expires = entry.and_then(|entry| entry.expires);
+        assert!(expires.is_none_or(|expires| expires >= self.time()), "its time is over");
+    }
+
+    /// A value that is read had not expired in the directory when it was asked for, if it was not written anew.
+    fn is_alive(&self, key: &Bytes, value: Option<&Bytes>, dead: Option<Version>) {
+        let (Some(value), Some(dead)) = (value, dead) else { return };
+        let gives = |record: &&Record| {
+            record.change.as_ref().is_some_and(|change| value_in(change, key) == Some(Some(value.clone())))
+        };
+        let given = self.log.iter().rfind(gives).map(|record| record.version);
+        assert!(given != Some(dead), "{key:?}: {value:?} of {dead} is read after its time");
     }
 
     /// The directory alone decides this, at this moment.
     fn counts_what_is_there(&self, command: &Command, count: u64) {
         let directory = self.masters[self.active].directory();
         let expected = match command {
-            Command::Exists { keys } => keys.iter().filter(|key| directory.get(key).is_some()).count() as u64,
+            Command::Exists { keys } => {
+                let is_there = |key: &&Bytes| {
+                    let entry = directory.get(key);
+                    entry.is_some_and(|entry| entry.expires.is_none_or(|expires| expires >= self.time()))
+                };
+                keys.iter().filter(is_there).count() as u64
+            }
             Command::ValueLength { key } => {
                 directory.get(key).map_or(0, |entry| u64::from(entry.place.bytes))
             }
@@ -771,20 +952,30 @@ impl World {
     }
 
     fn log_answers(&mut self, refuses: bool) {
-        let Some((write, change, after)) = self.appends.pop_front() else { return };
+        let Some(Append { write, change, expires, after }) = self.appends.pop_front() else { return };
         let index = self.tags.iter().position(|(id, _)| *id == write).expect("it was appended");
         let (_, tag) = self.tags.swap_remove(index);
         let is_stale = after.is_some_and(|after| after < self.refusals);
         if refuses || is_stale {
             self.fates.insert(tag, Fate::Refused);
+            self.end_expiry(write, OperationOutcome::NotExecuted);
             self.refusals += 1;
             self.rested += usize::from(is_stale);
             let word = if is_stale { ErrorWord::Busy } else { ErrorWord::ReadOnly };
             self.step(Event::NotWritten { write, word, detail: String::new() });
             return;
         }
-        let (version, place) = self.append(change);
+        let (version, place) = self.append(change, expires);
         self.fates.insert(tag, Fate::Written(version));
+        if tag == NOBODYS {
+            let Some(Change::Delete(keys)) = &self.log.last().expect("it was just appended").change else {
+                panic!("no deletion");
+            };
+            self.check_expired(keys);
+            self.expired.0 += keys.len();
+            self.clock += 1;
+            self.end_expiry(write, OperationOutcome::Done);
+        }
         let pairs = match &self.log.last().expect("it was just appended").change {
             Some(Change::Put(pairs)) => pairs.len(),
             Some(Change::Delete(_)) | None => 0,
@@ -793,12 +984,21 @@ impl World {
         self.step(Event::Written { write, version, places });
     }
 
-    fn append(&mut self, change: Change) -> (Version, Place) {
+    /// What became of a deletion that no client has asked for.
+    fn end_expiry(&mut self, write: WriteId, outcome: OperationOutcome) {
+        let Some(at) = self.expiring.iter().position(|(id, _)| *id == write) else { return };
+        let (_, begun) = self.expiring.remove(at).expect("it is there");
+        for begun in begun {
+            self.history.finish(begun, outcome, self.clock);
+        }
+    }
+
+    fn append(&mut self, change: Change, expires: Option<UnixMillis>) -> (Version, Place) {
         let version =
             Version { epoch: self.reign.epoch, seq: dsm_protocol::ids::Seq(self.log.len() as u64 + 1) };
         let place = Place { offset: self.log.len() as u64, bytes: 1, ..Place::default() };
-        self.log.push(Record { version, change: Some(change.clone()) });
-        replay(&mut self.masters[1 - self.active], &change, version, place);
+        self.log.push(Record { version, change: Some(change.clone()), expires });
+        replay(&mut self.masters[1 - self.active], &change, (version, place, expires));
         (version, place)
     }
 
@@ -938,7 +1138,9 @@ impl World {
     fn begin_reign(&mut self) {
         let epoch = self.reign.epoch.next();
         self.reign = Version::new(epoch.0, self.log.len() as u64 + 1);
-        self.log.push(Record { version: self.reign, change: None });
+        self.log.push(Record { version: self.reign, change: None, expires: None });
+        let (wall, uptime) = (self.time(), self.now);
+        self.step(Event::Clock { wall, uptime });
         self.refusals = 0;
         let version = self.reign;
         let id = reign_of(version).id;
@@ -967,14 +1169,16 @@ impl World {
     fn crash(&mut self, logged: usize) {
         // Some of the records that were handed to the disk are in the log although this was not reported.
         for _ in 0..logged {
-            let Some((_, change, after)) = self.appends.pop_front() else { break };
+            let Some(Append { change, expires, after, .. }) = self.appends.pop_front() else { break };
             if after.is_some_and(|after| after < self.refusals) {
                 self.refusals += 1;
             } else {
-                self.append(change);
+                self.append(change, expires);
             }
         }
         self.appends.clear();
+        // Their outcomes stay unknown, as those of clients.
+        self.expiring.clear();
         self.log_reads.retain(|(master, ..)| *master != self.active);
         self.tags.clear();
         // Writes stay unknown in the history; the results of reads were never delivered.
@@ -988,7 +1192,7 @@ impl World {
                 continue;
             };
             let place = Place { offset: index as u64, bytes: 1, ..Place::default() };
-            replay(&mut newborn, change, version, place);
+            replay(&mut newborn, change, (version, place, record.expires));
         }
         self.masters[self.active] = newborn;
         self.change_masters();
@@ -1175,12 +1379,95 @@ impl World {
 fn is_update(command: &Command) -> bool {
     matches!(
         command,
-        Command::Update { .. } | Command::Swap { .. } | Command::Take { .. } | Command::PutManyIfNone { .. }
+        Command::Update { .. }
+            | Command::Swap { .. }
+            | Command::Take { .. }
+            | Command::Renew { .. }
+            | Command::PutManyIfNone { .. }
     )
 }
 
-/// What an update writes, and answers, if its keys hold that: written down once more, and as simply as can be.
-fn outcome_of(command: &Command, held: &[Option<Bytes>]) -> (Option<Change>, Reply) {
+/// Whether an update leaves the value as it is, if it does not delete it.
+fn is_renewal(command: &Command) -> bool {
+    matches!(command, Command::Renew { .. } | Command::Update { update: Update::Expire { .. }, .. })
+}
+
+/// When a value expires.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Ends {
+    Never,
+    At(UnixMillis),
+    /// So many milliseconds after it was decided.
+    After(u64),
+}
+
+/// What an update writes, until when, and what it answers, if its keys hold that and it was asked at `time`: written down once
+/// more, and as simply as can be.
+fn outcome_of(command: &Command, held: &[Held], time: UnixMillis) -> (Option<Change>, Ends, Reply) {
+    let present = held[0].as_ref().and_then(|(_, expires)| *expires);
+    let same = present.map_or(Ends::Never, Ends::At);
+    let ends = |life: Lifetime| match life {
+        Lifetime::Endless => Ends::Never,
+        Lifetime::Same => same,
+        Lifetime::For(ms) => Ends::After(ms),
+        Lifetime::Until(time) => Ends::At(time),
+    };
+    let held: Vec<Option<Bytes>> =
+        held.iter().map(|held| held.as_ref().map(|(value, _)| value.clone())).collect();
+    let held = &held[..];
+    let value = || held[0].clone().unwrap_or_default().to_vec();
+    let put_until = |key: &Bytes, value: Vec<u8>, ends: Ends, reply: Reply| {
+        let change = match ends {
+            Ends::At(end) if end <= time => Change::Delete([key.clone()].into_iter().collect()),
+            _ => Change::Put([(key.clone(), Bytes::from(value))].into_iter().collect()),
+        };
+        (Some(change), ends, reply)
+    };
+    let keep = |reply: Reply| (None, Ends::Never, reply);
+    let old = || held[0].clone().map_or(Reply::NotFound, Reply::Value);
+    let life = match command {
+        Command::Swap { life, .. } | Command::Renew { life, .. } => *life,
+        Command::Update { update: Update::Set { life, .. } | Update::Expire { life, .. }, .. } => *life,
+        Command::Update { .. } => Lifetime::Same,
+        _ => Lifetime::Endless,
+    };
+    match command {
+        Command::Renew { .. } if held[0].is_none() || life == Lifetime::Same => return keep(old()),
+        Command::Renew { .. } if life == Lifetime::Endless && present.is_none() => return keep(old()),
+        Command::Renew { key, .. } => return put_until(key, value(), ends(life), old()),
+        Command::Update { key, update: Update::Expire { when, .. } } => {
+            let fits = |new: UnixMillis| {
+                (!when.if_none || present.is_none())
+                    && (!when.if_later || present.is_some_and(|present| new > present))
+                    && (!when.if_earlier || present.is_none_or(|present| new < present))
+            };
+            let may = held[0].is_some()
+                && match ends(life) {
+                    Ends::Never => present.is_some(),
+                    Ends::At(end) => fits(end),
+                    // Approximately.
+                    Ends::After(ms) => fits(time.plus(ms)),
+                };
+            return if may {
+                put_until(key, value(), ends(life), Reply::Count(1))
+            } else {
+                keep(Reply::Count(0))
+            };
+        }
+        _ => {}
+    }
+    let (change, reply) = written_by(command, held);
+    match change {
+        Some(Change::Put(pairs)) if pairs.len() == 1 && !matches!(command, Command::PutManyIfNone { .. }) => {
+            let (key, value) = &pairs[0];
+            put_until(key, value.to_vec(), ends(life), reply)
+        }
+        change => (change, Ends::Never, reply),
+    }
+}
+
+/// The same without regard to time.
+fn written_by(command: &Command, held: &[Option<Bytes>]) -> (Option<Change>, Reply) {
     let put = |key: &Bytes, value: Vec<u8>| {
         Some(Change::Put([(key.clone(), Bytes::from(value))].into_iter().collect()))
     };
@@ -1191,7 +1478,7 @@ fn outcome_of(command: &Command, held: &[Option<Bytes>]) -> (Option<Change>, Rep
     };
     let old = || held[0].clone().map_or(Reply::NotFound, Reply::Value);
     match command {
-        Command::Swap { key, value, when } => {
+        Command::Swap { key, value, when, .. } => {
             (if holds(*when) { put(key, value.to_vec()) } else { None }, old())
         }
         Command::Take { key } => {
@@ -1213,8 +1500,9 @@ fn outcome_of(command: &Command, held: &[Option<Bytes>]) -> (Option<Change>, Rep
         Command::Update { key, update } => {
             let value = held[0].clone().unwrap_or_default().to_vec();
             match update {
-                Update::Set { value, when } if holds(*when) => (put(key, value.to_vec()), Reply::Done),
+                Update::Set { value, when, .. } if holds(*when) => (put(key, value.to_vec()), Reply::Done),
                 Update::Set { .. } => (None, Reply::NotFound),
+                Update::Expire { .. } => panic!("it writes no other value"),
                 Update::Append { tail } => {
                     let value = [value, tail.to_vec()].concat();
                     let length = value.len() as u64;
@@ -1262,9 +1550,15 @@ fn slave_id(node: usize) -> SlaveId {
     SlaveId::new(format!("slave-{node}")).unwrap()
 }
 
-fn replay(master: &mut Master, change: &Change, version: Version, place: Place) {
+fn replay(
+    master: &mut Master,
+    change: &Change,
+    (version, place, expires): (Version, Place, Option<UnixMillis>),
+) {
     match change {
-        Change::Put(pairs) => pairs.iter().for_each(|(key, _)| master.replay_put(key, version, place)),
+        Change::Put(pairs) => {
+            pairs.iter().for_each(|(key, _)| master.replay_put(key, version, place, expires));
+        }
         Change::Delete(keys) => keys.iter().for_each(|key| master.replay_delete(key)),
     }
 }

@@ -12,9 +12,10 @@ use super::{
 };
 use crate::address;
 use disk::RealDisk;
-use dsm_protocol::ids::Millis;
+use dsm_protocol::ids::{Millis, UnixMillis};
 use dsm_protocol::lock_file::LockText;
 use dsm_protocol::machine::fence::{may_kill, Holders, MayKill, Observer};
+use dsm_protocol::record::ClockMark;
 use futures_util::future::LocalBoxFuture;
 use nix::fcntl::{fcntl, FcntlArg};
 use nix::libc;
@@ -22,6 +23,7 @@ use nix::sys::resource::{getrusage, UsageWho};
 use nix::sys::time::{TimeVal, TimeValLike as _};
 use rustix::fs::FlockOperation;
 use rustix::process::{Pid, PidfdFlags, Signal};
+use rustix::time::ClockId;
 use std::cell::RefCell;
 use std::fmt;
 use std::fs;
@@ -147,6 +149,14 @@ impl Environment for RealEnv {
         Rc::new(RealLocks { paths: Rc::clone(&self.lock_paths) })
     }
 
+    fn wall_clock(&self) -> UnixMillis {
+        UnixMillis(clock_ms(ClockId::Realtime))
+    }
+
+    fn uptime(&self) -> Millis {
+        Millis(clock_ms(ClockId::Boottime))
+    }
+
     fn boot_id(&self) -> String {
         boot_id()
     }
@@ -183,9 +193,15 @@ fn statm_bytes() -> Option<(u64, u64)> {
     Some((pages.next()? * page, pages.next()? * page))
 }
 
+/// What a clock of the system shows, in milliseconds; 0 before it begins.
+fn clock_ms(clock: ClockId) -> u64 {
+    let shown = rustix::time::clock_gettime(clock);
+    u64::try_from(shown.tv_sec).unwrap_or_default() * 1000 + shown.tv_nsec as u64 / 1_000_000
+}
+
 fn boot_id() -> String {
     fs::read_to_string("/proc/sys/kernel/random/boot_id")
-        .map_or_else(|_| "unknown".to_owned(), |text| text.trim().to_owned())
+        .map_or_else(|_| ClockMark::UNKNOWN_BOOT.to_owned(), |text| text.trim().to_owned())
 }
 
 /// The pid name space of this process: processes in different name spaces may have the same id.

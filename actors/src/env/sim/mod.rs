@@ -19,7 +19,7 @@ pub use disk::{DiskFailures, DiskFault, DiskSettings, Loss};
 pub use net::{NetSettings, Passing, SimListener, SimStream};
 
 use super::{Disk, Env, Environment, Listener, Locks, Stream};
-use dsm_protocol::ids::Millis;
+use dsm_protocol::ids::{Millis, UnixMillis};
 use futures_util::future::LocalBoxFuture;
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
@@ -188,6 +188,8 @@ impl World {
             name: name.to_owned(),
             on: Cell::new(true),
             boot: Cell::new(1),
+            made: Instant::now(),
+            wall_ahead_ms: Cell::new(0),
             files: disk::FileSystem::default(),
         }));
         self.0.machines.borrow_mut().push(machine.clone());
@@ -429,6 +431,9 @@ struct MachineState {
     name: String,
     on: Cell<bool>,
     boot: Cell<u64>,
+    made: Instant,
+    /// By how much its wall clock is ahead of the time of the world.
+    wall_ahead_ms: Cell<i64>,
     files: disk::FileSystem,
 }
 
@@ -445,6 +450,11 @@ impl Machine {
     /// Whether it has power.
     pub fn is_on(&self) -> bool {
         self.0.on.get()
+    }
+
+    /// Sets its wall clock to so much ahead of the time of the world, or behind it.
+    pub fn set_wall_clock(&self, ahead_ms: i64) {
+        self.0.wall_ahead_ms.set(ahead_ms);
     }
 
     /// Changes how fast its disk is, or how large.
@@ -685,6 +695,9 @@ impl Future for Running {
     }
 }
 
+/// What the wall clocks show when a world begins.
+const WORLD_BEGAN_MS: u64 = 1_700_000_000_000;
+
 /// The world as one process sees it.
 struct SimEnv {
     world: World,
@@ -718,6 +731,16 @@ impl Environment for SimEnv {
 
     fn locks(&self) -> Rc<dyn Locks> {
         Rc::new(locks::SimLocks::new(&self.world, &self.process))
+    }
+
+    fn wall_clock(&self) -> UnixMillis {
+        let machine = &self.process.0.machine.0;
+        let time = WORLD_BEGAN_MS.saturating_add(machine.made.elapsed().as_millis() as u64);
+        UnixMillis(time.saturating_add_signed(machine.wall_ahead_ms.get()))
+    }
+
+    fn uptime(&self) -> Millis {
+        Millis(self.process.0.machine.0.made.elapsed().as_millis() as u64)
     }
 
     fn boot_id(&self) -> String {

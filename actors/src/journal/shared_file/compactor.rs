@@ -489,7 +489,7 @@ impl Compactor {
                 .into_iter()
                 .filter_map(|change| match change {
                     Replay::Put { key, version, .. } => Some((key, version)),
-                    Replay::Delete { .. } | Replay::Reign(_) | Replay::GivenUp(_) => None,
+                    Replay::Delete { .. } | Replay::Reign(_) | Replay::GivenUp(_) | Replay::Time(_) => None,
                 })
                 .collect();
             if !keys.is_empty() {

@@ -670,7 +670,7 @@ pub(super) fn next_piece(changes: &mut std::vec::IntoIter<Replay>) -> Vec<Replay
         let Some(change) = changes.next() else { break };
         bytes += match &change {
             Replay::Put { key, .. } | Replay::Delete { key } => key.len(),
-            Replay::Reign(_) | Replay::GivenUp(_) => 0,
+            Replay::Reign(_) | Replay::GivenUp(_) | Replay::Time(_) => 0,
         };
         piece.push(change);
     }

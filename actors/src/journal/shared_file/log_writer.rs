@@ -18,7 +18,9 @@ use dsm_protocol::ids::{Epoch, Reign, Seq, Version};
 use dsm_protocol::machine::grouping::Grouping;
 use dsm_protocol::machine::master::{Change, WriteId};
 use dsm_protocol::planted;
-use dsm_protocol::record::{self, FileNumber, Operation, Place, Position, ReignMark, SyncMode, Trailer};
+use dsm_protocol::record::{
+    self, ClockMark, FileNumber, Operation, Place, Position, ReignMark, SyncMode, Trailer,
+};
 use smallvec::SmallVec;
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -277,6 +279,8 @@ pub struct Start {
     pub reign: Reign,
     /// Reigns whose loss is accepted with it.
     pub given_up: Vec<Reign>,
+    /// What time it is.
+    pub clock: ClockMark,
     /// What stands in front of the EPOCH record: CLUSTER in a new log.
     pub head: Option<Operation>,
     /// The EPOCH record's text.
@@ -478,6 +482,7 @@ impl LogWriter {
             number: self.start.number,
             reign: self.start.reign,
             given_up: if has_epoch { self.start.given_up.clone() } else { Vec::new() },
+            clock: has_epoch.then(|| self.start.clock.to_string()),
             fsync: self.start.fsync.into(),
             address: self.start.address.clone(),
             head: self.start.head.clone(),
@@ -1140,6 +1145,8 @@ struct Draft {
     number: FileNumber,
     reign: Reign,
     given_up: Vec<Reign>,
+    /// The text of the time, if it begins the reign.
+    clock: Option<String>,
     fsync: SyncMode,
     address: String,
     head: Option<Operation>,
@@ -1162,6 +1169,7 @@ impl Draft {
                     Change::Put(pairs) => {
                         let offset = self.offset + before as u64;
                         let at = (self.number, offset);
+                        let trailer = Trailer { expires: record.expires, ..trailer };
                         record::encode_write_at(pairs, trailer, at, &mut bytes, &mut places);
                     }
                     Change::Delete(keys) => record::encode_delete(keys, last, epoch, synced, &mut bytes),
@@ -1174,7 +1182,9 @@ impl Draft {
                     let mark =
                         ReignMark { id: self.reign.id, fsync: self.fsync, given_up: self.given_up.clone() };
                     let begun = Operation::Epoch { address: self.address.clone(), mark: Some(mark) };
-                    record::encode(&begun, last, epoch, synced, &mut bytes);
+                    let clock = self.clock.as_ref().map(|text| (ClockMark::FIELD, text.as_bytes()));
+                    let trailer = Trailer { fields: clock.as_slice(), ..Trailer::new(last, epoch, synced) };
+                    record::encode_with(&begun, trailer, &mut bytes);
                 }
             }
             let length =

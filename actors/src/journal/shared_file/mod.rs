@@ -191,7 +191,7 @@ impl Journal for SharedFile {
             LogRequest::PutAside => KeeperErrand::PutAside,
             LogRequest::Find => KeeperErrand::Find,
             LogRequest::Note(text) => KeeperErrand::Note(text),
-            LogRequest::Begin { epoch, given_up } => KeeperErrand::Begin { epoch, given_up },
+            LogRequest::Begin { epoch, given_up, time } => KeeperErrand::Begin { epoch, given_up, time },
             LogRequest::Declare { serves } => KeeperErrand::Declare { serves },
         };
         self.keeper.do_send(errand);

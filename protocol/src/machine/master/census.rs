@@ -158,7 +158,7 @@ mod tests {
         let mut master = Master::new(Config::default());
         for key in 0..KEYS {
             let version = Version::new(1, 2 + key);
-            master.replay_put(key.to_string().as_bytes(), version, Place::default());
+            master.replay_put(key.to_string().as_bytes(), version, Place::default(), None);
         }
         step(&mut master, Event::ReignBegan { version: Version::new(2, KEYS + 2), id: ReignId(2) });
         let (mut census, mut now) = (Census::default(), Millis(0));
@@ -177,7 +177,7 @@ mod tests {
     #[test]
     fn nothing_is_counted_before_all_slaves_have_reported() {
         let mut master = Master::new(Config::default());
-        master.replay_put(b"k", Version::new(1, 2), Place::default());
+        master.replay_put(b"k", Version::new(1, 2), Place::default(), None);
         step(&mut master, Event::ReignBegan { version: Version::new(2, 3), id: ReignId(2) });
         let id = SlaveId::new("one").expect("a valid id");
         step(&mut master, Event::SlaveJoined { id, link: LinkId(1), room_bytes: u64::MAX });
@@ -192,7 +192,7 @@ mod tests {
     fn a_slave_that_never_ends_its_report_hides_nothing() {
         let mut master = Master::new(Config::default());
         for key in 0..10 {
-            master.replay_put(key.to_string().as_bytes(), Version::new(1, 2 + key), Place::default());
+            master.replay_put(key.to_string().as_bytes(), Version::new(1, 2 + key), Place::default(), None);
         }
         step(&mut master, Event::ReignBegan { version: Version::new(2, 12), id: ReignId(2) });
         join(&mut master, 1, 0..3);

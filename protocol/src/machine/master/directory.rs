@@ -2,8 +2,9 @@
 //!
 //! Owns nothing of a value. With a log, a key that is not here was never written, or was deleted.
 
+use super::expiries::Expiries;
 use super::membership::SlotSet;
-use crate::ids::{Epoch, Seq, Version};
+use crate::ids::{Epoch, Seq, UnixMillis, Version};
 use crate::machine::table::Table;
 use crate::planted;
 use crate::record::{FileNumber, Place};
@@ -19,6 +20,8 @@ pub struct Entry {
     pub place: Place,
     /// The slots of the slaves that hold that version. Slots that are no longer live count as absent.
     pub holders: SlotSet,
+    /// When it expires, if it does.
+    pub expires: Option<UnixMillis>,
 }
 
 /// An [`Entry`] as it is stored, once for every key. With a key, and its number in a chain, it fills a line of a processor's
@@ -55,9 +58,13 @@ const LINE_BYTES: u64 = 48;
 /// To look at so many bytes of a key takes as long as to look at an entry.
 const KEY_BYTES_LOOKED_AT: usize = 256;
 
+/// Bytes of the field that says when a key expires.
+const EXPIRE_BYTES: u64 = 21;
+
 /// How long the line of this key and value would be in a log of nothing else, about, in bytes.
-fn line_bytes(key: &[u8], stored: &StoredEntry) -> u64 {
-    key.len() as u64 + u64::from(stored.text_bytes) + LINE_BYTES
+fn line_bytes(key: &[u8], stored: &StoredEntry, expires: Option<UnixMillis>) -> u64 {
+    let expiry = if expires.is_some() { EXPIRE_BYTES } else { 0 };
+    key.len() as u64 + u64::from(stored.text_bytes) + LINE_BYTES + expiry
 }
 
 /// What many versions have in common: the epoch, and the upper half of the seq.
@@ -84,17 +91,17 @@ impl Eras {
         })
     }
 
-    fn whole(&self, stored: &StoredEntry) -> Entry {
+    fn whole(&self, stored: &StoredEntry, expires: Option<UnixMillis>) -> Entry {
         let StoredEntry { seq, offset, holders, era, text_bytes, text_crc, bytes } = *stored;
         let (epoch, upper) = self.all[era as usize];
         let version = Version { epoch, seq: Seq(u64::from(upper) << 32 | u64::from(seq)) };
         let file = FileNumber((offset >> OFFSET_BITS) as u16);
         let offset = offset & OFFSET_MAX;
-        Entry { version, place: Place { file, offset, text_bytes, text_crc, bytes }, holders }
+        Entry { version, place: Place { file, offset, text_bytes, text_crc, bytes }, holders, expires }
     }
 
     fn stored(&mut self, entry: Entry) -> StoredEntry {
-        let Entry { version: Version { epoch, seq }, place, holders } = entry;
+        let Entry { version: Version { epoch, seq }, place, holders, .. } = entry;
         let Place { file, offset, text_bytes, text_crc, bytes } = place;
         let offset = located(file, offset);
         let era = self.place((epoch, (seq.0 >> 32) as u32));
@@ -107,6 +114,7 @@ impl Eras {
 pub struct Directory {
     table: Table<StoredEntry>,
     eras: Eras,
+    expiries: Expiries,
     sweep: Option<Sweep>,
     /// The sum of [`line_bytes`].
     live_bytes: u64,
@@ -132,12 +140,21 @@ pub(super) struct FoundEntry {
 impl Directory {
     /// An empty directory. Keys come from clients, so their hash is seeded.
     pub fn new(seed: u64) -> Self {
-        Directory { table: Table::new(seed), eras: Eras::default(), sweep: None, live_bytes: 0 }
+        let (eras, expiries) = (Eras::default(), Expiries::default());
+        Directory { table: Table::new(seed), eras, expiries, sweep: None, live_bytes: 0 }
     }
 
     /// The entry of `key`.
     pub fn get(&self, key: &[u8]) -> Option<Entry> {
-        self.table.get(key).map(|stored| self.eras.whole(stored))
+        let number = self.table.number(key)?;
+        self.at(number as usize).map(|(_, entry)| entry)
+    }
+
+    /// The entry with this number.
+    fn at(&self, number: usize) -> Option<(&[u8], Entry)> {
+        let (key, stored) = self.table.at(number)?;
+        let expires = if self.expiries.len() > 0 { self.expiries.get(number as u32) } else { None };
+        Some((key, self.eras.whole(stored, expires)))
     }
 
     /// Changes the holders of `key`, if its latest version is this one, and gives what `change` does.
@@ -149,7 +166,7 @@ impl Directory {
     ) -> Option<T> {
         let Directory { table, eras, .. } = self;
         let stored = table.get_mut(key)?;
-        let Entry { version: latest, mut holders, .. } = eras.whole(stored);
+        let Entry { version: latest, mut holders, .. } = eras.whole(stored, None);
         let changed = (latest == version).then(|| change(&mut holders));
         stored.holders = holders;
         changed
@@ -168,25 +185,37 @@ impl Directory {
     /// Replaces the entry of `key` and returns the one it supersedes.
     pub fn insert(&mut self, key: &[u8], entry: Entry) -> Option<Entry> {
         let stored = self.eras.stored(entry);
-        self.live_bytes += line_bytes(key, &stored);
-        self.table.insert(key, stored).map(|stored| self.superseded(key, &stored))
+        self.live_bytes += line_bytes(key, &stored, entry.expires);
+        let old = self.table.insert(key, stored);
+        let expired = self.set_expiry(key, entry.expires);
+        old.map(|old| self.superseded(key, &old, expired))
+    }
+
+    /// Notes when a key that is there expires, and gives what was noted before.
+    fn set_expiry(&mut self, key: &[u8], expires: Option<UnixMillis>) -> Option<UnixMillis> {
+        if expires.is_none() && self.expiries.len() == 0 {
+            return None;
+        }
+        let number = self.table.number(key)?;
+        self.expiries.set(number, expires)
     }
 
     /// Removes `key` and returns its last entry.
     pub fn remove(&mut self, key: &[u8]) -> Option<Entry> {
-        self.table.remove(key).map(|stored| self.superseded(key, &stored))
+        let expired = self.set_expiry(key, None);
+        self.table.remove(key).map(|old| self.superseded(key, &old, expired))
     }
 
-    fn superseded(&mut self, key: &[u8], stored: &StoredEntry) -> Entry {
-        self.live_bytes -= line_bytes(key, stored);
-        self.eras.whole(stored)
+    fn superseded(&mut self, key: &[u8], stored: &StoredEntry, expires: Option<UnixMillis>) -> Entry {
+        self.live_bytes -= line_bytes(key, stored, expires);
+        self.eras.whole(stored, expires)
     }
 
     /// Notes that the value of this version of `key` stands in another place now; nothing if another one is the latest.
     pub(super) fn relocate(&mut self, key: &[u8], version: Version, place: Place) {
         let Directory { table, eras, .. } = self;
         if let Some(stored) = table.get_mut(key) {
-            if eras.whole(stored).version == version || planted!(RelocatedUnchecked) {
+            if eras.whole(stored, None).version == version || planted!(RelocatedUnchecked) {
                 stored.offset = located(place.file, place.offset);
             }
         }
@@ -211,6 +240,7 @@ impl Directory {
     /// what is put in.
     pub fn clear(&mut self) {
         self.table.clear();
+        self.expiries.clear();
         self.live_bytes = 0;
         self.eras = Eras::default();
     }
@@ -246,8 +276,7 @@ impl Directory {
     /// Shows up to `entries` entries from number `from` on. Where to go on; `None` at the end.
     pub(super) fn walk(&self, from: usize, entries: usize, mut show: impl FnMut(&Entry)) -> Option<usize> {
         let end = from.saturating_add(entries).min(self.table.numbers());
-        let entries = (from..end).filter_map(|number| self.table.at(number));
-        entries.for_each(|(_, stored)| show(&self.eras.whole(stored)));
+        (from..end).filter_map(|number| self.at(number)).for_each(|(_, entry)| show(&entry));
         (end < self.table.numbers()).then_some(end)
     }
 
@@ -261,14 +290,13 @@ impl Directory {
     ) -> FoundEntry {
         let mut next = from;
         while next < self.table.numbers() && *entries > 0 {
-            let found = self.table.at(next);
+            let found = self.at(next);
             next += 1;
-            let Some((key, stored)) = found else {
+            let Some((key, entry)) = found else {
                 *entries -= 1;
                 continue;
             };
             *entries = entries.saturating_sub(1 + key.len() / KEY_BYTES_LOOKED_AT);
-            let entry = self.eras.whole(stored);
             if is_sought(key, &entry) {
                 let entry = Some((Bytes::copy_from_slice(key), entry));
                 return FoundEntry { entry, next: Some(next) };
@@ -280,16 +308,38 @@ impl Directory {
     /// Gives back the memory of up to `entries` entries that were forgotten.
     pub(super) fn tidy(&mut self, entries: usize) {
         self.table.tidy(entries);
+        self.expiries.tidy();
     }
 
     /// Whether there is nothing to sweep or to give back.
     pub(super) fn is_at_rest(&self) -> bool {
-        self.sweep.is_none() && self.table.is_tidy()
+        self.sweep.is_none() && self.table.is_tidy() && self.expiries.is_tidy()
     }
 
     /// All keys with their entries.
     pub fn iter(&self) -> impl Iterator<Item = (&[u8], Entry)> {
-        self.table.iter().map(|(key, stored)| (key, self.eras.whole(stored)))
+        (0..self.table.numbers()).filter_map(|number| self.at(number))
+    }
+
+    /// How many keys expire, and the mean of their times.
+    pub fn expiring(&self) -> (usize, Option<UnixMillis>) {
+        (self.expiries.len(), self.expiries.mean())
+    }
+
+    /// Looks from the key with number `from` on, for keys whose time has come by `time`, and shows
+    /// them until `show` says that it wants no more, or `looks` are spent, from which is taken off. Where to go on; `None` at the end.
+    pub(super) fn due(
+        &mut self,
+        time: UnixMillis,
+        from: u32,
+        looks: &mut usize,
+        mut show: impl FnMut(&[u8], &mut usize) -> bool,
+    ) -> Option<u32> {
+        let Directory { table, expiries, .. } = self;
+        expiries.due(time, from, looks, |number, looks| match table.at(number as usize) {
+            Some((key, _)) => show(key, looks),
+            None => true,
+        })
     }
 }
 
@@ -307,6 +357,7 @@ mod tests {
             version: Version::new(1 + seq / 100, seq),
             place,
             holders: [Slot((seq % 64) as u8)].into_iter().collect(),
+            expires: seq.is_multiple_of(4).then_some(UnixMillis(seq)),
         }
     }
 
@@ -375,8 +426,10 @@ mod tests {
                     }
                 }
                 prop_assert_eq!(directory.len(), model.len());
-                let live: u64 = model.iter().map(|(key, entry)| key.len() as u64 + u64::from(entry.place.text_bytes) + LINE_BYTES).sum();
-                prop_assert_eq!(directory.live_bytes(), live);
+                let expiring: Vec<_> = model.values().filter_map(|entry| entry.expires).collect();
+                let texts = model.iter().map(|(key, entry)| key.len() as u64 + u64::from(entry.place.text_bytes) + LINE_BYTES);
+                prop_assert_eq!(directory.live_bytes(), texts.sum::<u64>() + expiring.len() as u64 * EXPIRE_BYTES);
+                prop_assert_eq!(directory.expiring().0, expiring.len());
             }
             let mut all: Vec<(Vec<u8>, Entry)> = directory.iter().map(|(k, e)| (k.to_vec(), e)).collect();
             all.sort_by(|a, b| a.0.cmp(&b.0));

@@ -63,6 +63,11 @@ impl Latest {
         }
     }
 
+    /// The last write of many keys, if it is not taken in.
+    pub(super) fn of_any(&self) -> Option<Found> {
+        self.of_many.map(|many| Found::Perhaps(many.write))
+    }
+
     /// The last write of the key with this hash.
     pub(super) fn of(&self, hash: u64) -> Option<Found> {
         let own = self.of_key.get(&hash);

@@ -282,7 +282,7 @@ mod tests {
     #[test]
     fn a_slave_that_has_not_reported_everything_is_not_let_go() {
         let mut bench = RepairBench::new(CopyCount::Fixed(1), 2);
-        bench.master.replay_put(b"old", Version::new(1, 1), Place::default());
+        bench.master.replay_put(b"old", Version::new(1, 1), Place::default(), None);
         bench.begin_to_report(2, 1 << 40, &[]);
         bench.ask(Command::RemoveSlave { id: id(2) });
         // Repair does not wait for such a report for ever.
@@ -301,7 +301,7 @@ mod tests {
     fn a_report_that_ends_during_the_last_walk_is_looked_at_by_another_one() {
         const KEYS: u64 = 20_000;
         let mut bench = RepairBench::new(CopyCount::Fixed(1), 2);
-        bench.master.replay_put(b"old", Version::new(1, 1), Place::default());
+        bench.master.replay_put(b"old", Version::new(1, 1), Place::default(), None);
         (0..KEYS).for_each(|n| bench.put(format!("k{n}")));
         bench.begin_to_report(2, 1 << 40, &[]);
         // Nobody else has room.
@@ -328,7 +328,7 @@ mod tests {
     fn a_key_that_others_lack_and_nobody_can_take_keeps_no_slave() {
         let mut bench = RepairBench::new(CopyCount::Half, 3);
         let too_long = Place { bytes: 2000, ..Place::default() };
-        bench.master.replay_put(b"old", Version::new(1, 1), too_long);
+        bench.master.replay_put(b"old", Version::new(1, 1), too_long, None);
         bench.put("k");
         bench.ask(Command::RemoveSlave { id: id(0) });
         (0..1000).for_each(|_| bench.work(25));

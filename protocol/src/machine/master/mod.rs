@@ -16,6 +16,8 @@ mod bench;
 mod census;
 mod copies;
 mod directory;
+mod expiries;
+mod expiry;
 mod hash;
 mod hedges;
 mod latest;
@@ -50,10 +52,13 @@ pub use reigns::{ReignRecord, Reigns, Testimony};
 pub use repair::{RepairCause, RepairNews};
 pub use slices::SLICE_KEYS;
 
+use super::cluster_clock::ClusterClock;
 use crate::command::{Command, ErrorWord, Reply};
-use crate::ids::{LinkId, Millis, Reign, ReignId, Seq, SessionId, SlaveId, Stamp, Version};
+use crate::ids::{LinkId, Millis, Reign, ReignId, Seq, SessionId, SlaveId, Stamp, UnixMillis, Version};
+use crate::planted;
 use crate::record::{FileNumber, Place};
 use bytes::Bytes;
+use expiry::Expiring;
 use leaving::LeavingSlaves;
 use membership::Membership;
 use placement::Random;
@@ -281,6 +286,16 @@ pub enum Event {
     },
     /// Time passed. At least every 50 ms while reads are in flight.
     Tick,
+    /// What the wall clock of this machine says. At least once before a reign begins, and about as often as `Tick` in it.
+    Clock {
+        /// The time that it shows.
+        wall: UnixMillis,
+        /// How long the machine has been running.
+        uptime: Millis,
+    },
+    /// Delete some of the keys whose time has come. About as often as `Tick` while requests are let through, and at no other
+    /// time.
+    Expire,
     /// The time that [`Master::hedge_at`] gave has come.
     Hedge,
     /// Do one piece of background work. Sent while [`Master::has_chores`] holds.
@@ -303,6 +318,8 @@ pub enum Effect {
         write: WriteId,
         /// The keys and values of the record.
         change: Arc<Change>,
+        /// When the values expire, if they do.
+        expires: Option<UnixMillis>,
         /// The log refuses it, too, if it has refused more than so many appends of this reign: it rests on one that was not
         /// written when it was decided.
         after: Option<u64>,
@@ -420,6 +437,8 @@ pub struct Counters {
     pub unknown: u64,
     /// Items of writes that no slave had room for: they are only in the log.
     pub without_copy: u64,
+    /// Keys that were deleted because their time had come.
+    pub expired: u64,
 }
 
 /// The rules and tables of one master.
@@ -438,6 +457,12 @@ pub struct Master {
     leaving: LeavingSlaves,
     random: Random,
     counters: Counters,
+    clock: ClusterClock,
+    /// When this step is made.
+    now: Millis,
+    /// What time it is then.
+    time: UnixMillis,
+    expiring: Expiring,
     /// Links of slaves that enlisted while no slot was usable.
     waiting_for_slot: Vec<LinkId>,
 }
@@ -459,6 +484,10 @@ impl Master {
             leaving: LeavingSlaves::default(),
             random: Random::new(config.seed),
             counters: Counters::default(),
+            clock: ClusterClock::default(),
+            now: Millis::default(),
+            time: UnixMillis::default(),
+            expiring: Expiring::default(),
             waiting_for_slot: Vec::new(),
         }
     }
@@ -474,9 +503,21 @@ impl Master {
     }
 
     /// Takes in a write of the log, as a standby or before a reign begins: the key has that version, and its value stands
-    /// at `place`.
-    pub fn replay_put(&mut self, key: &[u8], version: Version, place: Place) {
-        self.directory.insert(key, Entry { version, place, holders: SlotSet::EMPTY });
+    /// at `place`; it expires at `expires`, if it does.
+    pub fn replay_put(&mut self, key: &[u8], version: Version, place: Place, expires: Option<UnixMillis>) {
+        let expires = expires.filter(|_| !planted!(ReplayForgetsExpiry));
+        self.directory.insert(key, Entry { version, place, holders: SlotSet::EMPTY, expires });
+    }
+
+    /// Takes in what time it was when a record of the log was written, as a standby or before a reign begins. By now it is
+    /// `continued`, if that is known.
+    pub fn replay_time(&mut self, now: Millis, time: UnixMillis, continued: Option<UnixMillis>) {
+        self.clock.logged(now, time, continued);
+    }
+
+    /// The time of the cluster.
+    pub fn cluster_time(&self, now: Millis) -> UnixMillis {
+        self.clock.at(now)
     }
 
     /// Takes in a deletion of the log, as a standby or before a reign begins.
@@ -526,6 +567,7 @@ impl Master {
     pub fn replay_from_start(&mut self) {
         self.reigns.clear();
         self.directory.clear();
+        self.clock = ClusterClock::default();
     }
 
     /// Which keys exist, at which version, where and by whom they are held.
@@ -597,6 +639,7 @@ impl Master {
 
     /// Advances the machine. The caller must perform the effects in the order returned.
     pub fn step(&mut self, now: Millis, event: Event, effects: &mut Vec<Effect>) {
+        (self.now, self.time) = (now, self.clock.at(now));
         match event {
             Event::ReignBegan { version, id } => {
                 assert_eq!(self.members.len(), 0, "slaves had places between reigns");
@@ -644,6 +687,8 @@ impl Master {
                 self.expire_reads(now, effects);
                 self.expire_lines(now, effects);
             }
+            Event::Clock { wall, uptime } => self.clock.compare(now, wall, uptime),
+            Event::Expire => self.expire_some(now, effects),
             Event::Hedge => self.hedge_reads(now, effects),
             Event::Chore => self.chore(now, effects),
         }
@@ -664,9 +709,10 @@ impl Master {
         match command {
             Command::Get { key } => self.get(now, asker, deadline, key, effects),
             Command::GetMany { keys } => self.get_many(now, asker, deadline, keys, effects),
-            Command::Exists { keys } => self.exists(asker, keys, effects),
+            Command::Exists { keys } => self.exists(asker, deadline, keys, effects),
             Command::KeyCount => self.key_count(asker, effects),
-            Command::ValueLength { key } => self.value_length(asker, key, effects),
+            Command::ValueLength { key } => self.value_length(asker, deadline, key, effects),
+            Command::TimeToLive { key, form } => self.time_to_live(asker, deadline, (key, form), effects),
             Command::Put { key, value } => {
                 let bytes = payload(&key, &value);
                 self.write(asker, Change::Put(SmallVec::from_iter([(key, value)])), bytes, effects);
@@ -681,6 +727,7 @@ impl Master {
             command @ (Command::Update { .. }
             | Command::Swap { .. }
             | Command::Take { .. }
+            | Command::Renew { .. }
             | Command::PutManyIfNone { .. }) => self.update(now, asker, deadline, command, effects),
             Command::RemoveSlave { id } => self.remove_slave(now, asker, id, effects),
             Command::Status | Command::Failover => {
@@ -702,6 +749,7 @@ impl Master {
         self.waiting_for_slot.clear();
         self.writes.forget_losses();
         self.writes.refusals = 0;
+        self.expiring.clear();
         for slot in self.members.live().iter() {
             self.members.leave(slot);
         }

@@ -4,16 +4,17 @@
 //! version that is the latest then, and to that version's place in the log. It is answered with that version, whatever is
 //! written while it waits: a session's later write is never seen by its earlier read.
 
+use super::expiry::Look;
 use super::hedges::Hedges;
 use super::log_reads::LogReads;
 use super::membership::SlotSet;
 use super::read_deadlines::more_time_ms;
-use super::work::{GatherKey, HeldRead, UpdateKey, Work};
+use super::work::{ExistCount, GatherKey, HeldRead, UpdateKey, Work};
 use super::{Asker, Effect, Entry, Master, ReadId, ReadKey, Slot};
-use crate::command::{ErrorWord, Reply};
+use crate::command::{ErrorWord, Reply, TimeForm};
 use crate::ids::{Millis, Stamp, Version};
 use crate::planted;
-use crate::record::Place;
+use crate::record;
 use bytes::Bytes;
 use slotmap::SlotMap;
 use std::cmp::Reverse;
@@ -28,6 +29,17 @@ const SHORT_BYTES_MAX: u32 = 4 * 1024;
 
 /// A value among many that is not longer is copied, or it would keep the buffer it was read into until all are there.
 const COPIED_BYTES_MAX: usize = 4 * 1024;
+
+/// What is told of a key that is not there when it is asked for when it expires.
+const NO_KEY: i64 = -2;
+
+/// What is told of one that does not expire.
+const NO_EXPIRY: i64 = -1;
+
+/// Why a read is refused that has waited for a write, and must not see a later one.
+fn overtaken() -> Reply {
+    Reply::error(ErrorWord::Busy, "the key has expired meanwhile")
+}
 
 /// The reads in flight.
 #[derive(Clone, Debug, Default)]
@@ -62,7 +74,7 @@ pub(super) struct Read {
     /// The version that it is bound to.
     pub(super) wanted: Version,
     /// Where that stands in the log.
-    pub(super) place: Place,
+    pub(super) place: record::Place,
     pub(super) asked: SlotSet,
     /// Whether the directory named those who were asked.
     pub(super) is_asked_by_name: bool,
@@ -134,7 +146,12 @@ impl Reads {
 
     /// Counts a value among those that are read together. How long they are is known for certain only here, where they
     /// are bound: writes of any length may have been in front of them.
-    fn add_to_gather(&mut self, to: Destination, place: Place, bytes_max: usize) -> Result<(), Reply> {
+    fn add_to_gather(
+        &mut self,
+        to: Destination,
+        place: record::Place,
+        bytes_max: usize,
+    ) -> Result<(), Reply> {
         let Destination::Part(gather, _) = to else { return Ok(()) };
         let Some(gather) = self.gathers.get_mut(gather) else { return Ok(()) };
         gather.bytes += place.bytes as usize;
@@ -165,7 +182,9 @@ impl Master {
             Some(write) if !planted!(ReadOvertakesOwnWrite) => {
                 self.wait(write, HeldRead::Get { asker, deadline, key })
             }
-            Some(_) | None => self.start_read(now, Destination::Asker(asker), deadline, key, effects),
+            Some(_) | None => {
+                self.start_read(now, Destination::Asker(asker), deadline, key, effects);
+            }
         }
     }
 
@@ -226,22 +245,52 @@ impl Master {
         self.start_read(now, Destination::Part(gather, index), deadline, key, effects);
     }
 
-    pub(super) fn exists(&mut self, asker: Asker, keys: Vec<Bytes>, effects: &mut Vec<Effect>) {
+    pub(super) fn exists(
+        &mut self,
+        asker: Asker,
+        deadline: Millis,
+        keys: Vec<Bytes>,
+        effects: &mut Vec<Effect>,
+    ) {
         if let Some(write) = self.last_unwritten_of_any(asker, &keys) {
-            self.wait(write, HeldRead::Exists { asker, keys });
+            self.wait(write, HeldRead::Exists { asker, deadline, keys });
             return;
         }
-        self.count_existing(asker, keys, effects);
+        let mut left = usize::MAX;
+        self.count_on(ExistCount::of(asker, deadline, keys), &mut left, effects);
     }
 
-    fn count_existing(&mut self, asker: Asker, keys: Vec<Bytes>, effects: &mut Vec<Effect>) {
-        let count = self.count_in_directory(keys.into_iter());
+    /// Looks at up to `left` keys of a count, and gives the rest. Without a rest it is answered, or waits.
+    pub(super) fn count_on(
+        &mut self,
+        mut count: ExistCount,
+        left: &mut usize,
+        effects: &mut Vec<Effect>,
+    ) -> Option<ExistCount> {
+        while let Some(key) = count.keys.as_slice().first() {
+            if *left == 0 {
+                return Some(count);
+            }
+            *left -= 1;
+            let entry = self.directory.get(key);
+            match self.look_at(entry.as_ref(), count.keys.as_slice(), (count.asker, count.deadline), effects)
+            {
+                Look::Alive => {}
+                Look::Waits(write) => {
+                    self.wait(write, HeldRead::Count(count));
+                    return None;
+                }
+                Look::Lost => {
+                    effects.push(Effect::Reply { to: count.asker, reply: overtaken() });
+                    return None;
+                }
+            }
+            count.existing += u64::from(entry.is_some());
+            count.keys.next();
+        }
         self.counters.reads += 1;
-        effects.push(Effect::Reply { to: asker, reply: Reply::Count(count) });
-    }
-
-    pub(super) fn count_in_directory(&self, keys: impl Iterator<Item = Bytes>) -> u64 {
-        keys.filter(|key| self.directory.get(key).is_some()).count() as u64
+        effects.push(Effect::Reply { to: count.asker, reply: Reply::Count(count.existing) });
+        None
     }
 
     pub(super) fn key_count(&mut self, asker: Asker, effects: &mut Vec<Effect>) {
@@ -257,18 +306,87 @@ impl Master {
         effects.push(Effect::Reply { to: asker, reply: Reply::Count(self.directory.len() as u64) });
     }
 
-    pub(super) fn value_length(&mut self, asker: Asker, key: Bytes, effects: &mut Vec<Effect>) {
+    pub(super) fn value_length(
+        &mut self,
+        asker: Asker,
+        deadline: Millis,
+        key: Bytes,
+        effects: &mut Vec<Effect>,
+    ) {
         match self.last_unwritten_of_any(asker, std::slice::from_ref(&key)) {
-            Some(write) => self.wait(write, HeldRead::ValueLength { asker, key }),
-            None => self.measure(asker, &key, effects),
+            Some(write) => self.wait(write, HeldRead::ValueLength { asker, deadline, key }),
+            None => self.measure(asker, deadline, key, effects),
         }
     }
 
     /// Answers how long the value of `key` is: the directory knows.
-    pub(super) fn measure(&mut self, asker: Asker, key: &[u8], effects: &mut Vec<Effect>) {
-        let bytes = self.directory.get(key).map_or(0, |entry| entry.place.bytes);
+    pub(super) fn measure(&mut self, asker: Asker, deadline: Millis, key: Bytes, effects: &mut Vec<Effect>) {
+        let entry = self.directory.get(&key);
+        match self.look_at(entry.as_ref(), std::slice::from_ref(&key), (asker, deadline), effects) {
+            Look::Alive => {}
+            Look::Waits(write) => {
+                self.wait(write, HeldRead::ValueLength { asker, deadline, key });
+                return;
+            }
+            Look::Lost => {
+                effects.push(Effect::Reply { to: asker, reply: overtaken() });
+                return;
+            }
+        }
+        let bytes = entry.map_or(0, |entry| entry.place.bytes);
         self.counters.reads += 1;
         effects.push(Effect::Reply { to: asker, reply: Reply::Count(u64::from(bytes)) });
+    }
+
+    pub(super) fn time_to_live(
+        &mut self,
+        asker: Asker,
+        deadline: Millis,
+        (key, form): (Bytes, TimeForm),
+        effects: &mut Vec<Effect>,
+    ) {
+        match self.last_unwritten_of_any(asker, std::slice::from_ref(&key)) {
+            Some(write) => self.wait(write, HeldRead::TimeToLive { asker, deadline, key, form }),
+            None => self.tell_time(asker, deadline, (key, form), effects),
+        }
+    }
+
+    /// Answers when a key expires: the directory knows.
+    pub(super) fn tell_time(
+        &mut self,
+        asker: Asker,
+        deadline: Millis,
+        (key, form): (Bytes, TimeForm),
+        effects: &mut Vec<Effect>,
+    ) {
+        let entry = self.directory.get(&key);
+        match self.look_at(entry.as_ref(), std::slice::from_ref(&key), (asker, deadline), effects) {
+            Look::Alive => {}
+            Look::Waits(write) => {
+                self.wait(write, HeldRead::TimeToLive { asker, deadline, key, form });
+                return;
+            }
+            Look::Lost => {
+                effects.push(Effect::Reply { to: asker, reply: overtaken() });
+                return;
+            }
+        }
+        let told = match entry {
+            None => NO_KEY,
+            Some(Entry { expires: None, .. }) => NO_EXPIRY,
+            Some(Entry { expires: Some(expires), .. }) => form.tell(self.time, expires),
+        };
+        self.counters.reads += 1;
+        effects.push(Effect::Reply { to: asker, reply: Reply::Integer(told) });
+    }
+
+    /// Who waits for a read; `None` when no client does.
+    pub(super) fn asker_of(&self, to: Destination) -> Option<Asker> {
+        match to {
+            Destination::Asker(asker) => Some(asker),
+            Destination::Part(gather, _) => self.reads.gathers.get(gather).map(|gather| gather.asker),
+            Destination::Update(_) | Destination::Repair { .. } => None,
+        }
     }
 
     pub(super) fn start_read(
@@ -283,6 +401,24 @@ impl Master {
             self.answer(to, Reply::NotFound, effects);
             return;
         };
+        planted!(ExpiredUnwritten => {
+            if self.is_expired(&entry) {
+                self.answer(to, Reply::NotFound, effects);
+                return;
+            }
+        });
+        let Some(asker) = self.asker_of(to) else { return };
+        match self.look_at(Some(&entry), std::slice::from_ref(&key), (asker, deadline), effects) {
+            Look::Alive => {}
+            Look::Waits(write) => {
+                self.wait(write, HeldRead::Expired { to, deadline, key });
+                return;
+            }
+            Look::Lost => {
+                self.answer(to, overtaken(), effects);
+                return;
+            }
+        }
         if let Err(refusal) = self.reads.add_to_gather(to, entry.place, self.config.gather_bytes_max) {
             self.answer(to, refusal, effects);
             return;

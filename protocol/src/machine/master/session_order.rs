@@ -9,9 +9,9 @@
 
 use super::hash::hash_bytes;
 use super::reads::Destination;
-use super::work::{HeldRead, Work};
+use super::work::{ExistCount, HeldRead, Work};
 use super::{Asker, Change, Effect, Master, WriteId};
-use crate::command::{Command, ErrorWord, Reply};
+use crate::command::{Command, Reply};
 use crate::ids::{Millis, SessionId};
 use crate::planted;
 use bytes::Bytes;
@@ -64,12 +64,14 @@ impl Master {
         session: SessionId,
         waiting: Vec<HeldRead>,
         written: Option<Arc<Change>>,
-        may_read: bool,
+        refusal: Option<Reply>,
     ) {
-        if !waiting.is_empty() {
-            let waiting = waiting.into_iter();
-            self.slices.push_front(Work::Resumed { session, waiting, written, may_read });
+        if waiting.is_empty() {
+            return;
         }
+        let is_own = waiting.iter().all(|held| held.session().is_none_or(|of| of == session));
+        let (session, waiting) = (is_own.then_some(session), waiting.into_iter());
+        self.slices.push_front(Work::Resumed { session, waiting, written, refusal });
     }
 
     /// The write that held this back is resolved. The read is done at this place of the log, after that write and
@@ -91,38 +93,95 @@ impl Master {
             HeldRead::Line { .. } => {}
             HeldRead::Get { asker, deadline, key } => {
                 let to = Destination::Asker(asker);
-                match written.and_then(|change| value_in(change, &key)) {
-                    Some(value) => self.answer(to, Reply::Value(value), effects),
-                    None => self.start_read(now, to, deadline, key, effects),
-                }
+                self.resume_read(now, (to, true), deadline, key, written, effects);
             }
-            HeldRead::GetMany { asker, deadline, keys } => return Some(self.gather(asker, deadline, keys)),
-            HeldRead::Exists { asker, keys } => {
-                return Some(Work::Count { asker, keys: keys.into_iter(), existing: 0 });
+            HeldRead::GetMany { asker, deadline, keys } => {
+                return Some(self.gather(asker, deadline, keys));
+            }
+            HeldRead::Exists { asker, deadline, keys } => {
+                return Some(Work::Count(ExistCount::of(asker, deadline, keys)));
+            }
+            HeldRead::Count(count) => return Some(Work::Count(count)),
+            HeldRead::Expired { to, deadline, key } => match written {
+                // So it was when that was written.
+                Some(Change::Delete(keys)) if keys.contains(&key) => {
+                    self.answer(to, Reply::NotFound, effects);
+                }
+                written => self.resume_read(now, (to, false), deadline, key, written, effects),
+            },
+            HeldRead::TimeToLive { asker, deadline, key, form } => {
+                self.tell_time(asker, deadline, (key, form), effects);
             }
             HeldRead::KeyCount { asker } => self.count_keys(asker, effects),
-            HeldRead::ValueLength { asker, key } => self.measure(asker, &key, effects),
+            HeldRead::ValueLength { asker, deadline, key } => self.measure(asker, deadline, key, effects),
         }
         None
     }
 
-    /// The outcome of the write that held this back is unknown.
-    pub(super) fn give_up(&mut self, waiting: &HeldRead, effects: &mut Vec<Effect>) {
-        let reply = Reply::error(ErrorWord::Busy, UNKNOWN_BEFORE);
+    /// Reads a key behind a write, which is of the same session or not.
+    fn resume_read(
+        &mut self,
+        now: Millis,
+        (to, is_own): (Destination, bool),
+        deadline: Millis,
+        key: Bytes,
+        written: Option<&Change>,
+        effects: &mut Vec<Effect>,
+    ) {
+        let value = written.and_then(|change| value_in(change, &key));
+        // Its time may have come meanwhile.
+        let is_expired = self.directory.get(&key).is_some_and(|entry| self.is_expired(&entry));
+        // What a session has written it may read, if later writes of its own keep it from waiting for more.
+        let may_read = || {
+            let asker = self.asker_of(to).filter(|_| is_own);
+            asker.is_some_and(|asker| self.last_unwritten_of_any(asker, std::slice::from_ref(&key)).is_some())
+        };
+        match value.filter(|_| !is_expired || may_read()) {
+            Some(value) => self.answer(to, Reply::Value(value), effects),
+            None => self.start_read(now, to, deadline, key, effects),
+        }
+    }
+
+    /// The write that held this back has not done what it waits for.
+    pub(super) fn give_up(&mut self, waiting: HeldRead, reply: Reply, effects: &mut Vec<Effect>) {
         if let HeldRead::Line { update } = waiting {
-            self.line_given_up(*update, reply, effects);
+            self.line_given_up(update, reply, effects);
             return;
         }
         self.reads.waiting -= 1;
-        let (HeldRead::Get { asker: to, .. }
-        | HeldRead::GetMany { asker: to, .. }
-        | HeldRead::Exists { asker: to, .. }
-        | HeldRead::KeyCount { asker: to }
-        | HeldRead::ValueLength { asker: to, .. }) = *waiting
-        else {
-            return;
-        };
-        effects.push(Effect::Reply { to, reply });
+        match waiting {
+            HeldRead::Line { .. } => {}
+            HeldRead::Expired { to, .. } => self.answer(to, reply, effects),
+            HeldRead::Get { asker: to, .. }
+            | HeldRead::GetMany { asker: to, .. }
+            | HeldRead::Exists { asker: to, .. }
+            | HeldRead::Count(ExistCount { asker: to, .. })
+            | HeldRead::KeyCount { asker: to }
+            | HeldRead::TimeToLive { asker: to, .. }
+            | HeldRead::ValueLength { asker: to, .. } => effects.push(Effect::Reply { to, reply }),
+        }
+    }
+}
+
+impl HeldRead {
+    /// The session that has asked, if its later requests may not be answered before.
+    fn session(&self) -> Option<SessionId> {
+        match self {
+            // A line has its own order, and the parts of a read of many keys are answered together.
+            HeldRead::Line { .. }
+            | HeldRead::Expired {
+                to: Destination::Part(..) | Destination::Update(_) | Destination::Repair { .. },
+                ..
+            } => None,
+            HeldRead::Expired { to: Destination::Asker(asker), .. }
+            | HeldRead::Get { asker, .. }
+            | HeldRead::GetMany { asker, .. }
+            | HeldRead::Exists { asker, .. }
+            | HeldRead::Count(ExistCount { asker, .. })
+            | HeldRead::KeyCount { asker }
+            | HeldRead::TimeToLive { asker, .. }
+            | HeldRead::ValueLength { asker, .. } => Some(asker.session),
+        }
     }
 }
 

@@ -5,10 +5,10 @@
 //! whose record is written even later. Everything in here waits only for its turn. `session_order.rs` decides which requests
 //! are put here.
 
-use super::work::{DistinctPairs, HeldRead, LogOutcome, Work};
+use super::work::{DistinctPairs, ExistCount, HeldRead, LogOutcome, Work};
 use super::writes::Terms;
 use super::{Asker, Change, Effect, Master, WriteId};
-use crate::command::{Command, Operands, Reply};
+use crate::command::{Command, Operands};
 use crate::ids::{Millis, SessionId};
 use crate::planted;
 use std::collections::HashMap;
@@ -37,6 +37,13 @@ pub(super) struct Slices {
     sessions: HashMap<SessionId, OfSession, foldhash::fast::FixedState>,
     /// How much of it is requests.
     requests: usize,
+    /// How much of it is reads of several sessions: what any session asks next comes behind them.
+    mixed: usize,
+}
+
+/// Whether it is reads of several sessions.
+fn is_mixed(work: &Work) -> bool {
+    matches!(work, Work::Resumed { session: None, .. })
 }
 
 impl Slices {
@@ -73,10 +80,11 @@ impl Slices {
     }
 
     pub(super) fn has_of(&self, session: SessionId) -> bool {
-        !self.sessions.is_empty() && self.sessions.contains_key(&session)
+        self.mixed > 0 || (!self.sessions.is_empty() && self.sessions.contains_key(&session))
     }
 
     fn note(&mut self, work: &Work) {
+        self.mixed += usize::from(is_mixed(work));
         if let Some(session) = work.session() {
             let of_session = self.sessions.entry(session).or_default();
             of_session.count += 1;
@@ -97,6 +105,7 @@ impl Slices {
 
     fn pop_front(&mut self) -> Option<Work> {
         let work = self.queue.pop_front()?;
+        self.mixed -= usize::from(is_mixed(&work));
         if let Some(session) = work.session() {
             self.requests -= 1;
             if let Some(of_session) = self.sessions.get_mut(&session) {
@@ -146,24 +155,24 @@ impl Master {
         effects: &mut Vec<Effect>,
     ) -> Option<Work> {
         match work {
-            Work::Outcome(outcome) => self.take_in(outcome, left, effects).map(Work::Outcome),
-            Work::Resumed { session, mut waiting, written, may_read } => {
+            Work::Outcome(outcome) => self.take_in(now, outcome, left, effects).map(Work::Outcome),
+            Work::Resumed { session, mut waiting, written, refusal } => {
                 while *left > 0 {
                     let Some(next) = waiting.next() else { break };
                     *left -= 1;
-                    if !may_read {
-                        self.give_up(&next, effects);
+                    if let Some(refusal) = &refusal {
+                        self.give_up(next, refusal.clone(), effects);
                         continue;
                     }
                     if let Some(own) = self.resume(now, next, written.as_deref(), effects) {
                         // It has slices of its own, before the requests that have waited for it.
                         if waiting.len() > 0 {
-                            self.slices.push_front(Work::Resumed { session, waiting, written, may_read });
+                            self.slices.push_front(Work::Resumed { session, waiting, written, refusal });
                         }
                         return Some(own);
                     }
                 }
-                (waiting.len() > 0).then_some(Work::Resumed { session, waiting, written, may_read })
+                (waiting.len() > 0).then_some(Work::Resumed { session, waiting, written, refusal })
             }
             Work::Request { asker, deadline, command } if self.lines.has_of(asker.session) => {
                 *left -= 1;
@@ -184,17 +193,7 @@ impl Master {
                 }
                 (keys.len() > 0).then_some(Work::Gather { asker, deadline, gather, next, keys })
             }
-            Work::Count { asker, mut keys, mut existing } => {
-                let slice = keys.len().min(*left);
-                *left -= slice;
-                existing += self.count_in_directory(keys.by_ref().take(slice));
-                if keys.len() > 0 {
-                    return Some(Work::Count { asker, keys, existing });
-                }
-                self.counters.reads += 1;
-                effects.push(Effect::Reply { to: asker, reply: Reply::Count(existing) });
-                None
-            }
+            Work::Count(count) => self.count_on(count, left, effects).map(Work::Count),
             Work::Distinguish { asker, longest, mut pairs, mut distinct } => {
                 let slice = pairs.len().min(*left);
                 *left -= slice;
@@ -221,7 +220,7 @@ impl Master {
             Work::Admit { asker, longest, change, mut admission } => {
                 match self.admit_on(&change, &mut admission, left) {
                     Ok(true) => {
-                        self.accept(asker, change, admission.into_reserved(), Terms::default(), effects)
+                        self.accept(asker, change, admission.into_reserved(), Terms::default(), effects);
                     }
                     Ok(false) => return Some(Work::Admit { asker, longest, change, admission }),
                     Err(refusal) => effects.push(Effect::Reply { to: asker, reply: refusal }),
@@ -248,8 +247,8 @@ impl Master {
             }
         } else if let Command::Exists { keys } = command {
             match self.last_unwritten_of_any(asker, &keys) {
-                Some(write) => self.wait(write, HeldRead::Exists { asker, keys }),
-                None => return Some(Work::Count { asker, keys: keys.into_iter(), existing: 0 }),
+                Some(write) => self.wait(write, HeldRead::Exists { asker, deadline, keys }),
+                None => return Some(Work::Count(ExistCount::of(asker, deadline, keys))),
             }
         } else if let Command::PutMany { pairs } = command {
             let (distinct, longest) =
@@ -267,6 +266,7 @@ mod tests {
     use super::super::writes::tests::{key, put_many, World};
     use super::super::Event;
     use super::*;
+    use crate::command::Reply;
     use bytes::Bytes;
 
     const KEYS: usize = 5000;

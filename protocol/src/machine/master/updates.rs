@@ -16,8 +16,8 @@ use super::session_order::UNKNOWN_BEFORE;
 use super::work::{DistinctPairs, HeldRead, UpdateKey, Work};
 use super::writes::Terms;
 use super::{Asker, Change, Effect, Entry, Master, WriteId};
-use crate::command::{Command, Decision, ErrorWord, KnownValue, Reply, Rule, CHECKED_KEYS_MAX};
-use crate::ids::{Millis, SessionId, Version};
+use crate::command::{Command, Decision, ErrorWord, KnownValue, Reply, Rule, Setting, CHECKED_KEYS_MAX};
+use crate::ids::{Millis, SessionId, UnixMillis, Version};
 use crate::planted;
 use bytes::Bytes;
 use slotmap::SlotMap;
@@ -112,9 +112,20 @@ enum Outlook {
 /// What a key holds by the last accepted write.
 enum Holds {
     Nothing,
-    Value(Bytes),
+    /// This value, which expires then.
+    Value(Bytes, Option<UnixMillis>),
     /// Its value is not in memory.
     Stored(Entry),
+}
+
+impl Holds {
+    fn expires(&self) -> Option<UnixMillis> {
+        match self {
+            Holds::Nothing => None,
+            Holds::Value(_, expires) => *expires,
+            Holds::Stored(entry) => entry.expires,
+        }
+    }
 }
 
 impl Lines {
@@ -253,7 +264,7 @@ impl Master {
         match self.look(key) {
             Ok((Holds::Stored(entry), _)) if entry.place.bytes <= FETCHED_AHEAD_MAX => {
                 let known = KnownValue::Bytes(u64::from(entry.place.bytes));
-                let decision = rule.decide(&known, self.config.value_max);
+                let decision = rule.decide(&known, &self.setting(entry.expires));
                 (decision == Decision::NeedsValue).then(|| (key.clone(), entry))
             }
             Ok(_) | Err(_) => None,
@@ -525,7 +536,8 @@ impl Master {
         let Some(write) = self.writes.all.get(id.0) else { return Ok((stored(), None)) };
         let given = match &*write.change {
             Change::Put(pairs) => {
-                pairs.iter().find(|(k, _)| k == key).map(|(_, value)| Holds::Value(value.clone()))
+                let pair = pairs.iter().find(|(k, _)| k == key);
+                pair.map(|(_, value)| Holds::Value(value.clone(), write.expires))
             }
             Change::Delete(keys) => keys.contains(key).then_some(Holds::Nothing),
         };
@@ -536,6 +548,25 @@ impl Master {
         }
         // Another key has the same hash, and hides what comes before.
         given.map(|given| (given, Some(id))).ok_or(id)
+    }
+
+    /// The same of a key that is gone if its time has come: then it is deleted first, and that is its last accepted write.
+    fn look_now(
+        &mut self,
+        key: &Bytes,
+        effects: &mut Vec<Effect>,
+    ) -> Result<(Holds, Option<WriteId>), WriteId> {
+        let (holds, unwritten) = self.look(key)?;
+        if holds.expires().is_none_or(|expires| expires >= self.time) {
+            return Ok((holds, unwritten));
+        }
+        let after = unwritten.is_some().then_some(self.writes.refusals);
+        let deletion = self.append_expiry(SmallVec::from_iter([key.clone()]), after, effects);
+        Ok((Holds::Nothing, Some(deletion)))
+    }
+
+    fn setting(&self, expires: Option<UnixMillis>) -> Setting {
+        Setting { time: self.time, expires, value_max: self.config.value_max }
     }
 
     /// Decides an update, if what it needs is at hand; appends it or answers it then.
@@ -552,13 +583,18 @@ impl Master {
             Some(Rule::IfNone(pairs)) => return self.put_if_none(asker, pairs, effects),
             None => return Outlook::Decided,
         };
-        let (holds, unwritten) = match self.look(key) {
-            Ok(found) => found,
-            Err(write) => return Outlook::Behind(write),
+        let (holds, unwritten) = if rule.is_blind() {
+            (Holds::Nothing, None)
+        } else {
+            match self.look_now(key, effects) {
+                Ok(found) => found,
+                Err(write) => return Outlook::Behind(write),
+            }
         };
+        let setting = self.setting(holds.expires());
         let (known, stored) = match holds {
             Holds::Nothing => (KnownValue::Missing, None),
-            Holds::Value(value) => (KnownValue::Value(value), None),
+            Holds::Value(value, _) => (KnownValue::Value(value), None),
             Holds::Stored(entry) => match fetched {
                 Some((version, value)) if version == entry.version || planted!(UpdateOfOldValue) => {
                     (KnownValue::Value(value), None)
@@ -576,7 +612,7 @@ impl Master {
         if !self.lines.may_make(made, is_next) {
             return Outlook::Crowded;
         }
-        match rule.decide(&known, self.config.value_max) {
+        match rule.decide(&known, &setting) {
             Decision::NeedsValue => {
                 let entry = stored.expect("what is in memory is known");
                 let is_short = entry.place.bytes <= FETCHED_AHEAD_MAX;
@@ -588,15 +624,16 @@ impl Master {
                 }
             }
             Decision::Keep(reply) => self.keep_if_written(asker, reply, unwritten, effects),
-            Decision::Put(value, reply) => {
+            Decision::Put(value, expires, reply) => {
                 let bytes = payload(key, &value);
                 let change = Change::Put(SmallVec::from_iter([(key.clone(), value)]));
-                self.write_update(asker, change, (bytes, made), reply, unwritten.is_some(), effects);
+                let rests = unwritten.is_some();
+                self.write_update(asker, (change, expires), (bytes, made), reply, rests, effects);
                 Outlook::Decided
             }
             Decision::Delete(reply) => {
                 let change = Change::Delete(SmallVec::from_iter([key.clone()]));
-                self.write_update(asker, change, (0, 0), reply, unwritten.is_some(), effects);
+                self.write_update(asker, (change, None), (0, 0), reply, unwritten.is_some(), effects);
                 Outlook::Decided
             }
         }
@@ -611,16 +648,17 @@ impl Master {
         }
         let mut rests = false;
         for (key, _) in pairs {
-            match self.look(key) {
+            match self.look_now(key, effects) {
                 Err(write) => return Outlook::Behind(write),
                 Ok((Holds::Nothing, unwritten)) => rests |= unwritten.is_some(),
-                Ok((Holds::Value(_) | Holds::Stored(_), unwritten)) => {
+                Ok((Holds::Value(..) | Holds::Stored(_), unwritten)) => {
                     return self.keep_if_written(asker, Reply::Count(0), unwritten, effects);
                 }
             }
         }
         let (pairs, bytes) = DistinctPairs::from_iter(pairs.to_vec()).into_pairs();
-        self.write_update(asker, Change::Put(pairs), (bytes, 0), Reply::Count(1), rests, effects);
+        let change = (Change::Put(pairs), None);
+        self.write_update(asker, change, (bytes, 0), Reply::Count(1), rests, effects);
         Outlook::Decided
     }
 
@@ -650,14 +688,14 @@ impl Master {
     fn write_update(
         &mut self,
         asker: Asker,
-        change: Change,
+        (change, expires): (Change, Option<UnixMillis>),
         (bytes, made_bytes): (u64, u64),
         reply: Reply,
         rests: bool,
         effects: &mut Vec<Effect>,
     ) {
         let after = rests.then_some(self.writes.refusals);
-        let terms = Terms { reply: Some(reply), after, made_bytes };
+        let terms = Terms { reply: Some(reply), after, made_bytes, expires };
         if self.write_on(asker, change, bytes, terms, effects) {
             self.lines.made_bytes += made_bytes;
         }

@@ -2,9 +2,10 @@
 //!
 //! Reads and writes create it, `slices.rs` continues it. Nothing here uses the machine.
 
+use super::reads::Destination;
 use super::room::{payload, RoomSought};
 use super::{Asker, Change, WriteId};
-use crate::command::{Command, ErrorWord};
+use crate::command::{Command, ErrorWord, Reply, TimeForm};
 use crate::ids::{Millis, SessionId};
 use crate::record::Place;
 use bytes::Bytes;
@@ -25,14 +26,15 @@ new_key_type! {
 pub(super) enum Work {
     /// What the log has answered.
     Outcome(LogOutcome),
-    /// Reads that have waited for a write of their own session, which is now resolved.
+    /// Reads that have waited for a write, which is now resolved.
     Resumed {
-        session: SessionId,
+        /// Whose they are; `None` when they are of several sessions.
+        session: Option<SessionId>,
         waiting: std::vec::IntoIter<HeldRead>,
         /// The write, if it was written.
         written: Option<Arc<Change>>,
-        /// Whether they go on: not when the outcome of the write is unknown.
-        may_read: bool,
+        /// The answer to all of them, if they do not go on.
+        refusal: Option<Reply>,
     },
     /// A request that has not begun.
     Request { asker: Asker, deadline: Millis, command: Command },
@@ -41,7 +43,7 @@ pub(super) enum Work {
     /// A read of several keys, some of which are not asked for yet.
     Gather { asker: Asker, deadline: Millis, gather: GatherKey, next: usize, keys: std::vec::IntoIter<Bytes> },
     /// A count of those that exist.
-    Count { asker: Asker, keys: std::vec::IntoIter<Bytes>, existing: u64 },
+    Count(ExistCount),
     /// A write whose keys are being deduplicated.
     Distinguish {
         asker: Asker,
@@ -60,11 +62,11 @@ impl Work {
     pub(super) fn session(&self) -> Option<SessionId> {
         match self {
             Work::Outcome(_) | Work::Forget { .. } => None,
-            Work::Resumed { session, .. } => Some(*session),
+            Work::Resumed { session, .. } => *session,
             Work::Request { asker, .. }
             | Work::FromLine { asker, .. }
             | Work::Gather { asker, .. }
-            | Work::Count { asker, .. }
+            | Work::Count(ExistCount { asker, .. })
             | Work::Distinguish { asker, .. }
             | Work::Admit { asker, .. } => Some(asker.session),
         }
@@ -81,7 +83,7 @@ impl Work {
             | Work::Forget { .. }
             | Work::Resumed { .. }
             | Work::Gather { .. }
-            | Work::Count { .. } => 0,
+            | Work::Count(_) => 0,
         }
     }
 }
@@ -105,15 +107,66 @@ pub(super) enum LogOutcome {
     },
 }
 
-/// A read that waits for a write of the same session, or an update that depends on a write of any.
+/// A count of keys that exist.
+#[derive(Clone, Debug)]
+pub(super) struct ExistCount {
+    pub(super) asker: Asker,
+    pub(super) deadline: Millis,
+    /// Those that are not looked at yet.
+    pub(super) keys: std::vec::IntoIter<Bytes>,
+    pub(super) existing: u64,
+}
+
+impl ExistCount {
+    pub(super) fn of(asker: Asker, deadline: Millis, keys: Vec<Bytes>) -> Self {
+        ExistCount { asker, deadline, keys: keys.into_iter(), existing: 0 }
+    }
+}
+
+/// A read that waits for a write of the same session, or of any that decides whether a key has expired; or an update that depends
+/// on a write of any.
 #[derive(Clone, Debug)]
 pub(super) enum HeldRead {
-    Get { asker: Asker, deadline: Millis, key: Bytes },
-    GetMany { asker: Asker, deadline: Millis, keys: Vec<Bytes> },
-    Exists { asker: Asker, keys: Vec<Bytes> },
-    KeyCount { asker: Asker },
-    ValueLength { asker: Asker, key: Bytes },
-    Line { update: UpdateKey },
+    /// Of a key whose time has come.
+    Expired {
+        to: Destination,
+        deadline: Millis,
+        key: Bytes,
+    },
+    /// It goes on with a key whose time has come.
+    Count(ExistCount),
+    TimeToLive {
+        asker: Asker,
+        deadline: Millis,
+        key: Bytes,
+        form: TimeForm,
+    },
+    Get {
+        asker: Asker,
+        deadline: Millis,
+        key: Bytes,
+    },
+    GetMany {
+        asker: Asker,
+        deadline: Millis,
+        keys: Vec<Bytes>,
+    },
+    Exists {
+        asker: Asker,
+        deadline: Millis,
+        keys: Vec<Bytes>,
+    },
+    KeyCount {
+        asker: Asker,
+    },
+    ValueLength {
+        asker: Asker,
+        deadline: Millis,
+        key: Bytes,
+    },
+    Line {
+        update: UpdateKey,
+    },
 }
 
 /// The pairs of a write by their keys. A key that stands twice takes its last value.

@@ -8,12 +8,13 @@ use super::latest::Latest;
 use super::membership::Sent;
 use super::placement::choose;
 use super::room::{charge, payload, RoomReserved};
+use super::session_order::UNKNOWN_BEFORE;
 use super::substitutes::SlaveLoss;
 use super::unwritten::Unwritten;
 use super::work::{HeldRead, LogOutcome, Work};
 use super::{Asker, Change, Effect, Entry, Master, Slot, SlotSet, WriteId, WriteKey};
 use crate::command::{ErrorWord, Reply};
-use crate::ids::{Millis, SessionId, Version};
+use crate::ids::{Millis, SessionId, UnixMillis, Version};
 use crate::record::Place;
 use bytes::Bytes;
 use slotmap::SlotMap;
@@ -50,6 +51,8 @@ pub(super) struct Terms {
     pub(super) after: Option<u64>,
     /// By how many bytes its value is longer than its request.
     pub(super) made_bytes: u64,
+    /// When its values expire.
+    pub(super) expires: Option<UnixMillis>,
 }
 
 #[derive(Clone, Debug)]
@@ -70,7 +73,9 @@ pub(super) struct Write {
     /// The answer, if that is not the usual one.
     pub(super) reply: Option<Reply>,
     made_bytes: u64,
-    /// Reads of the same session that must see this write, and updates that depend on it.
+    /// When its values expire.
+    pub(super) expires: Option<UnixMillis>,
+    /// Reads of the same session that must see this write, and all that depends on it.
     waiting: Vec<HeldRead>,
 }
 
@@ -249,8 +254,8 @@ impl Master {
         reserved: RoomReserved,
         terms: Terms,
         effects: &mut Vec<Effect>,
-    ) {
-        let Terms { reply, after, made_bytes } = terms;
+    ) -> WriteId {
+        let Terms { reply, after, made_bytes, expires } = terms;
         let change = Arc::new(change);
         let write = self.writes.insert(Write {
             asker,
@@ -263,9 +268,11 @@ impl Master {
             is_resolved: false,
             reply,
             made_bytes,
+            expires,
             waiting: Vec::new(),
         });
-        effects.push(Effect::Append { write, change, after });
+        effects.push(Effect::Append { write, change, expires, after });
+        write
     }
 
     pub(super) fn choose(&mut self, among: SlotSet, count: usize, key: &[u8]) -> SlotSet {
@@ -310,6 +317,7 @@ impl Master {
     /// Processes the log's answer, up to `left` keys, and gives the rest.
     pub(super) fn take_in(
         &mut self,
+        now: Millis,
         outcome: LogOutcome,
         left: &mut usize,
         effects: &mut Vec<Effect>,
@@ -321,20 +329,28 @@ impl Master {
                 if done < keys {
                     return Some(LogOutcome::Written { write, places, done, existed });
                 }
-                self.end_written(write, existed, effects);
+                self.end_written(now, write, existed, effects);
             }
             LogOutcome::NotWritten { write, word, detail } => {
                 self.writes.resolved(write);
                 self.release_rest(write);
                 self.writes.refusals += 1;
-                let refused = self.end_write(write).expect("an unwritten write is in flight");
-                effects.push(Effect::Reply { to: refused.asker, reply: Reply::error(word, detail) });
+                let Write { asker, waiting, .. } =
+                    self.end_write(write).expect("an unwritten write is in flight");
                 // They could read a value that is older than the unknown write before them.
-                let may_read = word != ErrorWord::Unknown;
-                if !may_read {
-                    self.give_up_line(refused.asker.session, effects);
+                let mut refusal =
+                    (word == ErrorWord::Unknown).then(|| Reply::error(ErrorWord::Busy, UNKNOWN_BEFORE));
+                if asker.is_nobody() {
+                    self.expiry_ended(now, None);
+                    // They would only ask for the same deletion again.
+                    refusal = refusal.or_else(|| Some(Reply::error(word, detail)));
+                } else {
+                    effects.push(Effect::Reply { to: asker, reply: Reply::error(word, detail) });
+                    if refusal.is_some() {
+                        self.give_up_line(asker.session, effects);
+                    }
                 }
-                self.resume_all(refused.asker.session, refused.waiting, None, may_read);
+                self.resume_all(asker.session, waiting, None, refusal);
                 *left = left.saturating_sub(1);
             }
         }
@@ -353,11 +369,12 @@ impl Master {
         effects: &mut Vec<Effect>,
     ) -> (usize, u64) {
         let write = self.writes.all.get(id.0).expect("an unwritten write is in flight");
-        let (change, version) = (Arc::clone(&write.change), write.version);
+        let (change, version, expires) = (Arc::clone(&write.change), write.version, write.expires);
+        let is_expiry = write.asker.is_nobody();
         match &*change {
             Change::Put(pairs) => {
                 while let Some((key, value)) = pairs.get(done).filter(|_| *left > 0) {
-                    self.place_item(id, done, version, places[done], key, value, effects);
+                    self.place_item(id, done, (version, places[done], expires), key, value, effects);
                     done += 1;
                     *left -= 1;
                 }
@@ -365,7 +382,8 @@ impl Master {
             Change::Delete(keys) => {
                 while let Some(key) = keys.get(done).filter(|_| *left > 0) {
                     if let Some(old) = self.directory.remove(key) {
-                        existed += 1;
+                        // One whose time had come is deleted with this record, but not by who has asked for it.
+                        existed += u64::from(!self.is_expired(&old) || is_expiry);
                         self.drop_copies(key, old, SlotSet::EMPTY, effects);
                     }
                     done += 1;
@@ -377,7 +395,7 @@ impl Master {
     }
 
     /// All keys of a record are processed.
-    fn end_written(&mut self, id: WriteId, existed: u64, effects: &mut Vec<Effect>) {
+    fn end_written(&mut self, now: Millis, id: WriteId, existed: u64, effects: &mut Vec<Effect>) {
         self.writes.resolved(id);
         let write = self.writes.all.get_mut(id.0).expect("an unwritten write is in flight");
         let waiting = std::mem::take(&mut write.waiting);
@@ -390,12 +408,16 @@ impl Master {
             // The directory alone decides what exists: a deletion needs no slave's word.
             Change::Delete(_) => {
                 let reply = self.end_write(id).and_then(|write| write.reply);
-                self.counters.writes += 1;
-                let reply = reply.unwrap_or(Reply::Count(existed));
-                effects.push(Effect::Reply { to: asker, reply });
+                if asker.is_nobody() {
+                    self.expiry_ended(now, Some(existed));
+                } else {
+                    self.counters.writes += 1;
+                    let reply = reply.unwrap_or(Reply::Count(existed));
+                    effects.push(Effect::Reply { to: asker, reply });
+                }
             }
         }
-        self.resume_all(asker.session, waiting, Some(change), true);
+        self.resume_all(asker.session, waiting, Some(change), None);
     }
 
     #[allow(
@@ -406,8 +428,7 @@ impl Master {
         &mut self,
         id: WriteId,
         index: usize,
-        version: Version,
-        place: Place,
+        (version, place, expires): (Version, Place, Option<UnixMillis>),
         key: &Bytes,
         value: &Bytes,
         effects: &mut Vec<Effect>,
@@ -426,7 +447,7 @@ impl Master {
         } else {
             self.choose(among.without(reserved), count - reserved.len(), key).union(reserved)
         };
-        let old = self.directory.insert(key, Entry { version, place, holders: chosen });
+        let old = self.directory.insert(key, Entry { version, place, holders: chosen, expires });
         if let Some(old) = old {
             self.drop_copies(key, old, chosen, effects);
         }

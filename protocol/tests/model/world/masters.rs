@@ -357,7 +357,7 @@ impl World {
             match &record.change {
                 Some(Change::Put(pairs)) => {
                     pairs.iter().for_each(|(key, _)| {
-                        node.core.change().replay_put(key, record.version, place);
+                        node.core.change().replay_put(key, record.version, place, None);
                     });
                 }
                 Some(Change::Delete(keys)) => {

@@ -24,12 +24,12 @@ use crate::node_error::NodeError;
 use crate::supervision::{PanicGuard, Stop};
 use crate::turns::TurnLengths;
 use actix::prelude::*;
-use dsm_protocol::ids::{ClusterId, Epoch, Reign, ReignId};
+use dsm_protocol::ids::{ClusterId, Epoch, Reign, ReignId, UnixMillis};
 use dsm_protocol::lock_file::LockText;
 use dsm_protocol::machine::compaction::{Compaction, LogSizes};
 use dsm_protocol::machine::log_scan::LogPlace;
 use dsm_protocol::planted;
-use dsm_protocol::record::{CrashKind, Operation};
+use dsm_protocol::record::{ClockMark, CrashKind, Operation};
 use dsm_protocol::witness_file::WitnessText;
 use std::cell::{Cell, RefCell};
 use std::io;
@@ -61,6 +61,7 @@ pub(super) enum KeeperErrand {
     Begin {
         epoch: Epoch,
         given_up: Vec<Reign>,
+        time: UnixMillis,
     },
     Declare {
         serves: bool,
@@ -246,7 +247,7 @@ impl LogKeeper {
     }
 
     /// Begins the reign with an EPOCH record.
-    fn begin(&mut self, epoch: Epoch, given_up: Vec<Reign>, ctx: &mut Context<Self>) {
+    fn begin(&mut self, epoch: Epoch, given_up: Vec<Reign>, time: UnixMillis, ctx: &mut Context<Self>) {
         // As with `open`: nothing is written without the lock, with which the opened log is given up.
         let (KeeperStage::Open, Some(open)) = (&self.stage, self.hot.take_opened()) else { return };
         let setup = Rc::clone(&self.setup);
@@ -275,6 +276,7 @@ impl LogKeeper {
                 position,
                 reign,
                 given_up,
+                clock: ClockMark { time, uptime: setup.env.uptime(), boot: setup.env.boot_id() },
                 head,
                 address: setup.address.clone(),
                 fsync: setup.fsync,
@@ -477,7 +479,7 @@ impl Handler<KeeperErrand> for LogKeeper {
             KeeperErrand::PutAside => self.put_aside(),
             KeeperErrand::Find => self.find(),
             KeeperErrand::Note(text) => self.note(text),
-            KeeperErrand::Begin { epoch, given_up } => self.begin(epoch, given_up, ctx),
+            KeeperErrand::Begin { epoch, given_up, time } => self.begin(epoch, given_up, time, ctx),
             KeeperErrand::Declare { serves } => self.write_lock_text(serves),
             KeeperErrand::Weigh(sizes) => self.weigh(sizes, ctx),
             KeeperErrand::StopCompacting => self.stop_compacting(),
