@@ -71,8 +71,10 @@ impl MasterActor {
                     Replay::Reign(record) => self.machine.replay_reign(*record),
                     Replay::GivenUp(reign) => self.machine.replay_given_up(*reign),
                     Replay::Time(mark) => {
-                        let continued = mark.continued(self.env.uptime(), &self.boot);
-                        self.machine.replay_time(self.env.now(), mark.time, continued);
+                        // In this order: a pause between them must not count twice.
+                        let (uptime, now) = (self.env.uptime(), self.env.now());
+                        let continued = mark.continued(uptime, &self.boot);
+                        self.machine.replay_time(now, uptime, mark.time, continued);
                     }
                 }
             }

@@ -28,7 +28,9 @@ impl MasterActor {
         self.step(now, master::Event::Tick);
         if self.reign.is_settled() {
             let (wall, uptime) = (self.env.wall_clock(), self.env.uptime());
-            self.step(now, master::Event::Clock { wall, uptime });
+            // After them: a pause since this turn began must not count as sleep.
+            let then = self.env.now();
+            self.step(then, master::Event::Clock { wall, uptime });
             if !self.reign.is_stopping() {
                 self.step(now, master::Event::Expire);
             }

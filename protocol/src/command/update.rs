@@ -245,7 +245,8 @@ fn is_too_long(offset: u64, bytes: &Bytes, value_max: usize) -> bool {
 /// The key gets this value, for that long.
 fn put(value: Bytes, life: Lifetime, reply: Reply, setting: &Setting) -> Decision {
     match life.ends(setting) {
-        Some(end) if end <= setting.time => Decision::Delete(reply),
+        // What is there lives to the end of its last millisecond.
+        Some(end) if end <= setting.time && life != Lifetime::Same => Decision::Delete(reply),
         end => Decision::Put(value, end, reply),
     }
 }

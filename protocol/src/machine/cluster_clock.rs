@@ -35,11 +35,13 @@ impl ClusterClock {
         running.unwrap_or_default().max(self.logged)
     }
 
-    /// The log says that it was `time` when it was written. By now it is `continued`, if that is known.
-    pub fn logged(&mut self, now: Millis, time: UnixMillis, continued: Option<UnixMillis>) {
+    /// The log says that it was `time` when it was written. By now, so long after the machine was started, it is `continued`, if that
+    /// is known.
+    pub fn logged(&mut self, now: Millis, uptime: Millis, time: UnixMillis, continued: Option<UnixMillis>) {
         self.logged = self.logged.max(time);
         self.set = continued.map(|time| (now, time));
-        (self.moved, self.seen) = (None, None);
+        self.seen = continued.map(|_| (now, uptime));
+        self.moved = None;
     }
 
     /// A reign begins, or lasts, with this time of the wall clock, and so long after the machine was started.
@@ -76,7 +78,7 @@ mod tests {
         for (logged, wall, time) in [(0, 5000, 5000), (4000, 5000, 5000), (9000, 5000, 9000)] {
             let mut clock = ClusterClock::default();
             assert_eq!(clock.at(Millis(3)), UnixMillis(0));
-            clock.logged(Millis(3), UnixMillis(logged), None);
+            clock.logged(Millis(3), Millis(3), UnixMillis(logged), None);
             clock.compare(Millis(10), UnixMillis(wall), Millis(10));
             assert_eq!(clock.at(Millis(10)), UnixMillis(time), "{logged} {wall}");
             assert_eq!(clock.at(Millis(25)), UnixMillis(time + 15), "{logged} {wall}");
@@ -110,7 +112,8 @@ mod tests {
                 let wall = (start + now).saturating_add_signed(step);
                 old.compare(Millis(now), UnixMillis(wall), Millis(now));
             }
-            new.logged(Millis(999_990), logged, Some(logged.plus(999_990)));
+            let now = Millis(999_990);
+            new.logged(now, now, logged, Some(logged.plus(999_990)));
             assert!(new.at(Millis(1_000_000)) <= old.at(Millis(1_000_000)), "{step}");
         }
     }
@@ -121,6 +124,10 @@ mod tests {
         clock.compare(Millis(0), UnixMillis(1_000_000), Millis(50));
         clock.compare(Millis(25), UnixMillis(1_000_025), Millis(3_600_075));
         assert_eq!(clock.at(Millis(30)), UnixMillis(4_600_030));
+        // So it does for a standby, which looks at its clocks only when it takes over.
+        clock.logged(Millis(40), Millis(90), UnixMillis(500), Some(UnixMillis(5_000_000)));
+        clock.compare(Millis(60), UnixMillis(0), Millis(7_200_110));
+        assert_eq!(clock.at(Millis(60)), UnixMillis(12_200_020));
     }
 
     #[test]
@@ -136,7 +143,7 @@ mod tests {
     #[test]
     fn a_new_primary_continues_the_time_of_the_one_before_whatever_the_wall_clock_says() {
         let mut clock = ClusterClock::default();
-        clock.logged(Millis(5), UnixMillis(1000), Some(UnixMillis(51_000)));
+        clock.logged(Millis(5), Millis(5), UnixMillis(1000), Some(UnixMillis(51_000)));
         assert_eq!(clock.at(Millis(15)), UnixMillis(51_010));
         clock.compare(Millis(25), UnixMillis(9_000_000), Millis(25));
         assert_eq!(clock.at(Millis(25)), UnixMillis(51_020));

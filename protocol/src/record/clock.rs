@@ -28,8 +28,8 @@ impl ClockMark {
     pub fn continued(&self, uptime: Millis, boot: &str) -> Option<UnixMillis> {
         // An unknown boot may be any.
         (self.boot == boot && boot != Self::UNKNOWN_BOOT)
-            // Each is counted in whole milliseconds, and it must not be ahead.
-            .then(|| self.time.plus(uptime.since(self.uptime).saturating_sub(1)))
+            // All are counted in whole milliseconds, and it must not be ahead.
+            .then(|| self.time.plus(uptime.since(self.uptime).saturating_sub(2)))
     }
 }
 
@@ -67,7 +67,7 @@ mod tests {
     fn a_time_is_continued_on_the_same_boot_alone() {
         let mark = ClockMark { time: UnixMillis(1000), uptime: Millis(50), boot: "b@1".to_owned() };
         assert_eq!(mark.to_string().parse(), Ok(mark.clone()));
-        assert_eq!(mark.continued(Millis(70), "b@1"), Some(UnixMillis(1019)));
+        assert_eq!(mark.continued(Millis(70), "b@1"), Some(UnixMillis(1018)));
         assert_eq!(mark.continued(Millis(70), "b@2"), None);
         let unknown = ClockMark { boot: ClockMark::UNKNOWN_BOOT.to_owned(), ..mark };
         assert_eq!(unknown.continued(Millis(70), ClockMark::UNKNOWN_BOOT), None);

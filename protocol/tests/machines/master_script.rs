@@ -216,7 +216,7 @@ impl goldenscript::Runner for Runner {
             "replay_time" => {
                 let time = UnixMillis(pos()?.parse()?);
                 let continued = args.take_key("continued").map(str::parse).transpose()?.map(UnixMillis);
-                self.master.replay_time(self.now, time, continued);
+                self.master.replay_time(self.now, self.now, time, continued);
             }
             // expire_some: keys that nobody asks for.
             "expire_some" => self.step(Event::Expire, &mut out),

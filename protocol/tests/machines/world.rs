@@ -1416,21 +1416,23 @@ fn outcome_of(command: &Command, held: &[Held], time: UnixMillis) -> (Option<Cha
         held.iter().map(|held| held.as_ref().map(|(value, _)| value.clone())).collect();
     let held = &held[..];
     let value = || held[0].clone().unwrap_or_default().to_vec();
-    let put_until = |key: &Bytes, value: Vec<u8>, ends: Ends, reply: Reply| {
-        let change = match ends {
-            Ends::At(end) if end <= time => Change::Delete([key.clone()].into_iter().collect()),
-            _ => Change::Put([(key.clone(), Bytes::from(value))].into_iter().collect()),
-        };
-        (Some(change), ends, reply)
-    };
-    let keep = |reply: Reply| (None, Ends::Never, reply);
-    let old = || held[0].clone().map_or(Reply::NotFound, Reply::Value);
     let life = match command {
         Command::Swap { life, .. } | Command::Renew { life, .. } => *life,
         Command::Update { update: Update::Set { life, .. } | Update::Expire { life, .. }, .. } => *life,
         Command::Update { .. } => Lifetime::Same,
         _ => Lifetime::Endless,
     };
+    let put_until = |key: &Bytes, value: Vec<u8>, ends: Ends, reply: Reply| {
+        let change = match ends {
+            Ends::At(end) if end <= time && life != Lifetime::Same => {
+                Change::Delete([key.clone()].into_iter().collect())
+            }
+            _ => Change::Put([(key.clone(), Bytes::from(value))].into_iter().collect()),
+        };
+        (Some(change), ends, reply)
+    };
+    let keep = |reply: Reply| (None, Ends::Never, reply);
+    let old = || held[0].clone().map_or(Reply::NotFound, Reply::Value);
     match command {
         Command::Renew { .. } if held[0].is_none() || life == Lifetime::Same => return keep(old()),
         Command::Renew { .. } if life == Lifetime::Endless && present.is_none() => return keep(old()),

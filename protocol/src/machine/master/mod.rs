@@ -509,10 +509,16 @@ impl Master {
         self.directory.insert(key, Entry { version, place, holders: SlotSet::EMPTY, expires });
     }
 
-    /// Takes in what time it was when a record of the log was written, as a standby or before a reign begins. By now it is
-    /// `continued`, if that is known.
-    pub fn replay_time(&mut self, now: Millis, time: UnixMillis, continued: Option<UnixMillis>) {
-        self.clock.logged(now, time, continued);
+    /// Takes in what time it was when a record of the log was written, as a standby or before a reign begins. By now, so
+    /// long after the machine was started, it is `continued`, if that is known.
+    pub fn replay_time(
+        &mut self,
+        now: Millis,
+        uptime: Millis,
+        time: UnixMillis,
+        continued: Option<UnixMillis>,
+    ) {
+        self.clock.logged(now, uptime, time, continued);
     }
 
     /// The time of the cluster.

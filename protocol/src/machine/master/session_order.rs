@@ -136,7 +136,9 @@ impl Master {
             let asker = self.asker_of(to).filter(|_| is_own);
             asker.is_some_and(|asker| self.last_unwritten_of_any(asker, std::slice::from_ref(&key)).is_some())
         };
-        match value.filter(|_| !is_expired || may_read()) {
+        // The parts of a read of many keys are counted where it begins.
+        let is_single = matches!(to, Destination::Asker(_));
+        match value.filter(|_| is_single && (!is_expired || may_read())) {
             Some(value) => self.answer(to, Reply::Value(value), effects),
             None => self.start_read(now, to, deadline, key, effects),
         }
