@@ -161,6 +161,8 @@ enum Mask {
     Fields(&'static [&'static str]),
     /// Any integer.
     Integers,
+    /// How much less than a number of tens it is: what is left of a lifetime falls while a script runs.
+    Tens,
     /// The order of the pairs of a map.
     PairOrder,
     /// Everything except the type of the answer.
@@ -569,10 +571,16 @@ impl Value {
             }
             (Value::Many(_, elements), Mask::All) => elements.clear(),
             (value @ (Value::Integer(_) | Value::Bulk(..)), Mask::All) => value.hide(),
-            (Value::Many(_, elements), Mask::Integers | Mask::TextsBut(_)) => {
+            (Value::Many(_, elements), Mask::Integers | Mask::Tens | Mask::TextsBut(_)) => {
                 elements.iter_mut().for_each(|element| element.mask(mask));
             }
             (value @ Value::Integer(_), Mask::Integers) => value.hide(),
+            (Value::Integer(digits), Mask::Tens) => {
+                let number = std::str::from_utf8(digits).ok().and_then(|text| text.parse::<u64>().ok());
+                if let Some(number @ 20..1000) = number {
+                    *digits = number.next_multiple_of(10).to_string().into_bytes();
+                }
+            }
             (Value::Bulk(_, text), Mask::TextsBut(names)) => {
                 if !names.iter().any(|name| text == name.as_bytes()) {
                     *text = b"...".to_vec();
@@ -580,7 +588,12 @@ impl Value {
             }
             (
                 Value::Other(_) | Value::Integer(_) | Value::Bulk(..),
-                Mask::Fields(_) | Mask::Integers | Mask::PairOrder | Mask::TextsBut(_) | Mask::All,
+                Mask::Fields(_)
+                | Mask::Integers
+                | Mask::Tens
+                | Mask::PairOrder
+                | Mask::TextsBut(_)
+                | Mask::All,
             ) => {}
         }
     }
@@ -720,7 +733,14 @@ fn data() -> Vec<Script> {
         "FAILOVER x",
     ]
     .into_iter()
-    .map(Script::of)
+    .map(|lines| {
+        let script = Script::of(lines);
+        if lines.contains("TTL") {
+            script.mask(Mask::Tens)
+        } else {
+            script
+        }
+    })
     .collect();
     let binary: Vec<u8> = (0..=255).collect();
     let mut every_byte = encoded(&[b"SET", b"k", &binary]);
