@@ -30,7 +30,7 @@ pub(crate) use entry::{Argument, Does, KeyList, Own, Spec};
 pub(crate) use lookup::{find_by_full_name, find_command, find_subcommand, COMMANDS};
 pub use reply::{ErrorWord, Excerpt, Reply, ReplyError};
 pub(crate) use update::Rule;
-pub use update::{Condition, Decision, ExpiryCondition, KnownValue, Lifetime, Setting, Update};
+pub use update::{Condition, DecidedBy, Decision, ExpiryCondition, KnownValue, Lifetime, Update};
 pub(crate) use words::{Lengths, Unfit, Words};
 
 use crate::ids::{SlaveId, UnixMillis};

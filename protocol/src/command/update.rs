@@ -46,7 +46,7 @@ pub enum Lifetime {
 
 impl Lifetime {
     /// Until when; `None` for ever.
-    fn ends(self, setting: &Setting) -> Option<UnixMillis> {
+    fn ends(self, setting: &DecidedBy) -> Option<UnixMillis> {
         match self {
             Lifetime::Endless => None,
             Lifetime::Same => setting.expires,
@@ -80,7 +80,7 @@ impl ExpiryCondition {
 
 /// What a change is decided by beside the value.
 #[derive(Clone, Copy, Debug)]
-pub struct Setting {
+pub struct DecidedBy {
     /// The time.
     pub time: UnixMillis,
     /// When the key expires, if it does. It has not.
@@ -194,7 +194,7 @@ impl Update {
     }
 
     /// What becomes of a key of which that is known.
-    pub fn decide(&self, known: &KnownValue, setting: &Setting) -> Decision {
+    pub fn decide(&self, known: &KnownValue, setting: &DecidedBy) -> Decision {
         let value_max = setting.value_max;
         match self {
             Update::Set { value, when, life } if when.holds(known.is_there()) => {
@@ -243,7 +243,7 @@ fn is_too_long(offset: u64, bytes: &Bytes, value_max: usize) -> bool {
 }
 
 /// The key gets this value, for that long.
-fn put(value: Bytes, life: Lifetime, reply: Reply, setting: &Setting) -> Decision {
+fn put(value: Bytes, life: Lifetime, reply: Reply, setting: &DecidedBy) -> Decision {
     match life.ends(setting) {
         // What is there lives to the end of its last millisecond.
         Some(end) if end <= setting.time && life != Lifetime::Same => Decision::Delete(reply),
@@ -252,7 +252,7 @@ fn put(value: Bytes, life: Lifetime, reply: Reply, setting: &Setting) -> Decisio
 }
 
 /// The key lives so long from now on.
-fn expire(life: Lifetime, when: ExpiryCondition, known: &KnownValue, setting: &Setting) -> Decision {
+fn expire(life: Lifetime, when: ExpiryCondition, known: &KnownValue, setting: &DecidedBy) -> Decision {
     let end = life.ends(setting);
     let may = match end {
         _ if !known.is_there() => false,
@@ -270,7 +270,7 @@ fn expire(life: Lifetime, when: ExpiryCondition, known: &KnownValue, setting: &S
     }
 }
 
-fn sum(present: i64, number: i64, setting: &Setting) -> Decision {
+fn sum(present: i64, number: i64, setting: &DecidedBy) -> Decision {
     match present.checked_add(number) {
         Some(sum) => put(Bytes::from(sum.to_string()), Lifetime::Same, Reply::Integer(sum), setting),
         None => refused(OVERFLOW),
@@ -278,7 +278,7 @@ fn sum(present: i64, number: i64, setting: &Setting) -> Decision {
 }
 
 /// `bytes` written over `value` from `offset` on.
-fn written_at(value: &Bytes, offset: u64, bytes: &Bytes, setting: &Setting) -> Decision {
+fn written_at(value: &Bytes, offset: u64, bytes: &Bytes, setting: &DecidedBy) -> Decision {
     let end = usize::try_from(offset).ok().and_then(|offset| offset.checked_add(bytes.len()));
     let fits = |end: &usize| (*end).max(value.len()) <= setting.value_max;
     let Some(end) = end.filter(fits) else { return refused(TOO_LONG) };
@@ -338,7 +338,7 @@ impl<'a> Rule<'a> {
 
 impl OneKey<'_> {
     /// What becomes of the key of which that is known.
-    pub(crate) fn decide(self, known: &KnownValue, setting: &Setting) -> Decision {
+    pub(crate) fn decide(self, known: &KnownValue, setting: &DecidedBy) -> Decision {
         match self {
             OneKey::Update(update) => update.decide(known, setting),
             OneKey::Swap(value, when, life) => swap(value, when, life, known, setting),
@@ -385,7 +385,7 @@ impl OneKey<'_> {
 }
 
 /// The value is replaced under a condition, and the answer is what was there: `Value`, or `NotFound`.
-fn swap(value: &Bytes, when: Condition, life: Lifetime, known: &KnownValue, setting: &Setting) -> Decision {
+fn swap(value: &Bytes, when: Condition, life: Lifetime, known: &KnownValue, setting: &DecidedBy) -> Decision {
     let reply = match known {
         KnownValue::Missing => Reply::NotFound,
         KnownValue::Value(old) => Reply::Value(old.clone()),
@@ -399,7 +399,7 @@ fn swap(value: &Bytes, when: Condition, life: Lifetime, known: &KnownValue, sett
 }
 
 /// The key lives so long from now on, and the answer is what it holds: `Value`, or `NotFound`.
-fn renew(life: Lifetime, known: &KnownValue, setting: &Setting) -> Decision {
+fn renew(life: Lifetime, known: &KnownValue, setting: &DecidedBy) -> Decision {
     match known {
         KnownValue::Missing => Decision::Keep(Reply::NotFound),
         KnownValue::Value(value)
@@ -436,7 +436,7 @@ mod tests {
     }
 
     /// A key that does not expire, at 1000.
-    const SETTING: Setting = Setting { time: UnixMillis(1000), expires: None, value_max: MAX };
+    const SETTING: DecidedBy = DecidedBy { time: UnixMillis(1000), expires: None, value_max: MAX };
 
     fn put(text: &'static str, reply: Reply) -> Decision {
         Decision::Put(bytes(text), None, reply)
@@ -541,7 +541,7 @@ mod tests {
             (Lifetime::For(7), until(5000), until(1007)),
             (Lifetime::Until(UnixMillis(1001)), None, until(1001)),
         ] {
-            let setting = Setting { expires: before, ..SETTING };
+            let setting = DecidedBy { expires: before, ..SETTING };
             let expected = Decision::Put(bytes("v"), after, Reply::Done);
             assert_eq!(set(life).decide(&KnownValue::Bytes(1), &setting), expected, "{life:?}");
         }
@@ -549,7 +549,7 @@ mod tests {
             assert_eq!(set(life).decide(&KnownValue::Missing, &SETTING), Decision::Delete(Reply::Done));
         }
         // What changes a value leaves the time as it is.
-        let setting = Setting { expires: until(5000), ..SETTING };
+        let setting = DecidedBy { expires: until(5000), ..SETTING };
         for (update, value, reply) in [
             (Update::Add { number: 1 }, "8", Reply::Integer(8)),
             (Update::Append { tail: bytes("0") }, "70", Reply::Count(2)),
@@ -587,7 +587,7 @@ mod tests {
             (xx_lt, late, true),
         ] {
             let update = Update::Expire { life: Lifetime::Until(UnixMillis(5000)), when };
-            let setting = Setting { expires: present, ..SETTING };
+            let setting = DecidedBy { expires: present, ..SETTING };
             let done = Decision::Put(bytes("v"), Some(UnixMillis(5000)), Reply::Count(1));
             let expected = if holds { done } else { Decision::Keep(Reply::Count(0)) };
             assert_eq!(update.decide(&there("v"), &setting), expected, "{when:?} {present:?}");
@@ -602,13 +602,13 @@ mod tests {
         // To lift what is not there changes nothing.
         let lift = expire(Lifetime::Endless);
         assert_eq!(lift.decide(&there("v"), &SETTING), Decision::Keep(Reply::Count(0)));
-        let expiring = Setting { expires: late, ..SETTING };
+        let expiring = DecidedBy { expires: late, ..SETTING };
         assert_eq!(lift.decide(&there("v"), &expiring), put("v", Reply::Count(1)));
     }
 
     #[test]
     fn a_read_that_renews_writes_only_what_changes() {
-        let expiring = Setting { expires: Some(UnixMillis(9000)), ..SETTING };
+        let expiring = DecidedBy { expires: Some(UnixMillis(9000)), ..SETTING };
         let value = || Reply::Value(bytes("v"));
         for (life, setting, decision) in [
             (Lifetime::Endless, &SETTING, Decision::Keep(value())),

@@ -55,7 +55,7 @@ impl Expiring {
 
 /// What is to be done about a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Look {
+pub(super) enum ExpiryLook {
     /// It has not expired.
     Alive,
     /// Its time has come: the answer waits for this write.
@@ -86,15 +86,15 @@ impl Master {
         keys: &[Bytes],
         (asker, deadline): (Asker, Millis),
         effects: &mut Vec<Effect>,
-    ) -> Look {
+    ) -> ExpiryLook {
         if !entry.is_some_and(|entry| self.is_expired(entry)) {
-            return Look::Alive;
+            return ExpiryLook::Alive;
         }
         // Only who has waited for another write comes here with one: else it would have waited for this one.
         if self.now >= deadline || self.last_unwritten_of_any(asker, keys).is_some() {
-            return Look::Lost;
+            return ExpiryLook::Lost;
         }
-        self.delete_expired(keys, effects).map_or(Look::Lost, Look::Waits)
+        self.delete_expired(keys, effects).map_or(ExpiryLook::Lost, ExpiryLook::Waits)
     }
 
     /// The write that an answer must wait for which says that the first of `keys` is gone, whose time has come: its deletion, or

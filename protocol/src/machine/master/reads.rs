@@ -4,12 +4,13 @@
 //! version that is the latest then, and to that version's place in the log. It is answered with that version, whatever is
 //! written while it waits: a session's later write is never seen by its earlier read.
 
-use super::expiry::Look;
+use super::expiry::ExpiryLook;
 use super::hedges::Hedges;
 use super::log_reads::LogReads;
 use super::membership::SlotSet;
 use super::read_deadlines::more_time_ms;
-use super::work::{ExistCount, GatherKey, HeldRead, UpdateKey, Work};
+pub(super) use super::work::{CopyPurpose, Destination};
+use super::work::{ExistCount, GatherKey, HeldRead, Work};
 use super::{Asker, Effect, Entry, Master, ReadId, ReadKey, Slot};
 use crate::command::{ErrorWord, Reply, TimeForm};
 use crate::ids::{Millis, Stamp, Version};
@@ -85,28 +86,6 @@ pub(super) struct Read {
     pub(super) due: Millis,
     /// Counts the questions, so that an old timeout does not end a new one.
     pub(super) attempt: u32,
-}
-
-#[derive(Clone, Copy, Debug)]
-pub(super) enum Destination {
-    Asker(Asker),
-    Part(GatherKey, usize),
-    /// An update that depends on the value.
-    Update(UpdateKey),
-    /// Repair or rebalancing, with so many bytes of their window.
-    Repair {
-        bytes: u64,
-        purpose: CopyPurpose,
-    },
-}
-
-/// For what a value is read for which no client waits.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum CopyPurpose {
-    /// The key lacks copies.
-    Repairs,
-    /// A copy is to move.
-    Moves,
 }
 
 /// A read of several keys that is answered as one.
@@ -275,12 +254,12 @@ impl Master {
             let entry = self.directory.get(key);
             match self.look_at(entry.as_ref(), count.keys.as_slice(), (count.asker, count.deadline), effects)
             {
-                Look::Alive => {}
-                Look::Waits(write) => {
+                ExpiryLook::Alive => {}
+                ExpiryLook::Waits(write) => {
                     self.wait(write, HeldRead::Count(count));
                     return None;
                 }
-                Look::Lost => {
+                ExpiryLook::Lost => {
                     effects.push(Effect::Reply { to: count.asker, reply: overtaken() });
                     return None;
                 }
@@ -323,12 +302,12 @@ impl Master {
     pub(super) fn measure(&mut self, asker: Asker, deadline: Millis, key: Bytes, effects: &mut Vec<Effect>) {
         let entry = self.directory.get(&key);
         match self.look_at(entry.as_ref(), std::slice::from_ref(&key), (asker, deadline), effects) {
-            Look::Alive => {}
-            Look::Waits(write) => {
+            ExpiryLook::Alive => {}
+            ExpiryLook::Waits(write) => {
                 self.wait(write, HeldRead::ValueLength { asker, deadline, key });
                 return;
             }
-            Look::Lost => {
+            ExpiryLook::Lost => {
                 effects.push(Effect::Reply { to: asker, reply: overtaken() });
                 return;
             }
@@ -361,12 +340,12 @@ impl Master {
     ) {
         let entry = self.directory.get(&key);
         match self.look_at(entry.as_ref(), std::slice::from_ref(&key), (asker, deadline), effects) {
-            Look::Alive => {}
-            Look::Waits(write) => {
+            ExpiryLook::Alive => {}
+            ExpiryLook::Waits(write) => {
                 self.wait(write, HeldRead::TimeToLive { asker, deadline, key, form });
                 return;
             }
-            Look::Lost => {
+            ExpiryLook::Lost => {
                 effects.push(Effect::Reply { to: asker, reply: overtaken() });
                 return;
             }
@@ -409,12 +388,12 @@ impl Master {
         });
         let Some(asker) = self.asker_of(to) else { return };
         match self.look_at(Some(&entry), std::slice::from_ref(&key), (asker, deadline), effects) {
-            Look::Alive => {}
-            Look::Waits(write) => {
+            ExpiryLook::Alive => {}
+            ExpiryLook::Waits(write) => {
                 self.wait(write, HeldRead::Expired { to, deadline, key });
                 return;
             }
-            Look::Lost => {
+            ExpiryLook::Lost => {
                 self.answer(to, overtaken(), effects);
                 return;
             }

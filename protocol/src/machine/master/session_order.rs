@@ -20,9 +20,6 @@ use std::sync::Arc;
 /// A write of more keys than this is not searched for a key: reads that waited for it are done like all others.
 const PAIRS_SEARCHED_MAX: usize = 16;
 
-/// Why a request is refused that stands behind such a write.
-pub(super) const UNKNOWN_BEFORE: &str = "the outcome of the write before this one is unknown";
-
 impl Master {
     /// Begins a request, unless it is to be done in slices or follows such a request of its session.
     pub(super) fn ask_in_order(

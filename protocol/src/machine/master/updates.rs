@@ -12,11 +12,10 @@ use super::hash::hash_bytes;
 use super::latest::Found;
 use super::reads::Destination;
 use super::room::payload;
-use super::session_order::UNKNOWN_BEFORE;
-use super::work::{DistinctPairs, HeldRead, UpdateKey, Work};
+use super::work::{DistinctPairs, HeldRead, UpdateKey, Work, UNKNOWN_BEFORE};
 use super::writes::Terms;
 use super::{Asker, Change, Effect, Entry, Master, WriteId};
-use crate::command::{Command, Decision, ErrorWord, KnownValue, Reply, Rule, Setting, CHECKED_KEYS_MAX};
+use crate::command::{Command, DecidedBy, Decision, ErrorWord, KnownValue, Reply, Rule, CHECKED_KEYS_MAX};
 use crate::ids::{Millis, SessionId, UnixMillis, Version};
 use crate::planted;
 use bytes::Bytes;
@@ -565,8 +564,8 @@ impl Master {
         Ok((Holds::Nothing, Some(deletion)))
     }
 
-    fn setting(&self, expires: Option<UnixMillis>) -> Setting {
-        Setting { time: self.time, expires, value_max: self.config.value_max }
+    fn setting(&self, expires: Option<UnixMillis>) -> DecidedBy {
+        DecidedBy { time: self.time, expires, value_max: self.config.value_max }
     }
 
     /// Decides an update, if what it needs is at hand; appends it or answers it then.

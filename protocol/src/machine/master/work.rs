@@ -2,7 +2,6 @@
 //!
 //! Reads and writes create it, `slices.rs` continues it. Nothing here uses the machine.
 
-use super::reads::Destination;
 use super::room::{payload, RoomSought};
 use super::{Asker, Change, WriteId};
 use crate::command::{Command, ErrorWord, Reply, TimeForm};
@@ -106,6 +105,32 @@ pub(super) enum LogOutcome {
         detail: String,
     },
 }
+
+/// Where the value of a read goes.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Destination {
+    Asker(Asker),
+    Part(GatherKey, usize),
+    /// An update that depends on the value.
+    Update(UpdateKey),
+    /// Repair or rebalancing, with so many bytes of their window.
+    Repair {
+        bytes: u64,
+        purpose: CopyPurpose,
+    },
+}
+
+/// For what a value is read for which no client waits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum CopyPurpose {
+    /// The key lacks copies.
+    Repairs,
+    /// A copy is to move.
+    Moves,
+}
+
+/// Why a request is refused that stands behind a write whose outcome is unknown.
+pub(super) const UNKNOWN_BEFORE: &str = "the outcome of the write before this one is unknown";
 
 /// A count of keys that exist.
 #[derive(Clone, Debug)]
