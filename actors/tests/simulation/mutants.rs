@@ -61,8 +61,10 @@ fn finders(mutant: Mutant) -> &'static [Check] {
         | Mutant::ReadOfUnwritten
         | Mutant::ForwardedWriteRepeated
         | Mutant::StandbyAnswersReads => &[Check::Linearizable],
-        // An update is told so, too, and that is no answer to it.
-        Mutant::MissingMeansNotFound => &[Check::Linearizable, Check::Answers],
+        // An update is told so, too: that is no answer to it, or one to a write that was never made.
+        Mutant::MissingMeansNotFound => {
+            &[Check::Linearizable, Check::Answers, Check::DoneIsAcknowledged]
+        }
         Mutant::ReadOvertakesOwnWrite => &[Check::Order],
         Mutant::ReadSeesLaterWrite | Mutant::SliceSeesLaterWrite => &[Check::Order],
         Mutant::DoneWithoutAck => &[Check::DoneIsAcknowledged],
