@@ -363,9 +363,13 @@ impl OneKey<'_> {
         }
     }
 
-    /// How many bytes a value has that it makes, if the key holds so many; 0 if its request brings all of them, or if it is
-    /// refused.
+    /// How many bytes a value has that it writes without having been brought it, if the key holds so many; 0 if its request brings
+    /// all of them, or if it is refused.
     pub(crate) fn made_bytes(self, present: u64, value_max: usize) -> u64 {
+        if matches!(self, OneKey::Update(Update::Expire { .. }) | OneKey::Renew(_)) {
+            // It writes the value again that is there.
+            return present;
+        }
         let end = self.end(present);
         if end <= value_max as u64 {
             end

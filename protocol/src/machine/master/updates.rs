@@ -810,6 +810,30 @@ mod tests {
     }
 
     #[test]
+    fn values_that_are_written_again_to_expire_are_in_flight_within_the_same_bound() {
+        use crate::command::{ExpiryCondition, Lifetime, Update};
+        let mut world = World::new(1);
+        world.step(Event::Clock { wall: UnixMillis(1000), uptime: Millis(0) });
+        let long = Bytes::from(vec![0; MADE_BYTES_MAX as usize / 2 + 1]);
+        for number in 1..=2 {
+            world.ask(number, Command::Put { key: key(number as usize), value: long.clone() });
+        }
+        let when = ExpiryCondition::default();
+        let first = world.ask(3, update(1, Update::Expire { life: Lifetime::For(9), when }));
+        let second = world.ask(4, Command::Renew { key: key(2), life: Lifetime::For(9) });
+        assert_eq!(world.appended.len(), 3, "both are written again at once");
+        assert_eq!(world.master.lines.made_bytes, long.len() as u64);
+        for _ in 0..3 {
+            world.written();
+        }
+        world.ack_all(0);
+        assert_eq!((world.answer(first), world.answer(second)), (Some(&Reply::Count(1)), None));
+        world.chores();
+        let reads = world.read.len() + world.appended.len();
+        assert_eq!(reads, 1, "the second one goes on");
+    }
+
+    #[test]
     fn what_a_line_has_set_aside_is_given_back_when_its_value_cannot_be_had() {
         let mut world = with_a_stored_key();
         let asked = world.ask(1, long_range(0, 1 << 20));
