@@ -364,7 +364,7 @@ impl Census {
         self.records += 1;
         self.legacy += u64::from(record.epoch == Epoch(0));
         match record.body {
-            Body::Cluster(_) => self.head_bytes += u64::from(span.bytes),
+            Body::Cluster(_) | Body::Members(_) => self.head_bytes += u64::from(span.bytes),
             Body::Epoch { .. } => self.reigns += 1,
             Body::Synced => {
                 self.records -= 1;
@@ -440,7 +440,7 @@ fn dump(
             (None, _) => true,
             (Some(key), Body::Write(mut pairs)) => pairs.any(|(candidate, _)| candidate.is(key)),
             (Some(key), Body::Delete(mut keys)) => keys.any(|candidate| candidate.is(key)),
-            (Some(_), Body::Cluster(_) | Body::Epoch { .. } | Body::Synced) => false,
+            (Some(_), Body::Cluster(_) | Body::Epoch { .. } | Body::Members(_) | Body::Synced) => false,
         };
         if concerns && json {
             json::write(record, span, out)?;
@@ -467,6 +467,7 @@ fn write_text(record: &Record<'_>, out: &mut impl Write) -> io::Result<()> {
                 write!(out, " given-up {reign}")?;
             }
         }
+        Body::Members(text) => write!(out, " {}", printable_bytes(text))?,
         Body::Synced => write!(out, " {}", record.synced)?,
         Body::Write(pairs) => {
             for (key, value) in pairs {
@@ -488,6 +489,7 @@ fn operation_name(body: &Body<'_>) -> &'static str {
         Body::Epoch { .. } => "EPOCH",
         Body::Write(_) => "WRITE",
         Body::Delete(_) => "DELETE",
+        Body::Members(_) => "MEMBERS",
         Body::Synced => "SYNCED",
     }
 }

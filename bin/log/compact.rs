@@ -38,7 +38,7 @@ pub(crate) fn compact(
             Body::Delete(keys) => keys.for_each(|key| {
                 latest.remove(&*key.decode());
             }),
-            Body::Cluster(_) | Body::Epoch { .. } | Body::Synced => {}
+            Body::Cluster(_) | Body::Epoch { .. } | Body::Members(_) | Body::Synced => {}
         }
         Ok(())
     })?;

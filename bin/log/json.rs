@@ -46,6 +46,7 @@ impl Serialize for Line<'_> {
                     line.serialize_entry("given_up", &given_up)?;
                 }
             }
+            Body::Members(text) => line.serialize_entry("members", &String::from_utf8_lossy(text))?,
             Body::Synced => {}
             Body::Write(pairs) => {
                 let pairs: Vec<_> =

@@ -325,7 +325,7 @@ impl<W: Write> Draft<W> {
             Body::Write(_) | Body::Delete(_) if self.lost_bytes > 0 && !is_known => {
                 self.unnamed.push(record.epoch);
             }
-            Body::Write(_) | Body::Delete(_) | Body::Cluster(_) | Body::Synced => {}
+            Body::Write(_) | Body::Delete(_) | Body::Cluster(_) | Body::Members(_) | Body::Synced => {}
         }
     }
 

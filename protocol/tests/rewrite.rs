@@ -120,7 +120,7 @@ fn read(log: &[u8]) -> (Said, Position) {
                         Reign { epoch: record.epoch, id: mark.id },
                         mark.given_up.collect(),
                     )),
-                    Body::Cluster(_) | Body::Synced => {}
+                    Body::Cluster(_) | Body::Members(_) | Body::Synced => {}
                 }
             }
             Step::Ignored => {}

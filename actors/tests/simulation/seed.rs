@@ -818,7 +818,7 @@ fn replay(log: &[u8]) -> Result<BTreeMap<Bytes, Bytes>, Failure> {
                         keys.remove(&key.to_bytes());
                     }
                 }
-                Body::Cluster(_) | Body::Epoch { .. } | Body::Synced => {}
+                Body::Cluster(_) | Body::Epoch { .. } | Body::Members(_) | Body::Synced => {}
             },
             Step::Ignored => {}
             Step::Partial => return Ok(keys),

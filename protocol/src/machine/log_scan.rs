@@ -4,7 +4,7 @@
 //! read, and is given the bytes. So the disk's thread can do all the work of reading, checksums and parsing, and an
 //! actor gets only the changes to the directory.
 
-use crate::ids::{Reign, UnixMillis, Version};
+use crate::ids::{Reign, Seq, UnixMillis, Version};
 use crate::machine::master::ReignRecord;
 use crate::planted;
 use crate::record::{
@@ -96,6 +96,32 @@ pub struct Part {
     pub damaged_marks: Vec<u64>,
     /// Where the log goes on in another file, if the last line says so.
     pub continued: Option<Continuation>,
+    /// Its records, if the log is one that masters on several machines keep.
+    pub seen: Option<Box<EntriesSeen>>,
+    /// Whether it ends where it was to end: see [`LogScan::through`].
+    pub is_through: bool,
+}
+
+/// The records of a part of a log that masters on several machines keep.
+#[derive(Debug, Default)]
+pub struct EntriesSeen {
+    /// All of them.
+    pub entries: Vec<EntrySeen>,
+    /// The texts of the MEMBERS records among them, after the word.
+    pub members: Vec<(Seq, Vec<u8>)>,
+    /// The version of the last line that says that records before it are left out.
+    pub gap: Option<Version>,
+}
+
+/// A record of a log that masters on several machines keep.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct EntrySeen {
+    /// Its version.
+    pub version: Version,
+    /// Bytes of the file before its line.
+    pub offset: u64,
+    /// How many of the part's changes are its.
+    pub changes: usize,
 }
 
 /// What a [`LogScan`] wants next.
@@ -132,6 +158,9 @@ pub struct LogScan {
     /// Whether the file's end ends the last line of a log of the original program.
     finishes: bool,
     keeps_bytes: bool,
+    with_members: bool,
+    /// A part ends after the record with this seq.
+    through: Option<Seq>,
 }
 
 impl LogScan {
@@ -149,7 +178,15 @@ impl LogScan {
             end: None,
             finishes: false,
             keeps_bytes: false,
+            with_members: false,
+            through: None,
         }
+    }
+
+    /// Reads a log that masters on several machines keep, and tells its records one by one.
+    #[must_use]
+    pub fn with_members(self) -> Self {
+        LogScan { scanner: self.scanner.with_members(), with_members: true, ..self }
     }
 
     /// Gives places in a file of that number.
@@ -168,6 +205,12 @@ impl LogScan {
     #[must_use]
     pub fn up_to(self, end: u64) -> Self {
         LogScan { end: Some(end), finishes: true, ..self }
+    }
+
+    /// Ends a part after the record with this seq, or the first one after it, once.
+    #[must_use]
+    pub fn through(self, seq: Seq) -> Self {
+        LogScan { through: Some(seq), ..self }
     }
 
     /// Goes on to `end`, after it was read to an earlier one.
@@ -229,7 +272,17 @@ impl LogScan {
             match step {
                 Step::Record { record, span } => {
                     part.continued = Continuation::of(&record);
+                    let before = part.changes.len();
                     replay(&record, span, &mut part.changes);
+                    if self.with_members {
+                        let changes = part.changes.len() - before;
+                        see(&record, (span.offset, changes), part.seen.get_or_insert_default());
+                    }
+                    let seq = record.seq;
+                    if self.through.take_if(|through| seq >= *through).is_some() {
+                        part.is_through = true;
+                        return self.tell(part, begins);
+                    }
                 }
                 Step::Ignored => {}
                 Step::Partial if self.ended => {
@@ -346,8 +399,23 @@ impl LogScan {
     }
 }
 
+/// Notes a line of a log that masters on several machines keep.
+fn see(record: &Record<'_>, (offset, changes): (u64, usize), seen: &mut EntriesSeen) {
+    let version = Version { epoch: record.epoch, seq: record.seq };
+    if record.after.is_some() {
+        seen.gap = Some(version);
+    }
+    if matches!(record.body, Body::Synced) {
+        return;
+    }
+    seen.entries.push(EntrySeen { version, offset, changes });
+    if let Body::Members(text) = record.body {
+        seen.members.push((record.seq, text.to_vec()));
+    }
+}
+
 /// Adds to `changes` what a record does to the directory.
-fn replay(record: &Record<'_>, span: Span, changes: &mut Vec<Replay>) {
+pub fn replay(record: &Record<'_>, span: Span, changes: &mut Vec<Replay>) {
     let version = Version { epoch: record.epoch, seq: record.seq };
     match record.body {
         Body::Write(pairs) => {
@@ -369,14 +437,14 @@ fn replay(record: &Record<'_>, span: Span, changes: &mut Vec<Replay>) {
             let clock = clock.and_then(|text| std::str::from_utf8(&text).ok()?.parse().ok());
             changes.extend(clock.map(Replay::Time));
         }
-        Body::Cluster(_) | Body::Synced => {}
+        Body::Cluster(_) | Body::Members(_) | Body::Synced => {}
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ids::{ClusterId, Epoch, Seq};
+    use crate::ids::{ClusterId, Epoch};
     use crate::record::{encode, line_bytes_max, Operation};
 
     const LINE_MAX: usize = line_bytes_max(8 << 20);

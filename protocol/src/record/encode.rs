@@ -50,6 +50,10 @@ pub fn encode_with(operation: &Operation, trailer: Trailer<'_>, out: &mut Vec<u8
             out.extend_from_slice(format!("CLUSTER {id} %").as_bytes());
         }),
         Operation::Epoch { address, mark } => encode_epoch(address, mark.as_ref(), trailer, out),
+        Operation::Members(text) => sealed(trailer, out, |out| {
+            out.extend_from_slice(b"MEMBERS ");
+            out.extend_from_slice(text.as_bytes());
+        }),
         Operation::Synced => sealed(trailer, out, |out| out.extend_from_slice(b"SYNCED % %")),
     }
 }
@@ -256,6 +260,11 @@ fn sealed(trailer: Trailer<'_>, out: &mut Vec<u8>, body: impl FnOnce(&mut Vec<u8
         out.push(b'=');
         put_text(out, value);
     }
+    seal(start, out);
+}
+
+/// Ends the line that begins at `start`: the checksum of it, and the newline.
+pub(super) fn seal(start: usize, out: &mut Vec<u8>) {
     out.push(b' ');
     let checksum = crc32c::crc32c(&out[start..]);
     for digit in (0..8).rev() {
@@ -264,7 +273,7 @@ fn sealed(trailer: Trailer<'_>, out: &mut Vec<u8>, body: impl FnOnce(&mut Vec<u8
     out.push(b'\n');
 }
 
-fn put_number(out: &mut Vec<u8>, mut number: u64) {
+pub(super) fn put_number(out: &mut Vec<u8>, mut number: u64) {
     let mut digits = [0; 20];
     let mut start = digits.len();
     loop {
@@ -279,7 +288,7 @@ fn put_number(out: &mut Vec<u8>, mut number: u64) {
 }
 
 /// Writes a key, a value or a field's value as one word.
-fn put_text(out: &mut Vec<u8>, text: &[u8]) {
+pub(super) fn put_text(out: &mut Vec<u8>, text: &[u8]) {
     const HEX: &[u8; 16] = b"0123456789ABCDEF";
     if text.is_empty() {
         out.push(b'%');

@@ -10,6 +10,7 @@
 
 mod clock;
 mod encode;
+mod entry;
 mod judge;
 mod parse;
 mod rewrite;
@@ -20,6 +21,7 @@ pub use encode::{
     encode, encode_delete, encode_delete_with, encode_with, encode_write, encode_write_at, encode_write_with,
     Trailer,
 };
+pub use entry::{delete_words, encode_entry, parse_words, reign_of_term, words_of, write_words, MEMBERS};
 pub use judge::{CrashKind, Evidence, Judge, Verdict};
 pub use parse::{
     good_line_at_end, parse_legacy, parse_line, Body, Encoded, EpochMark, Fields, GivenUpReigns, Keys,
@@ -118,6 +120,9 @@ pub enum Operation {
     Write(Vec<(Bytes, Bytes)>),
     /// Deletes keys, all or none.
     Delete(Vec<Bytes>),
+    /// Who keeps the log, where the masters of several machines keep it: the text after the word. What it says is told by
+    /// `dsm-consensus`.
+    Members(String),
     /// Not a record but a mark: it gives the seq through which the log is on disk, and has no seq of its own.
     Synced,
 }

@@ -45,6 +45,7 @@ impl Record<'_> {
                 Operation::Write(pairs.map(|(key, value)| (key.to_bytes(), value.to_bytes())).collect())
             }
             Body::Delete(keys) => Operation::Delete(keys.map(|key| key.to_bytes()).collect()),
+            Body::Members(text) => Operation::Members(String::from_utf8_lossy(text).into_owned()),
             Body::Synced => Operation::Synced,
         }
     }
@@ -66,6 +67,8 @@ pub enum Body<'a> {
     Write(Pairs<'a>),
     /// Deletes keys, all or none.
     Delete(Keys<'a>),
+    /// Who keeps the log: the text after the word.
+    Members(&'a [u8]),
     /// The log is on disk through the trailer's SYNCED.
     Synced,
 }
@@ -267,14 +270,14 @@ impl<'a> Iterator for Fields<'a> {
 /// A line whose checksum and numbers are right; its body and fields are not checked yet.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Checked<'a> {
-    body: &'a [u8],
-    fields: &'a [u8],
+    pub(super) body: &'a [u8],
+    pub(super) fields: Option<&'a [u8]>,
     /// Bytes of the line in front of the fields.
-    fields_at: usize,
+    pub(super) fields_at: usize,
     pub(super) seq: Seq,
     pub(super) epoch: Epoch,
     pub(super) synced: Seq,
-    checksum: u32,
+    pub(super) checksum: u32,
 }
 
 /// Checks the checksum and reads the numbers of a line without its newline.
@@ -301,11 +304,13 @@ pub(super) fn check(line: &[u8]) -> Result<Checked<'_>, RecordError> {
     let mut number = || take_number(&mut rest).ok_or(RecordError::Trailer);
     let (seq, epoch, synced) = (Seq(number()?), Epoch(number()?), Seq(number()?));
     let fields_at = sealed.len() - rest.len();
-    Ok(Checked { body: &sealed[..marker - 1], fields: rest, fields_at, seq, epoch, synced, checksum })
+    // The last one ends in the space before the checksum.
+    let fields = rest.split_last().map(|(_, fields)| fields);
+    Ok(Checked { body: &sealed[..marker - 1], fields, fields_at, seq, epoch, synced, checksum })
 }
 
 /// The first word of a line.
-const OPERATIONS: [&[u8]; 5] = [b"WRITE", b"DELETE", b"SYNCED", b"EPOCH", b"CLUSTER"];
+const OPERATIONS: [&[u8]; 6] = [b"WRITE", b"DELETE", b"SYNCED", b"EPOCH", b"CLUSTER", b"MEMBERS"];
 
 /// How many times the bytes of a bad line may be read in the search for a good line at its end. Once is enough unless
 /// keys or values look like the beginning of a line.
@@ -385,7 +390,10 @@ pub(super) fn parse_checked(line: Checked<'_>) -> Result<Record<'_>, RecordError
             Body::Epoch { address, mark: EpochMark { id, fsync, given_up } }
         }
         b"CLUSTER" => Body::Cluster(parse_cluster(words).ok_or(RecordError::Body)?),
-        b"SYNCED" => return Err(RecordError::Body),
+        b"MEMBERS" if are_pairs(words, |_| true) && memchr::memchr_iter(b' ', words).count() == 1 => {
+            Body::Members(words)
+        }
+        b"SYNCED" | b"MEMBERS" => return Err(RecordError::Body),
         other => return Err(RecordError::Operation(String::from_utf8_lossy(other).into_owned())),
     };
     let is_marked = reign.is_some() || fsync.is_some() || given_up.is_some();
@@ -449,9 +457,14 @@ struct Known<'a> {
     given_up: Option<GivenUpReigns<'a>>,
 }
 
-/// Checks the fields, which end in a space, and picks out the ones that this version knows.
-fn parse_fields(text: &[u8], at: usize) -> Result<Known<'_>, RecordError> {
-    let Some((_, text)) = text.split_last() else { return Ok(Known::default()) };
+/// The fields of a trailer, each with its name.
+pub(super) fn cut_fields(text: Option<&[u8]>) -> impl Iterator<Item = &[u8]> {
+    text.into_iter().flat_map(|text| text.split(|byte| *byte == b' '))
+}
+
+/// Checks the fields, and picks out the ones that this version knows.
+fn parse_fields(text: Option<&[u8]>, at: usize) -> Result<Known<'_>, RecordError> {
+    let Some(text) = text else { return Ok(Known::default()) };
     let mut known = Known { fields: Fields { rest: text, at }, ..Known::default() };
     let mut words = text;
     loop {

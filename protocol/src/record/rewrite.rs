@@ -139,6 +139,8 @@ impl Rewriter {
                     self.wrote(record.seq, record.epoch);
                 }
             }
+            // The log of such masters is compacted by them alone, which is not built.
+            Body::Members(_) => self.keep(line, record, out),
             // With what they deleted gone, they say nothing more than what was lost before them.
             Body::Delete(_) | Body::Synced => self.lost = self.lost.saturating_add(lost_before(record)),
         }

@@ -90,6 +90,8 @@ pub struct Scanner {
     durable: Position,
     line_bytes_max: usize,
     file: FileNumber,
+    /// Whether the log may be one that the masters of several machines keep.
+    takes_members: bool,
 }
 
 impl Scanner {
@@ -108,7 +110,14 @@ impl Scanner {
     pub fn resume_from(position: Position, durable: Position, line_bytes_max: usize) -> Self {
         // A span's length is a u32.
         let line_bytes_max = line_bytes_max.min(u32::MAX as usize);
-        Scanner { position, durable, line_bytes_max, file: FileNumber::default() }
+        Scanner { position, durable, line_bytes_max, file: FileNumber::default(), takes_members: false }
+    }
+
+    /// Takes MEMBERS records. To everybody else they are of a program that is not known, so that a log which masters of
+    /// several machines keep is never taken for one file that one of them may append to.
+    #[must_use]
+    pub fn with_members(self) -> Self {
+        Scanner { takes_members: true, ..self }
     }
 
     /// Gives places in a file of that number.
@@ -275,12 +284,21 @@ impl Scanner {
     fn admit(&self, record: &Record<'_>) -> Result<(), RecordError> {
         let before = &self.position;
         match (record.body, before.seen_trailer) {
+            (Body::Members(_), _) if !self.takes_members => {
+                return Err(RecordError::Operation("MEMBERS".to_owned()));
+            }
             (Body::Cluster(_), true) => return Err(RecordError::SecondCluster),
-            (Body::Epoch { .. } | Body::Write(_) | Body::Delete(_) | Body::Synced, false) => {
+            (
+                Body::Epoch { .. } | Body::Write(_) | Body::Delete(_) | Body::Members(_) | Body::Synced,
+                false,
+            ) => {
                 return Err(RecordError::NoCluster);
             }
             (Body::Cluster(_), false)
-            | (Body::Epoch { .. } | Body::Write(_) | Body::Delete(_) | Body::Synced, true) => {}
+            | (
+                Body::Epoch { .. } | Body::Write(_) | Body::Delete(_) | Body::Members(_) | Body::Synced,
+                true,
+            ) => {}
         }
         let is_mark = matches!(record.body, Body::Synced);
         let expected = if is_mark { before.seq } else { before.expected_seq() };
@@ -344,7 +362,7 @@ impl Scanner {
             Body::Write(_) | Body::Delete(_) if record.epoch > position.reign.epoch => {
                 position.is_half_repaired = record.fields.get(RECOVERED).is_some();
             }
-            Body::Write(_) | Body::Delete(_) | Body::Synced => {}
+            Body::Write(_) | Body::Delete(_) | Body::Members(_) | Body::Synced => {}
         }
         position.offset += bytes as u64;
         position.line += 1;

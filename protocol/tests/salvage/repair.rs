@@ -246,7 +246,7 @@ impl Text {
             Body::Delete(keys) => keys.for_each(|key| {
                 latest.remove(&key.to_bytes());
             }),
-            Body::Cluster(_) | Body::Epoch { .. } | Body::Synced => {}
+            Body::Cluster(_) | Body::Epoch { .. } | Body::Members(_) | Body::Synced => {}
         });
         let mut live = Vec::new();
         self.walk(|record| {

@@ -449,7 +449,7 @@ impl Salvage {
             Body::Write(_) | Body::Delete(_) => record.epoch,
             Body::Synced if is_lost => record.epoch,
             Body::Epoch { .. } if is_lost => Epoch(record.epoch.0.saturating_sub(1)),
-            Body::Cluster(_) | Body::Epoch { .. } | Body::Synced => return,
+            Body::Cluster(_) | Body::Epoch { .. } | Body::Members(_) | Body::Synced => return,
         };
         if epoch <= self.lineage.last_epoch() {
             return;
@@ -774,7 +774,7 @@ impl Salvage {
                 pairs.for_each(|(key, _)| self.copies.touch(&key.decode(), record.seq, true));
             }
             Body::Delete(keys) => keys.for_each(|key| self.copies.touch(&key.decode(), record.seq, false)),
-            Body::Cluster(_) | Body::Epoch { .. } | Body::Synced => {}
+            Body::Cluster(_) | Body::Epoch { .. } | Body::Members(_) | Body::Synced => {}
         }
     }
 
