@@ -8,6 +8,7 @@
 
 use crate::config::Fsync;
 use crate::env::{Appended, Displaced, Env, File, FileIdentity, Group, Post};
+use crate::journal::mending::{is_full, ROOM_EVERY};
 use crate::journal::{rests_on_refused, LogEvent, NewRecord, Written, WrittenRecord};
 use crate::node_error::LogStep;
 use crate::supervision::PanicGuard;
@@ -58,9 +59,6 @@ const TAIL_BYTES: u64 = 64;
 
 /// After so long without writes a SYNCED mark covers the last group.
 const MARK_AFTER: Duration = Duration::from_millis(10);
-
-/// How often a record that must be written is tried again while the disk is full.
-pub(crate) const ROOM_EVERY: Duration = Duration::from_millis(250);
 
 /// After so long without a look at the log's path there is one.
 const LOOK_AFTER: Duration = Duration::from_millis(500);
@@ -1108,14 +1106,6 @@ impl LogWriter {
             self.ports.failed.do_send(LogFailed { step, cause: Arc::new(error) });
         }
     }
-}
-
-/// Whether an error says that the disk, or what one file or user may have of it, is used up.
-pub(crate) fn is_full(error: Option<&io::Error>) -> bool {
-    error.is_some_and(|error| {
-        matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
-            || error.kind() == io::ErrorKind::FileTooLarge
-    })
 }
 
 impl Queued {

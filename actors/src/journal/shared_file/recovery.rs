@@ -6,25 +6,20 @@
 use crate::config::Fsync;
 use crate::env::real::passes;
 use crate::env::{Env, File, FileIdentity, Group, OpenMode};
+use crate::journal::mending::Mending;
 use crate::journal::shared_file::log_tailer::{self, Replayed};
-use crate::journal::shared_file::log_writer::{is_full, ROOM_EVERY};
 use crate::journal::shared_file::volumes::Volumes;
-use crate::node_error::{LogDamage, NodeError};
+use crate::node_error::NodeError;
 use actix::prelude::*;
-use dsm_protocol::machine::log_scan::{LogPlace, LogScan, Part, CHUNK_BYTES};
+use dsm_protocol::machine::log_scan::{LogPlace, LogScan, Part};
 use dsm_protocol::planted;
-use dsm_protocol::record::{
-    BadLine, CrashKind, FileNumber, Judge, Position, RecordError, Scanner, Step, Verdict,
-};
+use dsm_protocol::record::{BadLine, CrashKind, FileNumber, Position, Scanner, Step};
 use futures_util::future;
 use std::cell::RefCell;
 use std::io;
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::Duration;
-
-/// A torn tail longer than this is not cut by itself when the log is not synced before answers, in bytes.
-const CUT_MAX_BYTES: u64 = 1 << 20;
 
 /// How long it may take until it is strange that the log's inode is still locked, in milliseconds: the kernel frees the
 /// locks of a killed holder one after another, and this one last.
@@ -83,6 +78,7 @@ impl Recovery {
     pub(crate) async fn run(self) -> Result<Option<Recovered>, NodeError> {
         let path = self.path.display().to_string();
         let io_error = |error: io::Error| NodeError::file(&self.path, error);
+        let mending = self.mending();
         let file = match self.open_locked().await {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             opened => opened.map_err(io_error)?,
@@ -111,9 +107,9 @@ impl Recovery {
                 continue;
             }
             if let Some(bad) = found.bad {
-                self.cut(&file, bad, crash).await?;
+                mending.cut(&file, bad, crash).await?;
             }
-            let Some(hole) = self.make_durable(&file, &found.place).await.map_err(io_error)? else {
+            let Some(hole) = mending.make_durable(&file, &found.place).await.map_err(io_error)? else {
                 break found.place;
             };
             let end = found.place.position;
@@ -127,11 +123,16 @@ impl Recovery {
             );
             // What is missing may have been replayed: begin again, without it. The file is shorter each time.
             crash = CrashKind::MayHaveLostPower;
-            self.cut(&file, hole, crash).await?;
+            mending.cut(&file, hole, crash).await?;
             from_start = true;
         };
         let position = self.end_line(&file, place.position).await.map_err(io_error)?;
         Ok(Some(Recovered { file, position, identity, number }))
+    }
+
+    fn mending(&self) -> Mending {
+        let (env, path, fsync) = (Rc::clone(&self.env), self.path.clone(), self.fsync);
+        Mending { env, path, line_bytes_max: self.line_bytes_max, fsync, with_members: false }
     }
 
     /// Opens the log and takes the lock on its inode; whoever still has it reigns without the lock file.
@@ -215,120 +216,13 @@ impl Recovery {
         }
     }
 
-    /// Judges a bad line and cuts the log in front of it, if it is torn.
-    async fn cut(&self, file: &Rc<dyn File>, bad: BadLine, crash: CrashKind) -> Result<(), NodeError> {
-        let path = self.path.display();
-        let io_error = |error: io::Error| NodeError::file(&self.path, error);
-        let corrupt = |damage| NodeError::Corrupt { path: self.path.clone(), damage };
-        let mut judge = Judge::new(bad.clone(), crash, self.line_bytes_max);
-        let mut offset = bad.offset;
-        loop {
-            let bytes = file.read_at(offset, CHUNK_BYTES).await.map_err(io_error)?;
-            judge.push(&bytes);
-            offset += bytes.len() as u64;
-            if bytes.len() < CHUNK_BYTES || judge.is_decided() {
-                break;
-            }
-        }
-        match judge.finish() {
-            Verdict::Torn { offset, bytes, lines } => {
-                if self.fsync != Fsync::Always && bytes > CUT_MAX_BYTES {
-                    let bytes_max = CUT_MAX_BYTES;
-                    return Err(corrupt(LogDamage::TornTooFar { offset, bytes, lines, bytes_max }));
-                }
-                log::warn!(
-                    "log has a torn tail, cutting it path={path} offset={offset} bytes={bytes} lines={lines}"
-                );
-                file.truncate(offset).await.map_err(io_error)?;
-                // The cut must be on disk before anything is appended: old bytes must not come back after it.
-                file.sync().await.map_err(io_error)
-            }
-            Verdict::Corrupt { offset, line, cause: RecordError::Foreign, .. } => {
-                Err(corrupt(LogDamage::Foreign { offset, line }))
-            }
-            Verdict::Corrupt { offset, line, cause, evidence } => {
-                Err(corrupt(LogDamage::Record { offset, line, cause, evidence }))
-            }
-        }
-    }
-
-    /// Brings every byte to the disk, those of a failed sync included: the kernel may call pages clean that never
-    /// got there, so what no SYNCED covers is written again.
-    ///
-    /// What is written again is what this reads now, and each line of it is looked at first: since the log was replayed,
-    /// the kernel may have thrown such a page away, and then gives what the disk has. Gives the first line that is not
-    /// what was replayed.
-    async fn make_durable(&self, file: &Rc<dyn File>, place: &LogPlace) -> io::Result<Option<BadLine>> {
-        let end = place.position.offset;
-        let mut scan =
-            LogScan::new(&LogPlace::durable(place.durable), self.line_bytes_max).keeping_bytes_to(end);
-        let writes = self.fsync == Fsync::Always && !planted!(RecoveryWritesNothingAgain);
-        while writes && scan.position().offset < end {
-            let offset = scan.position().offset;
-            planted!(RecoveryBelievesMemory => {
-                let bytes = file.read_at(offset, (end - offset) as usize).await?;
-                self.write(file, Group { offset, bytes, ..Group::default() }).await?;
-                break;
-            });
-            let (then, part) = file.scan(scan).await?;
-            scan = then;
-            if !part.bytes.is_empty() {
-                let group = Group { offset, bytes: part.bytes, ..Group::default() };
-                self.write(file, group).await?;
-            }
-            if part.bad.is_some() {
-                return Ok(part.bad);
-            }
-            if part.at_end && scan.position().offset < end {
-                return Err(io::ErrorKind::UnexpectedEof.into());
-            }
-        }
-        if !planted!(RecoveryNotSynced) {
-            file.sync().await?;
-        }
-        planted!(DirectoryNotSynced => {
-            return Ok(None);
-        });
-        // That of the file itself, if the path leads there over links: a compaction exchanges it there.
-        let place = self.env.disk().resolve(&self.path).await?;
-        self.env.disk().sync_directory(&place).await?;
-        Ok(None)
-    }
-
-    /// Writes a group, however long the disk is full: whoever takes over in our place would find no more room.
-    async fn write(&self, file: &Rc<dyn File>, group: Group) -> io::Result<()> {
-        let Group { offset, mut bytes, sync, reserve_to, post } = group;
-        let mut told = false;
-        loop {
-            let post = post.clone();
-            let appended = file.append(Group { offset, bytes, sync, reserve_to, post }).await;
-            // A failed sync is never tried again, whatever its reason.
-            if let Some(error) = appended.sync_error {
-                return Err(error);
-            }
-            match appended.write_error {
-                None => return Ok(()),
-                Some(error) if is_full(Some(&error)) => {
-                    if !std::mem::replace(&mut told, true) {
-                        log::warn!(
-                            "log cannot be made whole, waiting for room cause=disk-full error={error}"
-                        );
-                    }
-                    bytes = appended.bytes;
-                    tokio::time::sleep(ROOM_EVERY).await;
-                }
-                Some(error) => return Err(error),
-            }
-        }
-    }
-
     /// Ends a last line of the original program that has no newline.
     async fn end_line(&self, file: &Rc<dyn File>, position: Position) -> io::Result<Position> {
         if !position.lacks_newline {
             return Ok(position);
         }
         let group = Group { offset: position.offset, bytes: vec![b'\n'], sync: true, ..Group::default() };
-        self.write(file, group).await?;
+        self.mending().write(file, group).await?;
         let mut scanner = Scanner::resume(position, self.line_bytes_max);
         match scanner.next(b"\n") {
             Step::Partial => Ok(scanner.position()),
