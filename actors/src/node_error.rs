@@ -54,6 +54,14 @@ pub enum NodeError {
         #[source]
         damage: LogDamage,
     },
+    /// This machine cannot take part in keeping the log.
+    #[error("this machine cannot take part in keeping the log {}: {reason}", path.display())]
+    NoMember {
+        /// The path of its log.
+        path: PathBuf,
+        /// Why not, in words.
+        reason: String,
+    },
     /// The log failed while it was written: what was in flight is unknown.
     #[error("the log cannot be {step}")]
     LogFailed {

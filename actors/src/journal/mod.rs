@@ -31,6 +31,7 @@
 #[cfg(feature = "testing")]
 pub mod memory;
 pub(crate) mod mending;
+pub mod raft;
 pub mod shared_file;
 
 pub use dsm_protocol::ids::LogId;

@@ -1,0 +1,170 @@
+//! Where the lines of a member's log begin, and how entries are read from there.
+//!
+//! Owns a sparse index of the file, and the parsing of what is read. Never opens, writes or cuts a file.
+
+use crate::env::File;
+use dsm_consensus::LogEntry;
+use dsm_protocol::ids::{Seq, Version};
+use dsm_protocol::record;
+use std::io;
+use std::rc::Rc;
+use tokio::sync::oneshot;
+
+/// One line in so many bytes is in the index: 100 GB are 400,000 lines, of 16 bytes each in memory. To find an entry about as
+/// many bytes are read.
+const STRIDE_BYTES: u64 = 256 << 10;
+
+/// How much is read at once, unless a line is longer, in bytes.
+const READ_BYTES: usize = 256 << 10;
+
+/// Entries and the places of their lines.
+pub(super) type PlacedEntries = Vec<(LogEntry, u64)>;
+
+/// Where some of the lines begin, in their order: the seq of the record, and the bytes before it.
+#[derive(Debug, Default)]
+pub(super) struct LineIndex(Vec<(Seq, u64)>);
+
+impl LineIndex {
+    /// Takes a line that follows all that were taken, if it is far enough from the last one in the index.
+    pub(super) fn note(&mut self, seq: Seq, offset: u64) {
+        if self.0.last().is_none_or(|(_, last)| offset >= last.saturating_add(STRIDE_BYTES)) {
+            self.0.push((seq, offset));
+        }
+    }
+
+    /// Everything after this seq is cut off.
+    pub(super) fn cut_after(&mut self, seq: Seq) {
+        while self.0.last().is_some_and(|(last, _)| *last > seq) {
+            self.0.pop();
+        }
+    }
+
+    /// Where to begin to read for the line of this seq: at it, or at one before it.
+    fn before(&self, seq: Seq) -> u64 {
+        let after = self.0.partition_point(|(indexed, _)| *indexed <= seq);
+        after.checked_sub(1).map_or(0, |at| self.0[at].1)
+    }
+}
+
+/// What is wanted of a log.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct EntryRange {
+    /// The first entry.
+    pub(super) from: Seq,
+    /// The last one.
+    pub(super) through: Seq,
+    /// As many as fit, at least one.
+    pub(super) bytes_max: u64,
+}
+
+/// Reads entries from `file`, of which the first `end` bytes are the log. Fewer than are wanted only where they do not fit or the
+/// log ends.
+///
+/// # Errors
+/// Errors of the system, or a line that is damaged.
+pub(super) async fn fetch(
+    file: &Rc<dyn File>,
+    index: &LineIndex,
+    end: u64,
+    wanted: EntryRange,
+) -> io::Result<PlacedEntries> {
+    let mut search =
+        Search { buffer: Vec::new(), offset: index.before(wanted.from), wanted, bytes: 0, found: Vec::new() };
+    let mut read_bytes = READ_BYTES;
+    loop {
+        let at = search.offset + search.buffer.len() as u64;
+        let length = read_bytes.min(usize::try_from(end.saturating_sub(at)).unwrap_or(usize::MAX));
+        if length == 0 {
+            return Ok(search.found);
+        }
+        let bytes = file.read_at(at, length).await?;
+        if bytes.len() < length {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        let before = search.offset;
+        // To check megabytes takes its time.
+        let (answer, answered) = oneshot::channel();
+        let work = move || {
+            let done = search.take(&bytes);
+            drop(answer.send((search, done)));
+        };
+        file.compute(Box::new(work)).await?;
+        let (then, done) = answered.await.map_err(io::Error::other)?;
+        search = then;
+        if done? {
+            return Ok(search.found);
+        }
+        // Doubling keeps the search for the end of a long line linear.
+        read_bytes = if search.offset == before { 2 * read_bytes } else { READ_BYTES };
+    }
+}
+
+/// A search for entries, while it is under way.
+struct Search {
+    /// What was read and is not parsed: the beginning of a line.
+    buffer: Vec<u8>,
+    /// The bytes of the file before it.
+    offset: u64,
+    wanted: EntryRange,
+    /// The words of what is found.
+    bytes: u64,
+    found: PlacedEntries,
+}
+
+impl Search {
+    /// Takes more bytes. Says whether nothing more is wanted.
+    fn take(&mut self, bytes: &[u8]) -> io::Result<bool> {
+        let mut search_from = self.buffer.len();
+        self.buffer.extend_from_slice(bytes);
+        let mut taken = 0;
+        let mut is_done = false;
+        while let Some(end) = memchr::memchr(b'\n', &self.buffer[search_from..]) {
+            let end = search_from + end;
+            let words = record::words_of(&self.buffer[taken..end]).map_err(|error| {
+                let at = self.offset + taken as u64;
+                io::Error::other(format!("the line at byte {at} is damaged: {error}"))
+            })?;
+            if let Some((version, words)) = words {
+                let EntryRange { from, through, bytes_max } = self.wanted;
+                let is_over = !self.found.is_empty() && self.bytes + words.len() as u64 > bytes_max;
+                is_done = version.seq > through || is_over;
+                if !is_done && version.seq >= from {
+                    self.bytes += words.len() as u64;
+                    let entry = LogEntry { version, data: words.into() };
+                    self.found.push((entry, self.offset + taken as u64));
+                }
+            }
+            taken = end + 1;
+            search_from = taken;
+            if is_done {
+                break;
+            }
+        }
+        self.buffer.drain(..taken);
+        self.offset += taken as u64;
+        Ok(is_done)
+    }
+}
+
+/// Where the line after this entry's begins, and the version of that one: a cut there leaves everything through it. `None` for the
+/// version where the log is to be empty.
+///
+/// # Errors
+/// Errors of the system, or that the log has no such entry.
+pub(super) async fn cut_place(
+    file: &Rc<dyn File>,
+    index: &LineIndex,
+    end: u64,
+    seq: Seq,
+) -> io::Result<(u64, Version)> {
+    let wanted = EntryRange { from: seq, through: seq.next(), bytes_max: u64::MAX };
+    let found = fetch(file, index, end, wanted).await?;
+    let missing = || io::Error::other(format!("the log has no entry after seq {seq}"));
+    if seq == Seq(0) {
+        return found.first().map(|(_, offset)| (*offset, Version::default())).ok_or_else(missing);
+    }
+    match found.as_slice() {
+        [(last, _), (_, offset)] => Ok((*offset, last.version)),
+        _ => Err(missing()),
+    }
+}
