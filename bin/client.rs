@@ -67,7 +67,7 @@ struct Args {
     #[command(flatten)]
     log: cli::LogArgs,
 
-    /// READ KEY | WRITE KEY VALUE... | DELETE KEY | STATUS | FAILOVER | REMOVE-SLAVE SLAVE | HELP [default: show a prompt]
+    /// READ KEY | WRITE KEY VALUE... | DELETE KEY | KEYS PATTERN | STATUS | FAILOVER | REMOVE-SLAVE SLAVE | HELP [default: show a prompt]
     #[arg(value_name = "OPERATION", trailing_var_arg = true, allow_hyphen_values = true)]
     operation: Vec<OsString>,
 }
@@ -160,6 +160,13 @@ fn once(store: &Store, operation: TypedOperation) -> anyhow::Result<ExitCode> {
                 return not_found(&key);
             }
             b"DELETE_DONE".to_vec()
+        }
+        TypedOperation::Keys(pattern) => {
+            let keys = store.run(|client| client.keys(pattern)).map_err(failed)?;
+            if keys.is_empty() {
+                return Ok(ExitCode::SUCCESS);
+            }
+            prompt::key_lines(&keys)
         }
         TypedOperation::Status => {
             let text = prompt::status_text(&store.run(Client::status).map_err(failed)?);

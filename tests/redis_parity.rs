@@ -50,7 +50,6 @@ const DIFFERENCES: &[Difference] = &[
             ("LPUSH k v", "-ERR unknown command 'LPUSH', with args beginning with: 'k' 'v' ^"),
             ("WATCH k", "-ERR unknown command 'WATCH', with args beginning with: 'k' ^"),
             ("PUBLISH x y", "-ERR unknown command 'PUBLISH', with args beginning with: 'x' 'y' ^"),
-            ("KEYS *", "-ERR unknown command 'KEYS', with args beginning with: '*' ^"),
             ("FLUSHALL", "-ERR unknown command 'FLUSHALL', with args beginning with: ^"),
         ],
     },
@@ -87,6 +86,23 @@ const DIFFERENCES: &[Difference] = &[
             ("CONFIG RESETSTAT", "-ERR CONFIG RESETSTAT is not supported^"),
         ],
     },
+    Difference {
+        why: "A cursor is what the last SCAN said",
+        answers: &[(
+            "SCAN 17\nSCAN 1",
+            "-ERR invalid cursor: it is of another order of the keys, begin again with 0^-ERR invalid cursor: it is of another \
+             order of the keys, begin again with 0^",
+        )],
+    },
+    Difference {
+        why: "A pattern has at most 1,024 bytes, and 64 in each part after a star",
+        answers: &[(
+            "KEYS *0123456789012345678901234567890123456789012345678901234567890123456789",
+            "-ERR pattern is too long: the limit is 1024 bytes, and 64 in each part after a star^",
+        )],
+    },
+    // KEYS with more than 65,536 keys: a test of the machine (`keyspace.rs`).
+    Difference { why: "KEYS shows at most 65,536 keys of 32 MiB in all", answers: &[] },
     Difference {
         why: "A key has at most 64 KiB, a client's name 256 bytes",
         answers: &[
@@ -670,6 +686,16 @@ fn data() -> Vec<Script> {
         "READWRITE",
         "MSET a 1 b 2\nMGET a b c a\nMGET c",
         "MSET a 1 a 2 a 3\nGET a\nDBSIZE",
+        "SCAN 0\nSET k v\nSCAN 0\nSCAN 0 MATCH k*\nSCAN 0 MATCH x*\nSCAN 0 COUNT 100 MATCH [a-k]\nSCAN \"\"",
+        "SET k v\nSCAN 0 TYPE string\nSCAN 0 type STRING\nSCAN 0 TYPE list\nSCAN 0 TYPE none",
+        "SET a 1\nSET b 2\nHELLO 3\nSCAN 0 MATCH a COUNT 100\nSCAN 0 MATCH * COUNT 100 MATCH b\nKEYS a\nKEYS c",
+        "SCAN x\nSCAN 0x\nSCAN 18446744073709551616\nSCAN 0 COUNT 0\nSCAN 0 COUNT -1\nSCAN 0 COUNT x\nSCAN 0 COUNT",
+        "SCAN 0 MATCH\nSCAN 0 TYPE\nSCAN 0 FOO\nSCAN 0 FOO bar\nSCAN 0 MATCH a b",
+        "SCAN 17\nSCAN 1",
+        "KEYS *0123456789012345678901234567890123456789012345678901234567890123456789",
+        "KEYS *\nSET k v\nKEYS *\nKEYS k\nKEYS ?\nKEYS [^k]\nKEYS \\k\nKEYS \"\"\nDEL k\nKEYS *",
+        "SET \"\" v\nKEYS *\nKEYS \"\"\nSCAN 0\nRANDOMKEY\nDEL \"\"\nRANDOMKEY",
+        "RANDOMKEY\nSET k v\nRANDOMKEY\nHELLO 3\nRANDOMKEY\nDEL k\nRANDOMKEY",
         "DBSIZE\nSET a 1\nDBSIZE\nMSET a 2 b 2\nDBSIZE\nDEL a\nDBSIZE",
         "SET a 1 b",
         "SET a 1 b 2",

@@ -285,6 +285,35 @@ impl Client {
         self.count(Command::KeyCount).await
     }
 
+    /// All keys that match the glob `pattern`, in any order.
+    ///
+    /// # Errors
+    /// Only [`ClientError::NotExecuted`]: among others if there are more than 65,536 of them.
+    pub async fn keys(&self, pattern: impl Into<Bytes>) -> Result<Vec<Bytes>, ClientError> {
+        match self.execute(Command::Keys { pattern: pattern.into() }).await? {
+            Reply::Values(keys) => Ok(keys.into_iter().flatten().collect()),
+            _ => Err(ClientError::not_executed(Failure::Protocol)),
+        }
+    }
+
+    /// The next part of all keys, or of those that match `pattern`, and the cursor with which to go on: 0 begins, and at the end there
+    /// is none. About `count` keys are looked at. A key that is there from the beginning to the end is shown, whatever happens
+    /// meanwhile to the masters.
+    ///
+    /// # Errors
+    /// Only [`ClientError::NotExecuted`].
+    pub async fn scan(
+        &self,
+        cursor: u64,
+        pattern: Option<Bytes>,
+        count: u32,
+    ) -> Result<(Option<u64>, Vec<Bytes>), ClientError> {
+        match self.execute(Command::Scan { cursor, pattern, count, strings: true }).await? {
+            Reply::Page { next, keys } => Ok(((next != 0).then_some(next), keys)),
+            _ => Err(ClientError::not_executed(Failure::Protocol)),
+        }
+    }
+
     /// The state of the master at the other end, in the text form of Redis' INFO: the active one if it can be
     /// found, else any that answers.
     ///

@@ -423,7 +423,11 @@ pub fn encode_response(id: RequestId, reply: &Reply, out: &mut impl Sink) {
             out.push(place.expect("ALL holds every word") as u8);
             out.extend_from_slice(error.detail.as_bytes());
         }),
-        other @ (Reply::Values(_) | Reply::Count(_) | Reply::Integer(_) | Reply::Text(_)) => {
+        other @ (Reply::Values(_)
+        | Reply::Count(_)
+        | Reply::Integer(_)
+        | Reply::Text(_)
+        | Reply::Page { .. }) => {
             framed(KIND_REPLY, out.tail(), |out| {
                 put_u64(out, id.0);
                 to_bincode(other, out);

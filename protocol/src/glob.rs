@@ -24,6 +24,24 @@ pub(crate) fn plain_prefix(pattern: &[u8]) -> Option<(&[u8], bool)> {
     (!prefix.iter().any(|byte| b"*?[\\".contains(byte))).then_some((prefix, has_star))
 }
 
+/// How long the longest part of `pattern` after a star is, in bytes: a text of `n` bytes takes at most that times `n` steps, beside
+/// those for the part before the first star.
+pub(crate) fn longest_sought(pattern: &[u8]) -> usize {
+    let (mut at, mut sought, mut longest) = (0, None, 0);
+    while let Some(byte) = pattern.get(at) {
+        at += match byte {
+            b'[' => read_set(&pattern[at..], 0, |byte| byte).1,
+            b'\\' => 2,
+            _ => 1,
+        };
+        if *byte == b'*' {
+            sought = Some(at);
+        }
+        longest = sought.map_or(0, |sought| at - sought).max(longest);
+    }
+    longest
+}
+
 /// The same with bytes that are equal when `fold` makes them so.
 fn matches_folded(pattern: &[u8], text: &[u8], fold: impl Fn(u8) -> u8 + Copy, steps: &mut usize) -> bool {
     let (mut p, mut t) = (0, 0);
@@ -66,8 +84,14 @@ fn match_one(pattern: &[u8], byte: u8, fold: impl Fn(u8) -> u8) -> Option<usize>
     }
 }
 
-/// A set that is never closed ends with the pattern, as in Redis.
 fn match_set(pattern: &[u8], byte: u8, fold: impl Fn(u8) -> u8) -> Option<usize> {
+    let (is_in, length) = read_set(pattern, byte, fold);
+    is_in.then_some(length)
+}
+
+/// Whether a byte is in the set at the head of `pattern`, and how many bytes of the pattern that is. One that is never closed ends
+/// with the pattern, as in Redis.
+fn read_set(pattern: &[u8], byte: u8, fold: impl Fn(u8) -> u8) -> (bool, usize) {
     let byte = fold(byte);
     let negated = pattern.get(1) == Some(&b'^');
     let mut at = if negated { 2 } else { 1 };
@@ -94,12 +118,30 @@ fn match_set(pattern: &[u8], byte: u8, fold: impl Fn(u8) -> u8) -> Option<usize>
             }
         }
     }
-    (found != negated).then_some(at)
+    (found != negated, at)
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{matches, plain_prefix};
+    use super::{longest_sought, matches, plain_prefix};
+
+    #[test]
+    fn the_part_that_is_sought_is_measured_with_its_sets_and_escapes() {
+        for (pattern, longest) in [
+            ("", 0),
+            ("abc", 0),
+            ("abc*", 0),
+            ("abc*de*f", 2),
+            ("*a?c", 3),
+            ("*\\*\\*", 4),
+            ("*[*]b*", 4),
+            ("*[*", 2),
+            ("a\\*bcd", 0),
+            ("**\\", 2),
+        ] {
+            assert_eq!(longest_sought(pattern.as_bytes()), longest, "{pattern}");
+        }
+    }
 
     fn matches_exactly(pattern: &[u8], text: &[u8]) -> bool {
         super::matches_exactly(pattern, text, &mut 0)

@@ -52,6 +52,10 @@ fn command() -> impl Strategy<Value = Command> {
         }),
         (bytes(), lifetime()).prop_map(|(key, life)| Command::Renew { key, life }),
         (bytes(), time_form()).prop_map(|(key, form)| Command::TimeToLive { key, form }),
+        (any::<u64>(), prop::option::of(bytes()), any::<u32>(), any::<bool>())
+            .prop_map(|(cursor, pattern, count, strings)| Command::Scan { cursor, pattern, count, strings }),
+        bytes().prop_map(|pattern| Command::Keys { pattern }),
+        Just(Command::RandomKey),
         bytes().prop_map(|key| Command::Take { key }),
         prop::collection::vec((bytes(), bytes()), 0..4).prop_map(|pairs| Command::PutManyIfNone { pairs }),
     ]
@@ -105,6 +109,8 @@ fn reply() -> impl Strategy<Value = Reply> {
         bytes().prop_map(Reply::Value),
         any::<u64>().prop_map(Reply::Count),
         any::<i64>().prop_map(Reply::Integer),
+        (any::<u64>(), prop::collection::vec(bytes(), 0..4))
+            .prop_map(|(next, keys)| Reply::Page { next, keys }),
         prop::collection::vec(prop::option::of(bytes()), 0..4).prop_map(Reply::Values),
         "[ -~]{0,20}".prop_map(Reply::Text),
         (0..ErrorWord::ALL.len(), "[ -~]{0,20}")

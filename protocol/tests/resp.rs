@@ -133,6 +133,10 @@ fn requests_for_the_store_become_commands() {
     let set_for = |when, life| update(Update::Set { value: key("v"), when, life });
     let set = |when| set_for(when, Lifetime::Endless);
     let swap = |when| Command::Swap { key: key("k"), value: key("v"), when, life: Lifetime::Endless };
+    let scan = |cursor, pattern: Option<&'static str>, count, strings| {
+        let pattern = pattern.map(key);
+        Command::Scan { cursor, pattern, count, strings }
+    };
     let server = || Shape::Info(Sections::named([&b"server"[..]]));
     for (request, command, shape) in [
         ("GET k", get(), Shape::Plain),
@@ -167,6 +171,11 @@ fn requests_for_the_store_become_commands() {
             Shape::Plain,
         ),
         ("DBSIZE", Command::KeyCount, Shape::Plain),
+        ("SCAN 0", scan(0, None, 10, true), Shape::Plain),
+        ("scan 77 match a* count 5 TYPE string", scan(77, Some("a*"), 5, true), Shape::Plain),
+        ("SCAN 0 COUNT 99999999999 MATCH x MATCH * TYPE list", scan(0, None, u32::MAX, false), Shape::Plain),
+        ("KEYS *", Command::Keys { pattern: key("*") }, Shape::Plain),
+        ("RANDOMKEY", Command::RandomKey, Shape::Plain),
         ("TOUCH a b a", Command::Exists { keys: keys() }, Shape::Plain),
         ("TYPE k", Command::Exists { keys: vec![key("k")] }, Shape::Excerpt(Excerpt::Type)),
         ("STRLEN k", Command::ValueLength { key: key("k") }, Shape::Plain),
@@ -253,6 +262,8 @@ fn replies_are_encoded_as_redis_does() {
         (range(0, 0), Reply::error(ErrorWord::Busy, "x"), "-BUSY x^", SAME),
         (Shape::Plain, Reply::Values(vec![Some(value("1")), None]), "*2^$1^1^$-1^", "*2^$1^1^_^"),
         (Shape::Plain, Reply::Count(0), ":0^", SAME),
+        (Shape::Plain, Reply::Page { next: 0, keys: vec![] }, "*2^$1^0^*0^", SAME),
+        (Shape::Plain, Reply::Page { next: 17, keys: vec![value("a")] }, "*2^$2^17^*1^$1^a^", SAME),
         (Shape::Plain, Reply::Integer(i64::MIN), ":-9223372036854775808^", SAME),
         (Shape::Excerpt(Excerpt::WhetherDone), Reply::Done, ":1^", SAME),
         (Shape::Excerpt(Excerpt::WhetherDone), Reply::NotFound, ":0^", SAME),
@@ -484,10 +495,10 @@ fn many_names_do_not_make_a_huge_answer() {
 #[test]
 fn command_describes_every_command() {
     let all = answer(&mut conversation(Protocol::Resp2), words("COMMAND"));
-    assert!(all.starts_with("*55^*10^$3^get^:2^"), "{all}");
+    assert!(all.starts_with("*58^*10^$3^get^:2^"), "{all}");
     assert_eq!(all, answer(&mut conversation(Protocol::Resp2), words("COMMAND INFO")));
     let docs = answer(&mut conversation(Protocol::Resp3), words("COMMAND DOCS"));
-    assert!(docs.starts_with("%55^$3^get^%5^"), "{docs}");
+    assert!(docs.starts_with("%58^$3^get^%5^"), "{docs}");
     let listed = answer(&mut conversation(Protocol::Resp2), words("COMMAND LIST"));
     for name in listed.split('^').skip(2).step_by(2) {
         let one = answer(&mut conversation(Protocol::Resp2), words(&format!("COMMAND INFO {name}")));
@@ -992,6 +1003,19 @@ const AS_REDIS: &[(&str, &str, &str)] = &[
     ("CLIENT NO-EVICT x", "-ERR syntax error^", SAME),
     ("CLIENT REPLY", "-ERR wrong number of arguments for 'client|reply' command^", SAME),
     ("CLIENT HELP x", "-ERR wrong number of arguments for 'client|help' command^", SAME),
+    ("SCAN", "-ERR wrong number of arguments for 'scan' command^", SAME),
+    ("SCAN x", "-ERR invalid cursor^", SAME),
+    ("SCAN 18446744073709551616", "-ERR invalid cursor^", SAME),
+    ("SCAN 0 COUNT 0", "-ERR syntax error^", SAME),
+    ("SCAN 0 COUNT x", "-ERR value is not an integer or out of range^", SAME),
+    ("SCAN 0 MATCH", "-ERR syntax error^", SAME),
+    ("SCAN 0 SORTED", "-ERR syntax error^", SAME),
+    ("KEYS a b", "-ERR wrong number of arguments for 'keys' command^", SAME),
+    (
+        "KEYS *01234567890123456789012345678901234567890123456789012345678901234",
+        "-ERR pattern is too long: the limit is 1024 bytes, and 64 in each part after a star^",
+        SAME,
+    ),
     ("CONFIG", "-ERR wrong number of arguments for 'config' command^", SAME),
     ("CONFIG GET", "-ERR wrong number of arguments for 'config|get' command^", SAME),
     ("CONFIG GET save", "*2^$4^save^$0^^", "%1^$4^save^$0^^"),
@@ -1143,7 +1167,7 @@ const OUR_OWN: &[(&str, &str, &str)] = &[
          ere is no configuration file^+SET^+    Not supported: settings are fixed at the start^",
         SAME,
     ),
-    ("COMMAND COUNT", ":55^", SAME),
+    ("COMMAND COUNT", ":58^", SAME),
     (
         "COMMAND DOCS get",
         "*2^$3^get^*10^$7^summary^$22^Get the value of a key^$5^since^$5^0.1.0^$5^group^$6^string^$10\

@@ -138,6 +138,7 @@ impl MasterActor {
         let bytes = match &reply {
             Reply::Value(value) => value.len(),
             Reply::Values(values) => values.iter().flatten().map(bytes::Bytes::len).sum(),
+            Reply::Page { keys, .. } => keys.iter().map(bytes::Bytes::len).sum(),
             Reply::Done
             | Reply::NotFound
             | Reply::Count(_)

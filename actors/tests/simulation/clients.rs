@@ -346,6 +346,8 @@ fn answer_of(reply: Reply) -> Answer {
         Reply::Values(values) => Answer::Values(values),
         Reply::Count(count) => Answer::Integer(count as i64),
         Reply::Integer(number) => Answer::Integer(number),
+        // Nobody asks for it here.
+        Reply::Page { keys, .. } => Answer::Values(keys.into_iter().map(Some).collect()),
         Reply::Text(text) => Answer::Value(Some(Bytes::from(text))),
         Reply::Error(error) => Answer::Error(format!("{} {}", error.word.as_str(), error.detail)),
     }

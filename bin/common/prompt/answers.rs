@@ -52,6 +52,12 @@ pub fn not_found(key: &[u8]) -> Vec<u8> {
     [b"Key ", &shown(key)[..], b" not found"].concat()
 }
 
+/// Keys, one a line.
+pub fn key_lines(keys: &[impl AsRef<[u8]>]) -> Vec<u8> {
+    let lines: Vec<Vec<u8>> = keys.iter().map(|key| shown(key.as_ref())).collect();
+    lines.join(&b'\n')
+}
+
 /// Bytes as they are printed: raw to a pipe; at a terminal, what could change its state is escaped.
 pub fn shown(bytes: &[u8]) -> Vec<u8> {
     if io::stdout().is_terminal() {

@@ -1,7 +1,7 @@
 //! The dialog: asks for operations, carries them out, and shows which master serves.
 
 use super::answers::{
-    error_line, help, not_found, say, shown, status_text, FAREWELL, INVALID, REMOVAL_BEGUN,
+    error_line, help, key_lines, not_found, say, shown, status_text, FAREWELL, INVALID, REMOVAL_BEGUN,
 };
 use super::store::Store;
 use super::terminal::{LineAnswer, Terminal};
@@ -214,6 +214,9 @@ impl Dialog<'_> {
                     true => b"DELETE_DONE".to_vec(),
                     false => not_found(&key),
                 })
+            }
+            TypedOperation::Keys(pattern) => {
+                self.store.run(|client| client.keys(pattern)).map(|keys| key_lines(&keys))
             }
             TypedOperation::Status => {
                 self.store.run(Client::status).map(|text| status_text(&text).into_bytes())

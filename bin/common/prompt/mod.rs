@@ -19,7 +19,9 @@ mod store;
 mod terminal;
 mod typed;
 
-pub use answers::{error_line, help, not_found, say, shown, status_text, FAREWELL, INVALID, REMOVAL_BEGUN};
+pub use answers::{
+    error_line, help, key_lines, not_found, say, shown, status_text, FAREWELL, INVALID, REMOVAL_BEGUN,
+};
 pub use dialog::run;
 pub use history::HISTORY_HELP;
 pub use store::Store;

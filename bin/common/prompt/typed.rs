@@ -13,6 +13,8 @@ pub enum TypedOperation {
     Write(Option<(Vec<u8>, Vec<u8>)>),
     /// `DELETE key`; without a key it is asked for.
     Delete(Option<Vec<u8>>),
+    /// `KEYS pattern`.
+    Keys(Vec<u8>),
     /// `STATUS`.
     Status,
     /// `FAILOVER`.
@@ -72,6 +74,11 @@ impl TypedOperation {
                 }
                 Some(_) | None => TypedOperation::Invalid(usage_of("WRITE")),
             },
+            b"KEYS" => match one_key(usage_of("KEYS")) {
+                Ok(Some(pattern)) => TypedOperation::Keys(pattern),
+                Ok(None) => TypedOperation::Invalid(usage_of("KEYS")),
+                Err(invalid) => invalid,
+            },
             b"STATUS" => alone(TypedOperation::Status),
             b"FAILOVER" => alone(TypedOperation::Failover),
             b"REMOVE-SLAVE" => remove_slave(rest.trim_ascii_end()),
@@ -93,6 +100,8 @@ impl TypedOperation {
                 TypedOperation::Write(Some((key.clone(), value.join(&b' '))))
             }
             (b"WRITE", _) => TypedOperation::Invalid(usage_of("WRITE")),
+            (b"KEYS", [pattern]) => TypedOperation::Keys(pattern.clone()),
+            (b"KEYS", _) => TypedOperation::Invalid(usage_of("KEYS")),
             (b"STATUS", []) => TypedOperation::Status,
             (b"FAILOVER", []) => TypedOperation::Failover,
             (b"REMOVE-SLAVE", [slave]) => remove_slave(slave),
@@ -202,6 +211,9 @@ mod tests {
             ("STATUS", TypedOperation::Status),
             ("STATUS now", TypedOperation::Invalid(usage())),
             ("failover", TypedOperation::Failover),
+            ("keys  user:* ", TypedOperation::Keys(b"user:*".to_vec())),
+            ("KEYS", TypedOperation::Invalid(usage_of("KEYS"))),
+            ("KEYS a b", TypedOperation::Invalid(usage_of("KEYS"))),
             ("remove-slave  slave-2 ", TypedOperation::RemoveSlave(SlaveId::new("slave-2").unwrap())),
             ("REMOVE-SLAVE", TypedOperation::Invalid(usage_of("REMOVE-SLAVE"))),
             ("REMOVE-SLAVE a b", TypedOperation::Invalid(usage_of("REMOVE-SLAVE"))),
@@ -241,6 +253,8 @@ mod tests {
             (&["WRITE", "k"], TypedOperation::Invalid(usage_of("WRITE"))),
             (&["DELETE", "-k"], TypedOperation::Delete(Some(bytes("-k")))),
             (&["FAILOVER"], TypedOperation::Failover),
+            (&["KEYS", "a b*"], TypedOperation::Keys(b"a b*".to_vec())),
+            (&["KEYS"], TypedOperation::Invalid(usage_of("KEYS"))),
             (&["REMOVE-SLAVE", "one"], TypedOperation::RemoveSlave(SlaveId::new("one").unwrap())),
             (&["REMOVE-SLAVE"], TypedOperation::Invalid(usage_of("REMOVE-SLAVE"))),
             (&["REMOVE-SLAVE", ""], TypedOperation::Invalid(usage_of("REMOVE-SLAVE"))),

@@ -50,6 +50,7 @@ fn action(input: &mut Input<'_>) -> Action {
         0 => Action::Get { session: a, key: b },
         1 => Action::GetMany { session: a, keys: (b, c) },
         2 => Action::Exists { session: a, key: b },
+        3 if c > 1 => Action::LookAtKeys { session: a, kind: b },
         3 => Action::KeyCount { session: 1 },
         4 | 5 => Action::Put { session: a, key: b },
         6 => Action::PutMany { session: a, keys: (b, c) },

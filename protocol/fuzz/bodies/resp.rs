@@ -134,6 +134,9 @@ fn replies(command: &Command) -> Vec<Reply> {
         }
         Command::TimeToLive { .. } => vec![Reply::Integer(-2), Reply::Integer(1500)],
         Command::PutManyIfNone { .. } => vec![Reply::Count(1)],
+        Command::Scan { .. } => vec![Reply::Page { next: 7, keys: vec![value] }],
+        Command::Keys { .. } => vec![Reply::Values(vec![Some(value)]), Reply::Values(Vec::new())],
+        Command::RandomKey => vec![Reply::Value(value), Reply::NotFound],
         Command::Status => vec![Reply::Text("# Server\r\ndsm_role:primary\r\n".to_owned())],
     };
     let errors = ErrorWord::ALL.iter().map(|word| Reply::error(*word, "line\r\nbreak"));

@@ -1,11 +1,19 @@
-//! Commands on keys, whatever kind of value they hold: DEL and UNLINK, EXISTS, TOUCH, TYPE.
+//! Commands on keys, whatever kind of value they hold: DEL and UNLINK, EXISTS, TOUCH, TYPE; SCAN, KEYS and RANDOMKEY.
 
-use super::entry::{spec, AnswerLength, Changes, CommandFacts, Does, KeyRange, PromptLine, Spec, KEY, KEYS};
+use super::entry::{
+    argument, spec, AnswerLength, Argument, Changes, CommandFacts, Does, KeyRange, PromptLine, Spec, KEY,
+    KEYS,
+};
 use super::words::{Unfit, Words};
 use super::{Command, Excerpt};
+use bytes::Bytes;
 
 /// The names of this family, the busiest first.
-pub(super) const NAMES: &[Spec] = &[DEL_SPEC, EXISTS_SPEC, UNLINK_SPEC, TYPE_SPEC, TOUCH_SPEC];
+pub(super) const NAMES: &[Spec] =
+    &[DEL_SPEC, EXISTS_SPEC, UNLINK_SPEC, TYPE_SPEC, TOUCH_SPEC, SCAN_SPEC, KEYS_SPEC, RANDOMKEY_SPEC];
+
+/// About so many keys one SCAN looks at if it does not say how many.
+const SCAN_COUNT: u32 = 10;
 
 /// See [`Command::Delete`].
 pub(super) static DEL: CommandFacts = CommandFacts {
@@ -82,3 +90,93 @@ const TYPE_SPEC: Spec = Spec {
 fn type_of(words: &mut Words) -> Result<(Command, Excerpt), Unfit> {
     Ok((Command::Exists { keys: vec![words.key()?] }, Excerpt::Type))
 }
+
+/// See [`Command::Scan`].
+pub(super) static SCAN: CommandFacts = CommandFacts {
+    changes: Changes::Nothing,
+    answer: AnswerLength::Short,
+    log_word: "SCAN",
+    asked_as: &["scan"],
+    prompt: None,
+};
+
+const PATTERN: Argument = argument("pattern", "pattern");
+
+const SCAN_SPEC: Spec = Spec {
+    flags: &["readonly"],
+    categories: &["keyspace", "read", "slow"],
+    tips: &["nondeterministic_output", "request_policy:special"],
+    group: "generic",
+    complexity: "O(1) for every call. O(N) for a complete iteration, including enough command calls for the cursor to \
+                 return back to 0. N is the number of keys.",
+    arguments: &[
+        argument("cursor", "integer"),
+        Argument { token: Some("MATCH"), flags: &["optional"], ..PATTERN },
+        Argument { token: Some("COUNT"), flags: &["optional"], ..argument("count", "integer") },
+        Argument { token: Some("TYPE"), flags: &["optional"], ..argument("type", "string") },
+    ],
+    ..spec("scan", Does::Ask(scan), -2, "Incrementally iterate the keys space")
+};
+
+fn scan(words: &mut Words) -> Result<Command, Unfit> {
+    let cursor = words.cursor()?;
+    let (mut pattern, mut count, mut strings) = (None, SCAN_COUNT, true);
+    while let Some(option) = words.word() {
+        match option.to_ascii_uppercase().as_slice() {
+            b"COUNT" => count = scan_count(words)?,
+            b"MATCH" => pattern = Some(words.pattern()?),
+            b"TYPE" => strings = words.word().ok_or(Unfit::Syntax)?.eq_ignore_ascii_case(b"string"),
+            _ => return Err(Unfit::Syntax),
+        }
+    }
+    let pattern = pattern.filter(|pattern: &Bytes| pattern != "*");
+    Ok(Command::Scan { cursor, pattern, count, strings })
+}
+
+fn scan_count(words: &mut Words) -> Result<u32, Unfit> {
+    let count = words.optional_integer()?;
+    if count < 1 {
+        return Err(Unfit::Syntax);
+    }
+    Ok(u32::try_from(count).unwrap_or(u32::MAX))
+}
+
+/// See [`Command::Keys`].
+pub(super) static KEYS_FACTS: CommandFacts = CommandFacts {
+    changes: Changes::Nothing,
+    answer: AnswerLength::Short,
+    log_word: "KEYS",
+    asked_as: &["keys"],
+    prompt: Some(PromptLine { usage: "KEYS <pattern>", means: "prints the keys that match: * is any text" }),
+};
+
+const KEYS_SPEC: Spec = Spec {
+    flags: &["readonly"],
+    categories: &["keyspace", "read", "slow", "dangerous"],
+    tips: &["request_policy:all_shards", "nondeterministic_output_order"],
+    group: "generic",
+    complexity: "O(N) where N is the number of keys.",
+    arguments: &[PATTERN],
+    ..spec("keys", Does::Ask(keys), 2, "Find all keys matching the given pattern")
+};
+
+fn keys(words: &mut Words) -> Result<Command, Unfit> {
+    Ok(Command::Keys { pattern: words.pattern()? })
+}
+
+/// See [`Command::RandomKey`].
+pub(super) static RANDOMKEY: CommandFacts = CommandFacts {
+    changes: Changes::Nothing,
+    answer: AnswerLength::Short,
+    log_word: "RANDOMKEY",
+    asked_as: &["randomkey"],
+    prompt: None,
+};
+
+const RANDOMKEY_SPEC: Spec = Spec {
+    flags: &["readonly"],
+    categories: &["keyspace", "read", "slow"],
+    tips: &["request_policy:all_shards", "nondeterministic_output"],
+    group: "generic",
+    ..spec("randomkey", Does::Ask(|_| Ok(Command::RandomKey)), 1, "Return a random key from the keyspace")
+};

@@ -31,7 +31,7 @@ pub(crate) use lookup::{find_by_full_name, find_command, find_subcommand, COMMAN
 pub use reply::{ErrorWord, Excerpt, Reply, ReplyError};
 pub(crate) use update::Rule;
 pub use update::{Condition, DecidedBy, Decision, ExpiryCondition, KnownValue, Lifetime, Update};
-pub(crate) use words::{Lengths, Unfit, Words};
+pub(crate) use words::{pattern_fits, Lengths, Unfit, Words, PATTERN_BYTES_MAX, PATTERN_PART_BYTES_MAX};
 
 use crate::ids::{SlaveId, UnixMillis};
 use bytes::Bytes;
@@ -267,6 +267,27 @@ commands! {
         /// How long it lives from now on.
         life: Lifetime,
     } => expiry::GETEX, Operands::Key(key);
+
+    /// Goes on with a walk over all keys, for a bounded part of it. Answer: `Page`.
+    Scan {
+        /// Where to go on: 0 to begin, else as the last page said.
+        cursor: u64,
+        /// A glob that the keys match; `None` for all.
+        pattern: Option<Bytes>,
+        /// About so many keys are looked at.
+        count: u32,
+        /// Whether keys are shown that hold strings: else none is, as there are no other types.
+        strings: bool,
+    } => generic::SCAN, Operands::None;
+
+    /// All keys that match. Answer: `Values`, or an error if there are more than [`KEYS_MAX`].
+    Keys {
+        /// A glob.
+        pattern: Bytes,
+    } => generic::KEYS_FACTS, Operands::None;
+
+    /// Any key. Answer: `Value`, which is the key; or `NotFound` if there is none.
+    RandomKey => generic::RANDOMKEY, Operands::None;
 }
 
 /// How the time is told at which a key expires.
@@ -389,6 +410,9 @@ mod tests {
             },
             Command::TimeToLive { key: Bytes::from_static(b"key"), form: TimeForm::Millis },
             Command::Renew { key: Bytes::from_static(b"key"), life: Lifetime::Endless },
+            Command::Scan { cursor: 7, pattern: Some(Bytes::from_static(b"k*")), count: 10, strings: true },
+            Command::Keys { pattern: Bytes::from_static(b"k*") },
+            Command::RandomKey,
         ];
         assert_eq!(all.len(), COMMAND_FACTS.len(), "each command is one of the samples");
         all
@@ -422,15 +446,15 @@ mod tests {
             "append" | "getset" | "mset" | "msetnx" | "set" | "setnx" | "write" => vec![name, "key", "value"],
             "decrby" | "incrby" | "expire" | "pexpire" | "expireat" | "pexpireat" => vec![name, "key", "1"],
             "setex" | "psetex" => vec![name, "key", "1", "value"],
+            "scan" => vec![name, "1"],
             "getrange" | "setrange" | "substr" => vec![name, "key", "0", "1"],
             _ => vec![name, "key"],
         };
         for command in samples() {
             let is_set = matches!(command, Command::Put { .. });
             for name in command.facts().asked_as.iter().filter(|name| is_set || **name != "set") {
-                let args = words(name)
-                    .into_iter()
-                    .take(if command.operands().keys() > 0 || *name == "remove-slave" { 4 } else { 1 });
+                let has_words = find_command(name.as_bytes()).unwrap().arity.abs() > 1;
+                let args = words(name).into_iter().take(if has_words { 4 } else { 1 });
                 let args = args.map(Bytes::from).collect();
                 let mut words = Words::after_name(args, Lengths { key_max: 10, value_max: 10 });
                 let made = match find_command(name.as_bytes()).unwrap().does {
@@ -504,7 +528,7 @@ mod tests {
         let (pair, pairs, none) = ((1, 8, 3, 5), (1, 8 + 32, 3, 5), (0, 0, 0, 0));
         let expected = [
             key, two_keys, pair, pairs, two_keys, two_keys, none, none, none, none, key, key, pair, key,
-            pairs, key, key,
+            pairs, key, key, none, none, none,
         ];
         assert!(measured.eq(expected));
         assert!(Command::Exists { keys: Vec::new() }.operands().lacks_keys());

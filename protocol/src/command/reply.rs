@@ -23,6 +23,13 @@ pub enum Reply {
     Error(ReplyError),
     /// The number that a key holds after the change.
     Integer(i64),
+    /// Some of all keys.
+    Page {
+        /// Where to go on; 0 at the end.
+        next: u64,
+        /// Each key once, unless it was deleted and written again meanwhile.
+        keys: Vec<Bytes>,
+    },
 }
 
 /// What a client is shown of a reply, where that is not all of it.

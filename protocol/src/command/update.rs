@@ -331,7 +331,10 @@ impl<'a> Rule<'a> {
             | Command::Failover
             | Command::RemoveSlave { .. }
             | Command::ValueLength { .. }
-            | Command::TimeToLive { .. } => None,
+            | Command::TimeToLive { .. }
+            | Command::Scan { .. }
+            | Command::Keys { .. }
+            | Command::RandomKey => None,
         }
     }
 }

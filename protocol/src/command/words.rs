@@ -3,6 +3,7 @@
 //! Owns the checks that all commands share: the lengths of keys and values, and the errors of a malformed request. The
 //! file of the command's family gives each word its meaning.
 
+use crate::glob;
 use crate::integer::parse_integer;
 use bytes::Bytes;
 use smallvec::SmallVec;
@@ -37,6 +38,10 @@ pub(crate) enum Unfit {
     ExpireTime,
     /// An option that there is not.
     Option(Bytes),
+    /// A word is no cursor.
+    Cursor,
+    /// A pattern is too long.
+    Pattern,
     /// Options that exclude each other, in words.
     Options(&'static str),
     TooLong {
@@ -45,6 +50,11 @@ pub(crate) enum Unfit {
         length_max: usize,
     },
 }
+
+/// The longest pattern for keys; and its longest part after a star, because the work for those is their length times that of a key.
+/// In bytes.
+pub(crate) const PATTERN_BYTES_MAX: usize = 1024;
+pub(crate) const PATTERN_PART_BYTES_MAX: usize = 64;
 
 /// The words that are not taken yet.
 pub(crate) struct Words {
@@ -83,6 +93,29 @@ impl Words {
         parse_integer(&word).ok_or(Unfit::NoInteger)
     }
 
+    /// The number of an option, of which the word may be missing.
+    pub(crate) fn optional_integer(&mut self) -> Result<i64, Unfit> {
+        let word = self.word().ok_or(Unfit::Syntax)?;
+        parse_integer(&word).ok_or(Unfit::NoInteger)
+    }
+
+    /// The next word as a cursor: digits, or nothing for 0.
+    pub(crate) fn cursor(&mut self) -> Result<u64, Unfit> {
+        let word = self.word().ok_or(Unfit::Arity)?;
+        word.iter()
+            .try_fold(0u64, |number, byte| {
+                let digit = byte.is_ascii_digit().then(|| u64::from(byte - b'0'))?;
+                number.checked_mul(10)?.checked_add(digit)
+            })
+            .ok_or(Unfit::Cursor)
+    }
+
+    /// The next word as a pattern for keys.
+    pub(crate) fn pattern(&mut self) -> Result<Bytes, Unfit> {
+        let pattern = self.word().ok_or(Unfit::Syntax)?;
+        pattern_fits(&pattern).then_some(pattern).ok_or(Unfit::Pattern)
+    }
+
     /// All words that are left as keys.
     pub(crate) fn keys(&mut self) -> Result<Vec<Bytes>, Unfit> {
         let mut keys = Vec::with_capacity(self.left.len());
@@ -113,6 +146,11 @@ impl Words {
     pub(crate) fn is_value(&self, word: Bytes) -> Result<Bytes, Unfit> {
         fits("value", word, self.lengths.value_max)
     }
+}
+
+/// Whether it does not take too long to match keys with this pattern.
+pub(crate) fn pattern_fits(pattern: &[u8]) -> bool {
+    pattern.len() <= PATTERN_BYTES_MAX && glob::longest_sought(pattern) <= PATTERN_PART_BYTES_MAX
 }
 
 fn fits(what: &'static str, word: Bytes, length_max: usize) -> Result<Bytes, Unfit> {

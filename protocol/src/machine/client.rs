@@ -508,6 +508,7 @@ impl ClientMachine {
             | Reply::Values(_)
             | Reply::Count(_)
             | Reply::Integer(_)
+            | Reply::Page { .. }
             | Reply::Text(_)) => {
                 // A master that stops has answered all earlier requests.
                 if kind != RequestKind::Status && !open.stops {

@@ -426,6 +426,7 @@ impl Front {
             | Reply::Values(_)
             | Reply::Count(_)
             | Reply::Integer(_)
+            | Reply::Page { .. }
             | Reply::Text(_) => None,
         };
         if word == Some(ErrorWord::Standby) && stance != Stance::Stopping {

@@ -32,8 +32,22 @@ const CHAINS_EXPECTED_MAX: usize = 1 << 26;
 /// How many chains at most are made in one call because more keys are expected.
 const SPLITS_AHEAD: usize = 4096;
 
+/// So many bits of a key's hash, the lowest first, make its position in a scan. There are never so many chains.
+pub(crate) const POSITION_BITS: u32 = 40;
+
+/// Below this are all positions.
+const POSITIONS: u64 = 1 << POSITION_BITS;
+
+/// A number of so many bits tells the order of one seed from that of another.
+pub(crate) const ORDER_BITS: u32 = 13;
+
 /// The number of no node: the end of a chain.
 const NONE: u32 = u32::MAX;
+
+/// The position of a hash: its lowest bits in reverse, so that a chain's keys are neighbours however many chains there are.
+fn position(hash: u64) -> u64 {
+    hash.reverse_bits() >> (u64::BITS - POSITION_BITS)
+}
 
 /// A list whose elements never move, in pages. So growth copies nothing and needs no extra memory.
 #[derive(Clone, Debug)]
@@ -248,6 +262,60 @@ impl<V> Table<V> {
             len: 0,
             nodes: Nodes::EMPTY,
             forgotten: Forgotten { nodes: Vec::new(), heads: Vec::new() },
+        }
+    }
+
+    /// Orders its keys by another seed. Only for an empty table.
+    pub(crate) fn reseed(&mut self, seed: u64) {
+        assert_eq!(self.len, 0, "the keys of a table keep their chains");
+        self.hasher = FixedState::with_seed(seed);
+    }
+
+    /// A number of [`ORDER_BITS`] bits that is the same for the same order of keys, and most likely another one for another.
+    pub(crate) fn order(&self) -> u64 {
+        self.hasher.hash_one(&b"the order of a scan"[..]) >> (u64::BITS - ORDER_BITS)
+    }
+
+    /// Shows the entries from this position on, in the order of positions, which depends on nothing but the keys and the seed.
+    /// Takes one from `looks` for each chain, and `show` what it wants; stops after the chain with which they are used up. Where to
+    /// go on; `None` at the end.
+    pub(crate) fn scan(
+        &self,
+        from: u64,
+        looks: &mut usize,
+        mut show: impl FnMut(&[u8], usize, &V, &mut usize),
+    ) -> Option<u64> {
+        let mut at = from;
+        while at < POSITIONS {
+            if *looks == 0 {
+                return Some(at);
+            }
+            let (chain, bits) = self.chain_at(at);
+            *looks -= 1;
+            let mut number = self.heads.get(chain);
+            while let Some((key, next)) = self.nodes.link(number) {
+                if position(self.hasher.hash_one(key)) >= at {
+                    if let Some((key, value)) = self.nodes.at(number as usize) {
+                        show(key, number as usize, value, looks);
+                    }
+                }
+                number = next;
+            }
+            let begin = position(chain as u64);
+            at = begin + (POSITIONS >> bits);
+        }
+        None
+    }
+
+    /// The chain with the keys of this position, and how many bits of the hash its keys have in common.
+    fn chain_at(&self, at: u64) -> (usize, u32) {
+        let hash = at.reverse_bits() >> (u64::BITS - POSITION_BITS);
+        let chain = hash as usize & ((1 << self.level) - 1);
+        let is_split = chain < self.heads.len() - (1 << self.level);
+        if is_split {
+            (hash as usize & ((2 << self.level) - 1), self.level + 1)
+        } else {
+            (chain, self.level)
         }
     }
 
@@ -570,6 +638,79 @@ mod tests {
             table.insert(&(10_000 + number).to_le_bytes(), 10_000 + number);
         }
         assert!((1..10_000).step_by(2).all(|key| met[key] == 1));
+    }
+
+    /// All keys that a scan shows in calls of so many looks, with `between` after each.
+    fn scanned(
+        table: &mut Table<u64>,
+        looks: usize,
+        mut between: impl FnMut(&mut Table<u64>, u64) -> u64,
+    ) -> Vec<u64> {
+        let (mut shown, mut next) = (Vec::new(), Some(0));
+        while let Some(from) = next {
+            let mut left = looks;
+            let show = |_: &[u8], _, value: &u64, left: &mut usize| {
+                *left = left.saturating_sub(1);
+                shown.push(*value);
+            };
+            next = table.scan(from, &mut left, show).map(|next| between(table, next));
+        }
+        shown
+    }
+
+    #[test]
+    fn a_scan_shows_each_key_once_at_any_size() {
+        for keys in [0u64, 1, 2, 3, 5, 255, 256, 257, 1000, 3000] {
+            let mut table = Table::new(7);
+            for key in 0..keys {
+                table.insert(&key.to_le_bytes(), key);
+            }
+            for looks in [1, 7, 100_000] {
+                let mut shown = scanned(&mut table, looks, |_, next| next);
+                shown.sort_unstable();
+                assert!(shown.iter().copied().eq(0..keys), "{keys} keys in steps of {looks}");
+            }
+        }
+    }
+
+    /// Chains are split meanwhile, or the scan goes on in another table, as after a failover, with many chains or few.
+    #[test]
+    fn a_scan_misses_and_repeats_no_key_that_stays_while_the_table_grows_or_is_another_one() {
+        let filled = |expected: usize, keys: u64| {
+            let mut table = Table::new(7);
+            table.expect(expected);
+            for key in 0..keys {
+                table.insert(&key.to_le_bytes(), key);
+            }
+            table
+        };
+        let mut table = filled(0, 300);
+        let (mut others, mut calls) = (300u64, 0);
+        let shown = scanned(&mut table, 3, |table, next| {
+            calls += 1;
+            if calls % 10 == 0 {
+                *table = filled([0, 5000, 77][calls / 10 % 3], 300);
+            }
+            for other in others..others + 20 {
+                table.insert(&other.to_le_bytes(), other);
+            }
+            others += 20;
+            next
+        });
+        let mut stayed: Vec<u64> = shown.into_iter().filter(|key| *key < 300).collect();
+        stayed.sort_unstable();
+        assert!(stayed.iter().copied().eq(0..300), "{stayed:?}");
+    }
+
+    #[test]
+    fn the_order_of_a_scan_has_a_number_of_its_seed() {
+        assert_eq!(Table::<u64>::new(7).order(), Table::<u64>::new(7).order());
+        assert_ne!(Table::<u64>::new(7).order(), Table::<u64>::new(8).order());
+        assert!(Table::<u64>::new(7).order() < 1 << ORDER_BITS);
+        let mut table = Table::<u64>::new(7);
+        table.expect(100);
+        table.reseed(8);
+        assert_eq!(table.order(), Table::<u64>::new(8).order());
     }
 
     #[derive(Clone, Debug)]

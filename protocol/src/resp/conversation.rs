@@ -7,7 +7,9 @@ use super::encode::{array, bulk, error, error_parts, integer, map, null, status,
 use super::{acl, command};
 use super::{Args, Limits, Protocol, Shape, REDIS_VERSION};
 use crate::acl::{Accounts, Denied, IncidentKind, Judging, User, DEFAULT_USER};
-use crate::command::{Command, Does, Lengths, Own, Spec, Unfit, Words};
+use crate::command::{
+    Command, Does, Lengths, Own, Spec, Unfit, Words, PATTERN_BYTES_MAX, PATTERN_PART_BYTES_MAX,
+};
 use crate::glob;
 use crate::ids::{Seq, SlaveIdError};
 use crate::info::{RedisRole, Sections};
@@ -703,6 +705,14 @@ fn say_unfit(name: &str, unfit: &Unfit, out: &mut Vec<u8>) {
         Unfit::TooManyKeys { keys, keys_max } => {
             error(out, &format!("ERR too many keys: {keys}, the limit is {keys_max} for '{name}'"));
         }
+        Unfit::Cursor => error(out, "ERR invalid cursor"),
+        Unfit::Pattern => error(
+            out,
+            &format!(
+                "ERR pattern is too long: the limit is {PATTERN_BYTES_MAX} bytes, and {PATTERN_PART_BYTES_MAX} in each part \
+                 after a star"
+            ),
+        ),
         Unfit::NoSlaveId => error(out, &format!("ERR {SlaveIdError}")),
         Unfit::ExpireTime => error(out, &format!("ERR invalid expire time in '{name}' command")),
         Unfit::Option(option) => error_parts(out, &[b"ERR Unsupported option ", option]),

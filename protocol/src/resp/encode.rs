@@ -9,6 +9,7 @@
 //! values         *2 $3 foo $-1         *2 $3 foo _
 //! a map          *2 $1 k $1 v          %1 $1 k $1 v
 //! a set          *1 $1 a               ~1 $1 a
+//! some keys      *2 $1 7 *1 $3 foo     *2 $1 7 *1 $3 foo
 //! a text         $5 a:1                =9 txt:a:1
 //! an error       -ERR why              -ERR why
 //! ```
@@ -57,6 +58,12 @@ fn encode_whole(protocol: Protocol, shape: Shape, reply: &Reply, out: &mut impl 
         }
         Reply::Count(count) => unsigned(out.tail(), *count),
         Reply::Integer(number) => integer(out.tail(), *number),
+        Reply::Page { next, keys } => {
+            array(out.tail(), 2);
+            bulk(out.tail(), next.to_string().as_bytes());
+            array(out.tail(), keys.len());
+            keys.iter().for_each(|key| bulk(out.tail(), key));
+        }
         Reply::Text(text) => match shape {
             Shape::Plain | Shape::Excerpt(_) => bulk(out.tail(), text.as_bytes()),
             Shape::Info(sections) => verbatim(protocol, out.tail(), &sections.select(text)),

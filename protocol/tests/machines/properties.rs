@@ -21,6 +21,7 @@ fn action() -> impl Strategy<Value = Action> {
         1 => (session, key).prop_map(|(session, key)| Action::Length { session, key }),
         2 => (session, key).prop_map(|(session, key)| Action::TimeToLive { session, key }),
         1 => session.prop_map(|session| Action::KeyCount { session }),
+        2 => (session, any::<u8>()).prop_map(|(session, kind)| Action::LookAtKeys { session, kind }),
         10 => (session, key).prop_map(|(session, key)| Action::Put { session, key }),
         2 => (session, keys).prop_map(|(session, keys)| Action::PutMany { session, keys }),
         4 => (session, key).prop_map(|(session, key)| Action::Delete { session, key }),

@@ -46,6 +46,13 @@ pub(crate) fn show_reply(reply: &Reply) -> String {
         Reply::Count(count) => format!("count {count}"),
         Reply::Integer(number) => format!("integer {number}"),
         Reply::Text(said) => format!("text {said}"),
+        Reply::Page { next, keys } => {
+            // The cursor itself depends on hashes.
+            let rest = if *next == 0 { "end" } else { "more" };
+            let mut keys: Vec<String> = keys.iter().map(|key| text(key)).collect();
+            keys.sort();
+            format!("page {}, {rest}", keys.join(" "))
+        }
         Reply::Error(error) => error.to_string(),
     }
 }
@@ -99,6 +106,13 @@ pub(crate) fn client_command(
             let (key, life) = (one(args)?, Lifetime::For(args.next_pos().ok_or("MS?")?.parse()?));
             Command::Renew { key, life }
         }
+        // scan [PATTERN]
+        "scan" => {
+            let pattern = args.next_pos().map(|pattern| pattern.to_owned().into());
+            Command::Scan { cursor: 0, pattern, count: 1000, strings: true }
+        }
+        "keys" => Command::Keys { pattern: one(args)? },
+        "randomkey" => Command::RandomKey,
         "append" => Command::Update { key: one(args)?, update: Update::Append { tail: one(args)? } },
         "incr" => Command::Update { key: one(args)?, update: Update::Add { number: 1 } },
         "getset" => {

@@ -64,6 +64,11 @@ pub(crate) enum Action {
     KeyCount {
         session: u8,
     },
+    /// A SCAN of everything, KEYS or RANDOMKEY.
+    LookAtKeys {
+        session: u8,
+        kind: u8,
+    },
     Put {
         session: u8,
         key: u8,
@@ -382,6 +387,14 @@ impl World {
                 self.ask(session, Command::TimeToLive { key: key_of(key), form: TimeForm::Millis });
             }
             Action::KeyCount { session } => self.ask(session, Command::KeyCount),
+            Action::LookAtKeys { session, kind } => {
+                let command = match kind % 3 {
+                    0 => Command::Scan { cursor: 0, pattern: None, count: 1000, strings: true },
+                    1 => Command::Keys { pattern: Bytes::from_static(b"*") },
+                    _ => Command::RandomKey,
+                };
+                self.ask(session, command);
+            }
             Action::Put { session, key } => {
                 let value = self.fresh_value("");
                 self.ask(session, Command::Put { key: key_of(key), value });
@@ -548,6 +561,9 @@ impl World {
             Command::Exists { .. }
             | Command::KeyCount
             | Command::ValueLength { .. }
+            | Command::Scan { .. }
+            | Command::Keys { .. }
+            | Command::RandomKey
             | Command::TimeToLive { .. } => Vec::new(),
             // What they write is known once it is appended.
             Command::Update { .. }
@@ -557,9 +573,12 @@ impl World {
             | Command::PutManyIfNone { .. } => Vec::new(),
             Command::Status | Command::Failover | Command::RemoveSlave { .. } => Vec::new(),
         };
-        // Behind an update it may wait longer than for the write.
+        // Behind an update, or a request that looks at all keys, it may wait longer than for the write.
+        let makes_line = |command: &Command| {
+            is_update(command) || matches!(command, Command::Keys { .. } | Command::RandomKey)
+        };
         let is_in_line =
-            self.asked.values().any(|asked| asked.session == session && is_update(&asked.command));
+            self.asked.values().any(|asked| asked.session == session && makes_line(&asked.command));
         let own_before = keys_of(&command)
             .into_iter()
             .map(|key| {
@@ -818,6 +837,20 @@ impl World {
                     self.history.finish(begun, OperationOutcome::Done, now);
                 }
             }
+            Reply::Page { next, keys } => {
+                assert_eq!(*next, 0, "it was to look at all keys");
+                self.shows_all(to, keys.clone());
+            }
+            Reply::Values(keys) if matches!(asked.command, Command::Keys { .. }) => {
+                self.shows_all(to, keys.iter().flatten().cloned().collect());
+            }
+            Reply::Value(_) | Reply::NotFound if asked.command == Command::RandomKey => {
+                if let Reply::Value(key) = &reply {
+                    self.shows(key);
+                } else {
+                    self.shows_all(to, Vec::new());
+                }
+            }
             Reply::Value(_) | Reply::NotFound | Reply::Values(_) => {
                 self.read += 1;
                 let values = match reply {
@@ -888,6 +921,37 @@ impl World {
         };
         let given = self.log.iter().rfind(gives).map(|record| record.version);
         assert!(given != Some(dead), "{key:?}: {value:?} of {dead} is read after its time");
+    }
+
+    /// A key that is shown is there.
+    fn shows(&self, key: &Bytes) {
+        assert!(self.masters[self.active].directory().get(key).is_some(), "{key:?} is not there");
+    }
+
+    /// All keys that are there are shown, each once. No later write of the same session is among them, and each earlier one is in
+    /// the log.
+    fn shows_all(&self, to: Asker, mut keys: Vec<Bytes>) {
+        keys.iter().for_each(|key| self.shows(key));
+        let shown = keys.len();
+        keys.sort();
+        keys.dedup();
+        assert_eq!(keys.len(), shown, "a key is shown twice");
+        for (key, entry) in self.masters[self.active].directory().iter() {
+            let is_alive = entry.expires.is_none_or(|expires| expires >= self.time());
+            assert!(!is_alive || keys.iter().any(|shown| shown == key), "{key:?} is not shown");
+        }
+        for (tag, asked) in self.asked.iter().filter(|(_, asked)| asked.session == to.session) {
+            let fate = self.fates.get(tag);
+            if *tag > to.tag {
+                let Some(Fate::Written(version)) = fate else { continue };
+                for key in keys_of(&asked.command) {
+                    let entry = self.masters[self.active].directory().get(&key);
+                    assert_ne!(entry.map(|entry| entry.version), Some(*version), "a later write is shown");
+                }
+            } else {
+                assert_ne!(fate, Some(&Fate::Open), "an earlier write of the session is not in the log");
+            }
+        }
     }
 
     /// The directory alone decides this, at this moment.

@@ -5,7 +5,7 @@
 use super::expiries::Expiries;
 use super::membership::SlotSet;
 use crate::ids::{Epoch, Seq, UnixMillis, Version};
-use crate::machine::table::Table;
+use crate::machine::table::{Table, ORDER_BITS, POSITION_BITS};
 use crate::planted;
 use crate::record::{FileNumber, Place};
 use bytes::Bytes;
@@ -137,11 +137,50 @@ pub(super) struct FoundEntry {
     pub(super) next: Option<usize>,
 }
 
+/// The cursor of a scan is of another order of keys: the scan is to begin anew.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct CursorError;
+
+const _: () =
+    assert!(ORDER_BITS + POSITION_BITS <= 53, "some clients keep a cursor in a floating-point number");
+
 impl Directory {
     /// An empty directory. Keys come from clients, so their hash is seeded.
     pub fn new(seed: u64) -> Self {
         let (eras, expiries) = (Eras::default(), Expiries::default());
         Directory { table: Table::new(seed), eras, expiries, sweep: None, live_bytes: 0 }
+    }
+
+    /// Orders the keys of scans by this seed, if there is no key yet.
+    pub(super) fn reseed(&mut self, seed: u64) {
+        if self.is_empty() {
+            self.table.reseed(seed);
+        }
+    }
+
+    /// Shows the entries from a cursor on, in an order that only the keys and the seed decide: 0 is the beginning. Takes one from
+    /// `looks` for each of the few keys that share a place, and one or more for each key, and `show` what it wants. The next cursor,
+    /// which is 0 at the end, and never has more than 53 bits.
+    ///
+    /// # Errors
+    /// When the cursor is not of this order.
+    pub(super) fn scan(
+        &self,
+        cursor: u64,
+        looks: &mut usize,
+        mut show: impl FnMut(&[u8], &Entry, &mut usize),
+    ) -> Result<u64, CursorError> {
+        let order = self.table.order() << POSITION_BITS;
+        let from = if cursor == 0 { 0 } else { cursor ^ order };
+        if from >> POSITION_BITS != 0 {
+            return Err(CursorError);
+        }
+        let next = self.table.scan(from, looks, |key, number, stored, looks| {
+            *looks = looks.saturating_sub(1 + key.len() / KEY_BYTES_LOOKED_AT);
+            let expires = if self.expiries.len() > 0 { self.expiries.get(number as u32) } else { None };
+            show(key, &self.eras.whole(stored, expires), looks);
+        });
+        Ok(next.map_or(0, |next| order | next))
     }
 
     /// The entry of `key`.
@@ -314,6 +353,35 @@ impl Directory {
     /// Whether there is nothing to sweep or to give back.
     pub(super) fn is_at_rest(&self) -> bool {
         self.sweep.is_none() && self.table.is_tidy() && self.expiries.is_tidy()
+    }
+
+    /// All entries have numbers below this.
+    pub(super) fn numbers(&self) -> usize {
+        self.table.numbers()
+    }
+
+    /// Shows entries from number `from` on and below `end`, until `looks` are used up: one is taken off for each, and more for a long
+    /// key; and `show` takes off what it wants. Where to go on; `None` at the end.
+    pub(super) fn look_through(
+        &self,
+        from: usize,
+        end: usize,
+        looks: &mut usize,
+        mut show: impl FnMut(&[u8], &Entry, &mut usize),
+    ) -> Option<usize> {
+        let (mut next, end) = (from, end.min(self.table.numbers()));
+        while next < end {
+            if *looks == 0 {
+                return Some(next);
+            }
+            *looks -= 1;
+            if let Some((key, entry)) = self.at(next) {
+                *looks = looks.saturating_sub(key.len() / KEY_BYTES_LOOKED_AT);
+                show(key, &entry, looks);
+            }
+            next += 1;
+        }
+        None
     }
 
     /// All keys with their entries.

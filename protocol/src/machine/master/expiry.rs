@@ -114,6 +114,33 @@ impl Master {
         Some(self.append_expiry(due, None, effects))
     }
 
+    /// Deletes all of these keys, whose time has come, and gives a write that an answer must wait for which says that they are gone;
+    /// then it must look whether they are: there may be others, or one was refused.
+    pub(super) fn delete_all_expired(
+        &mut self,
+        keys: &[Bytes],
+        effects: &mut Vec<Effect>,
+    ) -> Option<WriteId> {
+        let (mut last, mut bytes) = (None, 0);
+        let mut record: SmallVec<[Bytes; 1]> = SmallVec::new();
+        for key in keys {
+            if let Some(write) = self.unwritten_of(key) {
+                last = Some(write);
+                continue;
+            }
+            bytes += key.len();
+            record.push(key.clone());
+            if record.len() >= KEYS_IN_RECORD || bytes >= BYTES_IN_RECORD {
+                bytes = 0;
+                last = Some(self.append_expiry(std::mem::take(&mut record), None, effects));
+            }
+        }
+        if !record.is_empty() {
+            last = Some(self.append_expiry(record, None, effects));
+        }
+        last
+    }
+
     /// The last write that may change this key, if it is not taken in.
     fn unwritten_of(&self, key: &[u8]) -> Option<WriteId> {
         let (Found::Here(write) | Found::Perhaps(write)) = self.writes.latest.of(hash_bytes(key))?;

@@ -20,6 +20,7 @@ mod expiries;
 mod expiry;
 mod hash;
 mod hedges;
+mod keyspace;
 mod latest;
 mod leaving;
 mod log_reads;
@@ -71,7 +72,7 @@ use slotmap::{new_key_type, Key as _, KeyData};
 use smallvec::SmallVec;
 use std::sync::Arc;
 use updates::Lines;
-use work::DistinctPairs;
+use work::{DistinctPairs, KeyScan};
 use writes::Writes;
 
 new_key_type! {
@@ -556,6 +557,14 @@ impl Master {
 
     /// Takes in an EPOCH record of the log, as a standby or before a reign begins.
     pub fn replay_reign(&mut self, record: ReignRecord) {
+        self.begin_reign(record);
+    }
+
+    fn begin_reign(&mut self, record: ReignRecord) {
+        if self.reigns.is_empty() {
+            // All masters find it in the log before its first key. So a cursor of one of them is understood by the others.
+            self.directory.reseed(record.reign.id.0);
+        }
         self.reigns.begin(record);
     }
 
@@ -652,7 +661,7 @@ impl Master {
                 assert_eq!(self.in_flight(), 0, "requests in flight between reigns");
                 let reign = Reign { epoch: version.epoch, id };
                 self.rebalance.note_placed(version);
-                self.reigns.begin(ReignRecord { reign, first: version.seq, durable: self.config.durable });
+                self.begin_reign(ReignRecord { reign, first: version.seq, durable: self.config.durable });
             }
             Event::ReignEnded => self.end_reign(),
             Event::Request { asker, deadline, command } => {
@@ -735,6 +744,11 @@ impl Master {
             | Command::Take { .. }
             | Command::Renew { .. }
             | Command::PutManyIfNone { .. }) => self.update(now, asker, deadline, command, effects),
+            Command::Scan { cursor, pattern, count, strings: shows } => {
+                self.scan(KeyScan { asker, deadline, cursor, pattern, count, shows, time: None }, effects);
+            }
+            Command::Keys { pattern } => self.walk(asker, deadline, Some(pattern), effects),
+            Command::RandomKey => self.walk(asker, deadline, None, effects),
             Command::RemoveSlave { id } => self.remove_slave(now, asker, id, effects),
             Command::Status | Command::Failover => {
                 let reply = Reply::error(ErrorWord::Bad, "this command is for the node, not for the store");
@@ -771,6 +785,7 @@ impl Master {
         self.members.acknowledging().is_some()
             || !self.is_settled()
             || !self.lines.is_quiet()
+            || !self.lines.walks.is_quiet()
             || !self.directory.is_at_rest()
             || self.may_repair()
             || self.may_rebalance()
@@ -796,6 +811,7 @@ impl Master {
             self.sweep_if_needed();
         }
         self.directory.tidy(CHORE_ENTRIES);
+        self.walk_on(effects);
         self.repair_on(now, effects);
         self.rebalance_on(now, effects);
     }

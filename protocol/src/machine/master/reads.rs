@@ -38,7 +38,7 @@ const NO_KEY: i64 = -2;
 const NO_EXPIRY: i64 = -1;
 
 /// Why a read is refused that has waited for a write, and must not see a later one.
-fn overtaken() -> Reply {
+pub(super) fn overtaken() -> Reply {
     Reply::error(ErrorWord::Busy, "the key has expired meanwhile")
 }
 
@@ -609,6 +609,7 @@ impl Master {
                     | Reply::Values(_)
                     | Reply::Count(_)
                     | Reply::Integer(_)
+                    | Reply::Page { .. }
                     | Reply::Text(_)
                     | Reply::Error(_)) => all.failed = Some(other),
                 }

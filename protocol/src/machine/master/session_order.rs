@@ -9,7 +9,7 @@
 
 use super::hash::hash_bytes;
 use super::reads::Destination;
-use super::work::{ExistCount, HeldRead, Work};
+use super::work::{ExistCount, HeldRead, KeyScan, Work};
 use super::{Asker, Change, Effect, Master, WriteId};
 use crate::command::{Command, Reply};
 use crate::ids::{Millis, SessionId};
@@ -85,9 +85,14 @@ impl Master {
             self.line_resumed(update, written.is_some(), effects);
             return None;
         }
+        if let HeldRead::Walk { walk } = waiting {
+            self.lines.walks.resumed(walk);
+            return None;
+        }
         self.reads.waiting -= 1;
         match waiting {
-            HeldRead::Line { .. } => {}
+            HeldRead::Line { .. } | HeldRead::Walk { .. } => {}
+            HeldRead::Scan(scan) => self.scan_on(scan, effects),
             HeldRead::Get { asker, deadline, key } => {
                 let to = Destination::Asker(asker);
                 self.resume_read(now, (to, true), deadline, key, written, effects);
@@ -147,14 +152,19 @@ impl Master {
             self.line_given_up(update, reply, effects);
             return;
         }
+        if let HeldRead::Walk { walk } = waiting {
+            self.walk_given_up(walk, reply, effects);
+            return;
+        }
         self.reads.waiting -= 1;
         match waiting {
-            HeldRead::Line { .. } => {}
+            HeldRead::Line { .. } | HeldRead::Walk { .. } => {}
             HeldRead::Expired { to, .. } => self.answer(to, reply, effects),
             HeldRead::Get { asker: to, .. }
             | HeldRead::GetMany { asker: to, .. }
             | HeldRead::Exists { asker: to, .. }
             | HeldRead::Count(ExistCount { asker: to, .. })
+            | HeldRead::Scan(KeyScan { asker: to, .. })
             | HeldRead::KeyCount { asker: to }
             | HeldRead::TimeToLive { asker: to, .. }
             | HeldRead::ValueLength { asker: to, .. } => effects.push(Effect::Reply { to, reply }),
@@ -168,6 +178,7 @@ impl HeldRead {
         match self {
             // A line has its own order, and the parts of a read of many keys are answered together.
             HeldRead::Line { .. }
+            | HeldRead::Walk { .. }
             | HeldRead::Expired {
                 to: Destination::Part(..) | Destination::Update(_) | Destination::Repair { .. },
                 ..
@@ -177,6 +188,7 @@ impl HeldRead {
             | HeldRead::GetMany { asker, .. }
             | HeldRead::Exists { asker, .. }
             | HeldRead::Count(ExistCount { asker, .. })
+            | HeldRead::Scan(KeyScan { asker, .. })
             | HeldRead::KeyCount { asker }
             | HeldRead::TimeToLive { asker, .. }
             | HeldRead::ValueLength { asker, .. } => Some(asker.session),

@@ -9,10 +9,11 @@
 //! anew if it was refused.
 
 use super::hash::hash_bytes;
+use super::keyspace::Walks;
 use super::latest::Found;
 use super::reads::Destination;
 use super::room::payload;
-use super::work::{DistinctPairs, HeldRead, UpdateKey, Work, UNKNOWN_BEFORE};
+use super::work::{DistinctPairs, HeldRead, UpdateKey, WalkKey, Work, UNKNOWN_BEFORE};
 use super::writes::Terms;
 use super::{Asker, Change, Effect, Entry, Master, WriteId};
 use crate::command::{Command, DecidedBy, Decision, ErrorWord, KnownValue, Reply, Rule, CHECKED_KEYS_MAX};
@@ -49,6 +50,8 @@ pub(super) struct Lines {
     /// By session. Never iterated.
     of: HashMap<SessionId, Line, foldhash::fast::FixedState>,
     updates: SlotMap<UpdateKey, Undecided>,
+    /// The requests that look at all keys, each in the line of its session.
+    pub(super) walks: Walks,
     /// How many requests are in all lines.
     requests: usize,
     /// The sessions whose lines may go on.
@@ -74,6 +77,7 @@ struct Line {
 #[derive(Clone, Debug)]
 enum Waiter {
     Update(UpdateKey),
+    Walk(WalkKey),
     Request { asker: Asker, deadline: Millis, command: Command },
 }
 
@@ -173,12 +177,22 @@ impl Lines {
             self.requests -= 1;
             // It may have been what the others wait for.
             self.is_relieved |= !self.crowded.is_empty();
-            if let Waiter::Update(update) = waiter {
-                let set_aside = self.updates.remove(*update).map_or(0, |undecided| undecided.set_aside);
-                self.unmake(set_aside);
+            match waiter {
+                Waiter::Update(update) => {
+                    let set_aside = self.updates.remove(*update).map_or(0, |undecided| undecided.set_aside);
+                    self.unmake(set_aside);
+                }
+                Waiter::Walk(walk) => self.walks.remove(*walk),
+                Waiter::Request { .. } => {}
             }
         }
         waiter
+    }
+
+    /// The walk is done that is the first request of its session's line.
+    pub(super) fn walk_ended(&mut self, session: SessionId) {
+        self.pop(session);
+        self.ready.push_back(session);
     }
 
     /// Whether this update is the first request of its session's line.
@@ -209,6 +223,31 @@ impl Master {
         }
     }
 
+    /// Begins to look at all keys, and its session's line: what the session asks next must not be seen.
+    pub(super) fn walk(
+        &mut self,
+        asker: Asker,
+        deadline: Millis,
+        pattern: Option<Bytes>,
+        effects: &mut Vec<Effect>,
+    ) {
+        let walk = self.line_up_walk(asker, deadline, pattern);
+        self.begin_walk(walk, effects);
+    }
+
+    fn line_up_walk(&mut self, asker: Asker, deadline: Millis, pattern: Option<Bytes>) -> WalkKey {
+        let walk = self.lines.walks.insert(asker, deadline, pattern);
+        self.push(asker.session, 0, Waiter::Walk(walk));
+        walk
+    }
+
+    /// The outcome of the write is unknown for which a walk has waited, or it was refused.
+    pub(super) fn walk_given_up(&mut self, walk: WalkKey, reply: Reply, effects: &mut Vec<Effect>) {
+        let Some(to) = self.lines.walks.asker(walk) else { return };
+        effects.push(Effect::Reply { to, reply });
+        self.lines.walk_ended(to.session);
+    }
+
     /// Puts a request behind those of its session that wait.
     pub(super) fn queue_up(
         &mut self,
@@ -226,6 +265,10 @@ impl Master {
             if let Some(ahead) = ahead {
                 self.fetch(now, update, ahead, 0, effects);
             }
+        } else if let Command::Keys { pattern } = command {
+            self.line_up_walk(asker, deadline, Some(pattern));
+        } else if command == Command::RandomKey {
+            self.line_up_walk(asker, deadline, None);
         } else {
             let longest = self.longest_after(asker.session, &command);
             self.push(asker.session, longest, Waiter::Request { asker, deadline, command });
@@ -319,6 +362,7 @@ impl Master {
             | Reply::Count(_)
             | Reply::Text(_)
             | Reply::Error(_)
+            | Reply::Page { .. }
             | Reply::Integer(_)) => Some(refusal),
         };
         if is_held || !self.lines.is_first(asker.session, update) {
@@ -408,6 +452,7 @@ impl Master {
             let to = match first {
                 Waiter::Request { asker, .. } => Some(*asker),
                 Waiter::Update(update) => self.lines.updates.get(*update).map(|undecided| undecided.asker),
+                Waiter::Walk(walk) => self.lines.walks.asker(*walk),
             };
             self.lines.pop(session);
             let reply = Reply::error(ErrorWord::Busy, UNKNOWN_BEFORE);
@@ -434,7 +479,11 @@ impl Master {
                 return false;
             }
             *left -= 1;
-            if let Waiter::Update(update) = first {
+            if let Waiter::Walk(walk) = first {
+                let walk = *walk;
+                self.begin_walk(walk, effects);
+                return false;
+            } else if let Waiter::Update(update) = first {
                 let update = *update;
                 let may_try = |undecided: &&mut Undecided| {
                     !undecided.is_held && (undecided.asked.is_none() || undecided.set_aside == 0)

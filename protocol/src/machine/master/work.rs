@@ -5,7 +5,7 @@
 use super::room::{payload, RoomSought};
 use super::{Asker, Change, WriteId};
 use crate::command::{Command, ErrorWord, Reply, TimeForm};
-use crate::ids::{Millis, SessionId};
+use crate::ids::{Millis, SessionId, UnixMillis};
 use crate::record::Place;
 use bytes::Bytes;
 use hashbrown::hash_table::HashTable;
@@ -18,6 +18,8 @@ new_key_type! {
     pub(super) struct GatherKey;
     /// Names an update that is not decided.
     pub(super) struct UpdateKey;
+    /// Names a walk over all entries.
+    pub(super) struct WalkKey;
 }
 
 /// Work that is done in slices.
@@ -148,6 +150,21 @@ impl ExistCount {
     }
 }
 
+/// A SCAN.
+#[derive(Clone, Debug)]
+pub(super) struct KeyScan {
+    pub(super) asker: Asker,
+    pub(super) deadline: Millis,
+    pub(super) cursor: u64,
+    /// What its keys match, if that is not everything.
+    pub(super) pattern: Option<Bytes>,
+    pub(super) count: u32,
+    /// Whether it shows keys at all.
+    pub(super) shows: bool,
+    /// What time it was when it first looked.
+    pub(super) time: Option<UnixMillis>,
+}
+
 /// A read that waits for a write of the same session, or of any that decides whether a key has expired; or an update that depends
 /// on a write of any.
 #[derive(Clone, Debug)]
@@ -191,6 +208,10 @@ pub(super) enum HeldRead {
     },
     Line {
         update: UpdateKey,
+    },
+    Scan(KeyScan),
+    Walk {
+        walk: WalkKey,
     },
 }
 

@@ -573,6 +573,12 @@ pub(super) mod tests {
             }
         }
 
+        /// A key that the log has.
+        pub(in super::super) fn replay(&mut self, key: &[u8]) {
+            self.seq += 1;
+            self.master.replay_put(key, Version::new(1, self.seq), Place::default(), None);
+        }
+
         /// Asks, and gives the request's tag.
         pub(in super::super) fn ask(&mut self, session: u64, command: Command) -> u64 {
             self.tags += 1;
