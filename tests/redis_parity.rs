@@ -89,7 +89,7 @@ const DIFFERENCES: &[Difference] = &[
     Difference {
         why: "A cursor is what the last SCAN said",
         answers: &[(
-            "SCAN 17\nSCAN 1",
+            "SCAN 17; SCAN 1",
             "-ERR invalid cursor: it is of another order of the keys, begin again with 0^-ERR invalid cursor: it is of another \
              order of the keys, begin again with 0^",
         )],
@@ -763,6 +763,8 @@ fn data() -> Vec<Script> {
         let script = Script::of(lines);
         if lines.contains("TTL") {
             script.mask(Mask::Tens)
+        } else if lines.contains("HELLO 3") {
+            script.mask(HELLO)
         } else {
             script
         }
