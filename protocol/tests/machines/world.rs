@@ -810,6 +810,10 @@ impl World {
         let asked =
             self.asked.remove(&to.tag).unwrap_or_else(|| panic!("a second answer to {to:?}: {reply:?}"));
         assert_eq!(asked.session, to.session);
+        if looks_at_keys(&asked.command) && !matches!(reply, Reply::Error(_)) {
+            self.told_keys(to, reply);
+            return;
+        }
         let fate = self.fates.get(&to.tag).copied();
         match &reply {
             Reply::Error(error) if error.word == ErrorWord::Unknown => {
@@ -835,20 +839,6 @@ impl World {
                 }
                 for begun in asked.begun {
                     self.history.finish(begun, OperationOutcome::Done, now);
-                }
-            }
-            Reply::Page { next, keys } => {
-                assert_eq!(*next, 0, "it was to look at all keys");
-                self.shows_all(to, keys.clone());
-            }
-            Reply::Values(keys) if matches!(asked.command, Command::Keys { .. }) => {
-                self.shows_all(to, keys.iter().flatten().cloned().collect());
-            }
-            Reply::Value(_) | Reply::NotFound if asked.command == Command::RandomKey => {
-                if let Reply::Value(key) = &reply {
-                    self.shows(key);
-                } else {
-                    self.shows_all(to, Vec::new());
                 }
             }
             Reply::Value(_) | Reply::NotFound | Reply::Values(_) => {
@@ -884,7 +874,21 @@ impl World {
                 (command, _) => self.counts_what_is_there(command, *count),
             },
             Reply::Integer(told) => self.tells_time(&asked.command, *told),
-            other @ Reply::Text(_) => panic!("nobody asked for {other:?}"),
+            other @ (Reply::Text(_) | Reply::Page { .. }) => panic!("nobody asked for {other:?}"),
+        }
+    }
+
+    /// A request that looks at all keys was answered.
+    fn told_keys(&mut self, to: Asker, reply: Reply) {
+        match reply {
+            Reply::Page { next, keys } => {
+                assert_eq!(next, 0, "it was to look at all keys");
+                self.shows_all(to, keys);
+            }
+            Reply::Values(keys) => self.shows_all(to, keys.into_iter().flatten().collect()),
+            Reply::Value(key) => self.shows(&key),
+            Reply::NotFound => self.shows_all(to, Vec::new()),
+            other => panic!("{other:?} instead of keys"),
         }
     }
 
@@ -1438,6 +1442,10 @@ impl World {
             panic!("{violation}");
         }
     }
+}
+
+fn looks_at_keys(command: &Command) -> bool {
+    matches!(command, Command::Scan { .. } | Command::Keys { .. } | Command::RandomKey)
 }
 
 fn is_update(command: &Command) -> bool {
