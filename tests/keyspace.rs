@@ -26,19 +26,25 @@ fn page(answer: Answer) -> (String, Vec<String>) {
     (text(cursor), keys.iter().map(text).collect())
 }
 
-#[test]
-fn a_scan_goes_on_at_either_master_and_after_kills_and_shows_each_key_once() {
-    const KEYS: usize = 1000;
-    let mut cluster = Setup::slaves(2).start();
+/// A cluster that holds so many keys.
+fn filled(keys: usize) -> TestCluster {
+    let cluster = Setup::slaves(2).start();
     for group in 0..10 {
         let mut request: Vec<Vec<u8>> = vec![b"MSET".to_vec()];
-        for key in 0..KEYS / 10 {
+        for key in 0..keys / 10 {
             request.push(format!("key-{group}-{key}").into_bytes());
             request.push(b"v".to_vec());
         }
         let words: Vec<&[u8]> = request.iter().map(|word| &word[..]).collect();
         assert_eq!(cluster.ask(&words), Answer::ok());
     }
+    cluster
+}
+
+#[test]
+fn a_scan_goes_on_at_either_master_and_after_kills_and_shows_each_key_once() {
+    const KEYS: usize = 1000;
+    let mut cluster = filled(KEYS);
     let (mut cursor, mut shown, mut pages) = ("0".to_owned(), BTreeMap::new(), 0);
     loop {
         let request: [&[u8]; 6] = [b"SCAN", cursor.as_bytes(), b"COUNT", b"40", b"MATCH", b"key-*"];
@@ -70,5 +76,22 @@ fn a_scan_goes_on_at_either_master_and_after_kills_and_shows_each_key_once() {
     assert_eq!(keys.len(), KEYS / 10);
     for turn in 0..2 {
         assert!(matches!(insist(&cluster, turn, &[b"RANDOMKEY"]), Answer::Bulk(_)));
+    }
+}
+
+#[test]
+fn all_keys_are_deleted_for_good_whichever_master_is_asked() {
+    for (turn, master) in MASTERS.into_iter().enumerate() {
+        let mut cluster = filled(3000);
+        let mut connection = Connection::open(cluster.address(master), seconds(5)).expect("it listens");
+        let requests: [&[&[u8]]; 4] = [&[b"FLUSHALL"], &[b"DBSIZE"], &[b"SET", b"k", b"v"], &[b"KEYS", b"*"]];
+        let answers: Vec<Answer> =
+            requests.iter().map(|request| connection.call(request).expect("it answers")).collect();
+        let keys = Answer::Array(vec![Answer::bulk("k")]);
+        assert_eq!(answers, [Answer::ok(), Answer::Integer(0), Answer::ok(), keys]);
+        cluster.kill_all();
+        cluster.start_all();
+        assert_eq!(insist(&cluster, turn, &[b"DBSIZE"]), Answer::Integer(1));
+        assert_eq!(insist(&cluster, turn, &[b"GET", b"key-3-3"]), Answer::Null);
     }
 }

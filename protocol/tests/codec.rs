@@ -56,6 +56,7 @@ fn command() -> impl Strategy<Value = Command> {
             .prop_map(|(cursor, pattern, count, strings)| Command::Scan { cursor, pattern, count, strings }),
         bytes().prop_map(|pattern| Command::Keys { pattern }),
         Just(Command::RandomKey),
+        Just(Command::DeleteAll),
         bytes().prop_map(|key| Command::Take { key }),
         prop::collection::vec((bytes(), bytes()), 0..4).prop_map(|pairs| Command::PutManyIfNone { pairs }),
     ]

@@ -120,9 +120,11 @@ fn replies(command: &Command) -> Vec<Reply> {
     let result = match command {
         Command::Get { .. } => vec![Reply::Value(value), Reply::NotFound],
         Command::GetMany { keys } => vec![Reply::Values(keys.iter().map(|_| Some(value.clone())).collect())],
-        Command::Put { .. } | Command::PutMany { .. } | Command::Failover | Command::RemoveSlave { .. } => {
-            vec![Reply::Done]
-        }
+        Command::Put { .. }
+        | Command::PutMany { .. }
+        | Command::Failover
+        | Command::DeleteAll
+        | Command::RemoveSlave { .. } => vec![Reply::Done],
         Command::Delete { .. } | Command::Exists { .. } | Command::KeyCount | Command::ValueLength { .. } => {
             vec![Reply::Count(2)]
         }

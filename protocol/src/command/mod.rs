@@ -288,6 +288,9 @@ commands! {
 
     /// Any key. Answer: `Value`, which is the key; or `NotFound` if there is none.
     RandomKey => generic::RANDOMKEY, Operands::None;
+
+    /// Deletes each key that is there, by many records: not all at one moment. Answer: `Done`, once all of them are written.
+    DeleteAll => server::FLUSHALL, Operands::None;
 }
 
 /// How the time is told at which a key expires.
@@ -413,6 +416,7 @@ mod tests {
             Command::Scan { cursor: 7, pattern: Some(Bytes::from_static(b"k*")), count: 10, strings: true },
             Command::Keys { pattern: Bytes::from_static(b"k*") },
             Command::RandomKey,
+            Command::DeleteAll,
         ];
         assert_eq!(all.len(), COMMAND_FACTS.len(), "each command is one of the samples");
         all
@@ -509,7 +513,9 @@ mod tests {
             });
             let expected = match changes {
                 // There is nothing to be taken.
-                _ if matches!(command, Command::Take { .. } | Command::Renew { .. }) => None,
+                _ if matches!(command, Command::Take { .. } | Command::Renew { .. } | Command::DeleteAll) => {
+                    None
+                }
                 Changes::Values | Changes::Keys => Some(changes),
                 Changes::Nothing | Changes::Server => None,
             };
@@ -528,7 +534,7 @@ mod tests {
         let (pair, pairs, none) = ((1, 8, 3, 5), (1, 8 + 32, 3, 5), (0, 0, 0, 0));
         let expected = [
             key, two_keys, pair, pairs, two_keys, two_keys, none, none, none, none, key, key, pair, key,
-            pairs, key, key, none, none, none,
+            pairs, key, key, none, none, none, none,
         ];
         assert!(measured.eq(expected));
         assert!(Command::Exists { keys: Vec::new() }.operands().lacks_keys());

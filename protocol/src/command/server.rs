@@ -1,7 +1,7 @@
-//! Commands on the server: DBSIZE, INFO and STATUS, FAILOVER, REMOVE-SLAVE, COMMAND, CONFIG.
+//! Commands on the server: DBSIZE, FLUSHALL and FLUSHDB, INFO and STATUS, FAILOVER, REMOVE-SLAVE, COMMAND, CONFIG.
 
 use super::entry::{
-    argument, spec, AnswerLength, Argument, Changes, CommandFacts, Does, Own, PromptLine, Spec, ADMIN,
+    argument, spec, token, AnswerLength, Argument, Changes, CommandFacts, Does, Own, PromptLine, Spec, ADMIN,
 };
 use super::words::{Unfit, Words};
 use super::Command;
@@ -20,6 +20,8 @@ pub(super) const NAMES: &[Spec] = &[
     DBSIZE_SPEC,
     INFO_SPEC,
     Spec { name: "status", ..INFO_SPEC },
+    FLUSHALL_SPEC,
+    FLUSHDB_SPEC,
     FAILOVER_SPEC,
     REMOVE_SLAVE_SPEC,
     Spec {
@@ -65,6 +67,42 @@ const DBSIZE_SPEC: Spec = Spec {
 
 fn key_count(_: &mut Words) -> Result<Command, Unfit> {
     Ok(Command::KeyCount)
+}
+
+/// See [`Command::DeleteAll`].
+pub(super) static FLUSHALL: CommandFacts = CommandFacts {
+    changes: Changes::Keys,
+    answer: AnswerLength::Short,
+    log_word: "DELETEALL",
+    asked_as: &["flushall", "flushdb"],
+    prompt: None,
+};
+
+const FLUSHALL_SPEC: Spec = Spec {
+    flags: &["write"],
+    categories: &["keyspace", "write", "slow", "dangerous"],
+    tips: &["request_policy:all_shards", "response_policy:all_succeeded"],
+    group: "server",
+    complexity: "O(N) where N is the number of keys",
+    arguments: &[Argument {
+        flags: &["optional"],
+        arguments: &[token("async", "ASYNC"), token("sync", "SYNC")],
+        ..argument("async", "oneof")
+    }],
+    ..spec("flushall", Does::Ask(delete_all), -1, "Remove all keys")
+};
+
+/// There is one database.
+const FLUSHDB_SPEC: Spec = Spec { name: "flushdb", ..FLUSHALL_SPEC };
+
+/// ASYNC is about memory in Redis: there, too, the keys are gone with the answer.
+fn delete_all(words: &mut Words) -> Result<Command, Unfit> {
+    let is_way = |word: &[u8]| word.eq_ignore_ascii_case(b"async") || word.eq_ignore_ascii_case(b"sync");
+    match (words.word(), words.word()) {
+        (None, _) => Ok(Command::DeleteAll),
+        (Some(way), None) if is_way(&way) => Ok(Command::DeleteAll),
+        (Some(_), _) => Err(Unfit::Syntax),
+    }
 }
 
 /// See [`Command::Status`].

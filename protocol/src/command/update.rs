@@ -334,7 +334,8 @@ impl<'a> Rule<'a> {
             | Command::TimeToLive { .. }
             | Command::Scan { .. }
             | Command::Keys { .. }
-            | Command::RandomKey => None,
+            | Command::RandomKey
+            | Command::DeleteAll => None,
         }
     }
 }

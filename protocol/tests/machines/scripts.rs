@@ -113,6 +113,7 @@ pub(crate) fn client_command(
         }
         "keys" => Command::Keys { pattern: one(args)? },
         "randomkey" => Command::RandomKey,
+        "flushall" => Command::DeleteAll,
         "append" => Command::Update { key: one(args)?, update: Update::Append { tail: one(args)? } },
         "incr" => Command::Update { key: one(args)?, update: Update::Add { number: 1 } },
         "getset" => {

@@ -571,12 +571,11 @@ impl World {
             | Command::Take { .. }
             | Command::Renew { .. }
             | Command::PutManyIfNone { .. } => Vec::new(),
-            Command::Status | Command::Failover | Command::RemoveSlave { .. } => Vec::new(),
+            Command::Status | Command::Failover | Command::RemoveSlave { .. } | Command::DeleteAll => {
+                Vec::new()
+            }
         };
         // Behind an update, or a request that looks at all keys, it may wait longer than for the write.
-        let makes_line = |command: &Command| {
-            is_update(command) || matches!(command, Command::Keys { .. } | Command::RandomKey)
-        };
         let is_in_line =
             self.asked.values().any(|asked| asked.session == session && makes_line(&asked.command));
         let own_before = keys_of(&command)
@@ -1442,6 +1441,11 @@ impl World {
             panic!("{violation}");
         }
     }
+}
+
+/// Whether the later requests of its session wait for it.
+fn makes_line(command: &Command) -> bool {
+    is_update(command) || matches!(command, Command::Keys { .. } | Command::RandomKey)
 }
 
 fn looks_at_keys(command: &Command) -> bool {

@@ -1,22 +1,28 @@
-//! Requests that look at all keys: SCAN, KEYS, RANDOMKEY. The directory has them; no slave is asked.
+//! Requests that look at all keys: SCAN, KEYS, RANDOMKEY, FLUSHALL. The directory has them; no slave is asked.
 //!
 //! A SCAN is answered in one step, with as many keys as that allows. Its order is that of the keys' hashes, whose seed is in the
 //! log: so a cursor says what is done whatever becomes of the directory, here or at another master. KEYS and RANDOMKEY are *walks*
 //! by the numbers of the entries, which is much quicker, and are done in slices; the later requests of their sessions wait in their
 //! lines meanwhile (`updates.rs`).
 //!
+//! FLUSHALL is a walk, too, that deletes what it meets, by a few records in each step, each of them a DELETE like any other: the log
+//! needs no other one, and no standby, slave or compaction another rule. It waits for them before it goes on.
+//!
 //! None of them shows a key whose time has come. That it is gone is told only once its deletion is written, as by any read: they
 //! wait for it, and look at the same keys again.
 
 use super::placement::Random;
 use super::reads::overtaken;
-use super::work::{HeldRead, KeyScan, WalkKey};
-use super::{Asker, Directory, Effect, Entry, Master, WriteId};
+use super::room::RoomReserved;
+use super::work::{HeldRead, KeyScan, WalkKey, PART};
+use super::writes::Terms;
+use super::{Asker, Change, Directory, Effect, Entry, Master, WriteId};
 use crate::command::{pattern_fits, ErrorWord, Reply, KEYS_MAX};
 use crate::glob;
 use crate::ids::{Millis, UnixMillis};
 use bytes::Bytes;
 use slotmap::SlotMap;
+use smallvec::SmallVec;
 use std::collections::{HashSet, VecDeque};
 
 /// One SCAN looks at most at so many keys and places of keys, and shows at most so many keys with so many bytes.
@@ -39,13 +45,34 @@ const WALKS_BEGUN_MAX: usize = 4;
 /// A walk may take a second longer for each so many entries.
 const ENTRIES_A_SECOND: usize = 1 << 20;
 
+/// One record deletes at most so many keys, with about so many bytes; and one step writes so many records, the first one alone: if the
+/// log refuses that, nothing is done.
+const KEYS_DELETED: usize = 256;
+const BYTES_DELETED: usize = 64 << 10;
+const RECORDS_AT_ONCE: usize = 8;
+
+/// A walk that deletes may take a second longer for each so many entries.
+const DELETED_A_SECOND: usize = 1 << 15;
+
 /// What a walk is for.
 #[derive(Clone, Debug)]
-enum Sought {
+pub(super) enum Sought {
     /// All keys that match.
     Matching { pattern: Bytes, found: HashSet<Bytes, foldhash::fast::FixedState>, bytes: usize },
     /// Any key, the first from number `begin` on, or else the first of all.
     Any { begin: usize, has_wrapped: bool },
+    /// All keys, to be deleted.
+    Everything,
+}
+
+impl Sought {
+    pub(super) fn matching(pattern: Bytes) -> Self {
+        Sought::Matching { pattern, found: HashSet::default(), bytes: 0 }
+    }
+
+    pub(super) fn any() -> Self {
+        Sought::Any { begin: 0, has_wrapped: false }
+    }
 }
 
 /// A request that looks at all entries.
@@ -59,6 +86,10 @@ pub(super) struct Walk {
     has_begun: bool,
     /// Whether it goes on only once a write is resolved.
     is_held: bool,
+    /// How many records of it are in the log.
+    written: usize,
+    /// How many it waits for.
+    unwritten: usize,
 }
 
 /// The walks that are not done, the first ones of their sessions in the order in which they go on.
@@ -76,16 +107,24 @@ enum Slice {
     Done(Reply),
     /// It is to be done again once these keys, whose time has come, are deleted.
     Due(Vec<Bytes>),
+    /// These keys are to be deleted, and then there is more to do.
+    Delete(Vec<Bytes>),
 }
 
 impl Walks {
-    /// Takes in a walk for all keys that match, or for any key.
-    pub(super) fn insert(&mut self, asker: Asker, deadline: Millis, pattern: Option<Bytes>) -> WalkKey {
-        let sought = match pattern {
-            Some(pattern) => Sought::Matching { pattern, found: HashSet::default(), bytes: 0 },
-            None => Sought::Any { begin: 0, has_wrapped: false },
-        };
-        self.all.insert(Walk { asker, deadline, sought, next: 0, has_begun: false, is_held: false })
+    /// Takes in a walk.
+    pub(super) fn insert(&mut self, asker: Asker, deadline: Millis, sought: Sought) -> WalkKey {
+        let (has_begun, is_held) = (false, false);
+        self.all.insert(Walk {
+            asker,
+            deadline,
+            sought,
+            next: 0,
+            has_begun,
+            is_held,
+            written: 0,
+            unwritten: 0,
+        })
     }
 
     pub(super) fn asker(&self, walk: WalkKey) -> Option<Asker> {
@@ -121,6 +160,19 @@ impl Walks {
     pub(super) fn resumed(&mut self, walk: WalkKey) {
         if let Some(walk) = self.all.get_mut(walk) {
             walk.is_held = false;
+            walk.written += std::mem::take(&mut walk.unwritten);
+        }
+    }
+
+    /// What a client is told when the write is refused for which its walk has waited; and whether it is left open what has been done.
+    pub(super) fn refused(&self, walk: WalkKey, reply: Reply) -> (Reply, bool) {
+        let Some(walk) = self.all.get(walk) else { return (reply, false) };
+        let is_unknown = matches!(&reply, Reply::Error(error) if error.word == ErrorWord::Unknown);
+        let is_partly_done = walk.written > 0 || (is_unknown && walk.unwritten > 0);
+        if is_partly_done {
+            (partly_deleted(), true)
+        } else {
+            (reply, false)
         }
     }
 }
@@ -208,9 +260,14 @@ impl Master {
             walk.begin(directory.numbers(), random);
         }
         let to = walk.asker;
-        let more_ms = (directory.numbers() / ENTRIES_A_SECOND * 1000) as u64;
+        let entries_a_second = match walk.sought {
+            Sought::Matching { .. } | Sought::Any { .. } => ENTRIES_A_SECOND,
+            Sought::Everything => DELETED_A_SECOND,
+        };
+        let more_ms = (directory.numbers() / entries_a_second * 1000) as u64;
         let slice = if self.now >= walk.deadline.plus(more_ms) {
-            Slice::Done(Reply::error(ErrorWord::Busy, "it takes too long to look at all keys: use SCAN"))
+            let late = Reply::error(ErrorWord::Busy, "it takes too long to look at all keys: use SCAN");
+            Slice::Done(if walk.written > 0 { partly_deleted() } else { late })
         } else {
             walk.slice(directory, self.time, self.config.gather_bytes_max)
         };
@@ -226,6 +283,41 @@ impl Master {
                     self.hold_walk(key, write);
                 }
             }
+            Slice::Delete(keys) => self.delete_part(key, keys, effects),
+        }
+    }
+}
+
+impl Master {
+    /// Deletes some keys for a FLUSHALL.
+    fn delete_part(&mut self, key: WalkKey, keys: Vec<Bytes>, effects: &mut Vec<Effect>) {
+        let Some(walk) = self.lines.walks.all.get_mut(key) else { return };
+        let (asker, is_first) = (walk.asker, walk.written == 0);
+        let change = Change::Delete(SmallVec::new());
+        if let (true, Err(reply)) = (is_first, self.begin_admission(&change, 0).map(|_| ())) {
+            effects.push(Effect::Reply { to: asker, reply });
+            self.lines.walk_ended(asker.session);
+            return;
+        }
+        // If the log refuses one of them it refuses those after it, too: so the last one says what has become of all.
+        let (refusals, mut last, mut records) = (self.writes.refusals, None, 0);
+        let mut keys = keys.into_iter().peekable();
+        while keys.peek().is_some() {
+            let (mut record, mut bytes) = (SmallVec::new(), 0);
+            while record.len() < KEYS_DELETED && bytes < BYTES_DELETED {
+                let Some(key) = keys.next() else { break };
+                bytes += key.len();
+                record.push(key);
+            }
+            let terms = Terms { after: Some(refusals), ..Terms::default() };
+            last = Some(self.accept(PART, Change::Delete(record), RoomReserved::default(), terms, effects));
+            records += 1;
+        }
+        if let Some(walk) = self.lines.walks.all.get_mut(key) {
+            walk.unwritten = records;
+        }
+        if let Some(write) = last {
+            self.hold_walk(key, write);
         }
     }
 }
@@ -234,7 +326,7 @@ impl Walk {
     fn begin(&mut self, numbers: usize, random: &mut Random) {
         self.has_begun = true;
         match &mut self.sought {
-            Sought::Matching { .. } => {}
+            Sought::Matching { .. } | Sought::Everything => {}
             Sought::Any { begin, has_wrapped } => {
                 *begin = random.below(numbers);
                 (self.next, *has_wrapped) = (*begin, *begin == 0);
@@ -247,6 +339,7 @@ impl Walk {
         let (mut looks, mut due, from) = (WALK_LOOKS, Vec::new(), self.next);
         let is_due = |entry: &Entry| entry.expires.is_some_and(|expires| expires < time);
         match &mut self.sought {
+            Sought::Everything => return self.deletions(directory),
             Sought::Matching { pattern, .. } if !pattern_fits(pattern) => return Slice::Done(too_long()),
             Sought::Matching { pattern, found, bytes } => {
                 let mut shown = Vec::new();
@@ -308,6 +401,36 @@ impl Walk {
         self.next = from;
         Slice::Due(due)
     }
+
+    /// The next keys to be deleted.
+    fn deletions(&mut self, directory: &Directory) -> Slice {
+        let records = if self.written == 0 { 1 } else { RECORDS_AT_ONCE };
+        let (mut looks, mut keys, mut bytes) = (WALK_LOOKS, Vec::new(), 0);
+        let next = directory.look_through(self.next, usize::MAX, &mut looks, |key, _, looks| {
+            bytes += key.len();
+            keys.push(Bytes::copy_from_slice(key));
+            if keys.len() >= records * KEYS_DELETED || bytes >= records * BYTES_DELETED {
+                *looks = 0;
+            }
+        });
+        match next {
+            _ if !keys.is_empty() => {
+                // What comes to a number that is done is for a later one.
+                self.next = next.unwrap_or(directory.numbers());
+                Slice::Delete(keys)
+            }
+            Some(next) => {
+                self.next = next;
+                Slice::More
+            }
+            None => Slice::Done(Reply::Done),
+        }
+    }
+}
+
+/// Why a FLUSHALL ends before all keys are deleted.
+fn partly_deleted() -> Reply {
+    Reply::error(ErrorWord::Unknown, "a part of the keys is deleted, not all of them")
 }
 
 /// Why a pattern is refused that a native client has sent: those of others are not taken.
@@ -534,6 +657,87 @@ mod tests {
             drawn.insert(key);
         }
         assert_eq!(drawn.len(), 10);
+    }
+
+    /// Answers the records of a FLUSHALL; gives how many there were after each step.
+    fn delete_all(world: &mut World, mut between: impl FnMut(&mut World)) -> Vec<usize> {
+        let mut records = vec![world.appended.len()];
+        loop {
+            while !world.appended.is_empty() {
+                world.written();
+            }
+            between(world);
+            world.chores();
+            if world.appended.is_empty() {
+                return records;
+            }
+            records.push(world.appended.len());
+        }
+    }
+
+    #[test]
+    fn all_keys_are_deleted_by_a_few_records_at_a_time() {
+        let mut world = with_keys(5000);
+        let (asked, later) = (world.ask(1, Command::DeleteAll), world.ask(1, Command::KeyCount));
+        assert_eq!((world.answer(asked), world.answer(later)), (None, None));
+        let records = delete_all(&mut world, |_| {});
+        assert_eq!(records, [1, RECORDS_AT_ONCE, RECORDS_AT_ONCE, 3]);
+        assert_eq!((world.answer(asked), world.answer(later)), (Some(&Reply::Done), Some(&Reply::Count(0))));
+        assert_eq!(world.master.in_flight(), 0);
+        let asked = world.ask(1, Command::DeleteAll);
+        assert_eq!((world.answer(asked), world.appended.len()), (Some(&Reply::Done), 0), "there is no key");
+    }
+
+    /// It ends, however quickly others write.
+    #[test]
+    fn what_others_write_meanwhile_may_stay() {
+        let mut world = with_keys(5000);
+        let asked = world.ask(1, Command::DeleteAll);
+        let mut number = 10_000;
+        delete_all(&mut world, |world| {
+            for _ in 0..500 {
+                world.replay(&key(number));
+                number += 1;
+            }
+        });
+        assert_eq!(world.answer(asked), Some(&Reply::Done));
+        for number in 0..5000 {
+            assert_eq!(world.master.directory().get(&key(number)), None, "key {number}");
+        }
+    }
+
+    #[test]
+    fn a_deletion_of_all_keys_that_is_refused_says_whether_a_part_is_done() {
+        let refused = |world: &mut World| {
+            let (write, _) = world.appended.pop_front().expect("something is appended");
+            let (word, detail) = (ErrorWord::ReadOnly, "full".to_owned());
+            world.step(Event::NotWritten { write, word, detail });
+            world.chores();
+        };
+        let word = |world: &World, tag: u64| match world.answer(tag) {
+            Some(Reply::Error(error)) => error.word,
+            other => panic!("{other:?}"),
+        };
+        let mut world = with_keys(5000);
+        let (asked, later) = (world.ask(1, Command::DeleteAll), world.ask(1, Command::KeyCount));
+        refused(&mut world);
+        assert_eq!(
+            (word(&world, asked), world.answer(later)),
+            (ErrorWord::ReadOnly, Some(&Reply::Count(5000)))
+        );
+        let (asked, later) = (world.ask(1, Command::DeleteAll), world.ask(1, Command::KeyCount));
+        world.written();
+        world.chores();
+        assert_eq!(world.appended.len(), RECORDS_AT_ONCE);
+        world.written();
+        (1..RECORDS_AT_ONCE).for_each(|_| refused(&mut world));
+        assert_eq!((word(&world, asked), word(&world, later)), (ErrorWord::Unknown, ErrorWord::Busy));
+        assert_eq!(world.master.directory().len(), 5000 - 2 * KEYS_DELETED);
+        assert_eq!(world.master.in_flight(), 0);
+        let mut world = World::new(0);
+        world.replay(b"k");
+        let asked = world.ask(1, Command::DeleteAll);
+        assert_eq!(word(&world, asked), ErrorWord::NoQuorum);
     }
 
     /// The time of each slice at ten million keys: run with `--ignored --nocapture`.

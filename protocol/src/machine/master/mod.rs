@@ -60,6 +60,7 @@ use crate::planted;
 use crate::record::{FileNumber, Place};
 use bytes::Bytes;
 use expiry::Expiring;
+use keyspace::Sought;
 use leaving::LeavingSlaves;
 use membership::Membership;
 use placement::Random;
@@ -747,8 +748,9 @@ impl Master {
             Command::Scan { cursor, pattern, count, strings: shows } => {
                 self.scan(KeyScan { asker, deadline, cursor, pattern, count, shows, time: None }, effects);
             }
-            Command::Keys { pattern } => self.walk(asker, deadline, Some(pattern), effects),
-            Command::RandomKey => self.walk(asker, deadline, None, effects),
+            Command::Keys { pattern } => self.walk(asker, deadline, Sought::matching(pattern), effects),
+            Command::RandomKey => self.walk(asker, deadline, Sought::any(), effects),
+            Command::DeleteAll => self.walk(asker, deadline, Sought::Everything, effects),
             Command::RemoveSlave { id } => self.remove_slave(now, asker, id, effects),
             Command::Status | Command::Failover => {
                 let reply = Reply::error(ErrorWord::Bad, "this command is for the node, not for the store");

@@ -9,7 +9,7 @@
 //! anew if it was refused.
 
 use super::hash::hash_bytes;
-use super::keyspace::Walks;
+use super::keyspace::{Sought, Walks};
 use super::latest::Found;
 use super::reads::Destination;
 use super::room::payload;
@@ -224,19 +224,13 @@ impl Master {
     }
 
     /// Begins to look at all keys, and its session's line: what the session asks next must not be seen.
-    pub(super) fn walk(
-        &mut self,
-        asker: Asker,
-        deadline: Millis,
-        pattern: Option<Bytes>,
-        effects: &mut Vec<Effect>,
-    ) {
-        let walk = self.line_up_walk(asker, deadline, pattern);
+    pub(super) fn walk(&mut self, asker: Asker, deadline: Millis, sought: Sought, effects: &mut Vec<Effect>) {
+        let walk = self.line_up_walk(asker, deadline, sought);
         self.begin_walk(walk, effects);
     }
 
-    fn line_up_walk(&mut self, asker: Asker, deadline: Millis, pattern: Option<Bytes>) -> WalkKey {
-        let walk = self.lines.walks.insert(asker, deadline, pattern);
+    fn line_up_walk(&mut self, asker: Asker, deadline: Millis, sought: Sought) -> WalkKey {
+        let walk = self.lines.walks.insert(asker, deadline, sought);
         self.push(asker.session, 0, Waiter::Walk(walk));
         walk
     }
@@ -244,8 +238,12 @@ impl Master {
     /// The outcome of the write is unknown for which a walk has waited, or it was refused.
     pub(super) fn walk_given_up(&mut self, walk: WalkKey, reply: Reply, effects: &mut Vec<Effect>) {
         let Some(to) = self.lines.walks.asker(walk) else { return };
+        let (reply, is_unknown) = self.lines.walks.refused(walk, reply);
         effects.push(Effect::Reply { to, reply });
         self.lines.walk_ended(to.session);
+        if is_unknown {
+            self.give_up_line(to.session, effects);
+        }
     }
 
     /// Puts a request behind those of its session that wait.
@@ -266,9 +264,11 @@ impl Master {
                 self.fetch(now, update, ahead, 0, effects);
             }
         } else if let Command::Keys { pattern } = command {
-            self.line_up_walk(asker, deadline, Some(pattern));
+            self.line_up_walk(asker, deadline, Sought::matching(pattern));
         } else if command == Command::RandomKey {
-            self.line_up_walk(asker, deadline, None);
+            self.line_up_walk(asker, deadline, Sought::any());
+        } else if command == Command::DeleteAll {
+            self.line_up_walk(asker, deadline, Sought::Everything);
         } else {
             let longest = self.longest_after(asker.session, &command);
             self.push(asker.session, longest, Waiter::Request { asker, deadline, command });

@@ -22,6 +22,16 @@ new_key_type! {
     pub(super) struct WalkKey;
 }
 
+/// Who asks for a record that is a part of a request: who waits for it tells the client. Sessions count from 0.
+pub(super) const PART: Asker = Asker { session: SessionId(u64::MAX - 1), tag: 0 };
+
+impl Asker {
+    /// Whether no client is answered for this record alone.
+    pub(super) fn is_of_part(self) -> bool {
+        self == PART
+    }
+}
+
 /// Work that is done in slices.
 #[derive(Clone, Debug)]
 pub(super) enum Work {

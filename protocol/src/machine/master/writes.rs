@@ -343,6 +343,8 @@ impl Master {
                     self.expiry_ended(now, None);
                     // They would only ask for the same deletion again.
                     refusal = refusal.or_else(|| Some(Reply::error(word, detail)));
+                } else if asker.is_of_part() {
+                    refusal = Some(Reply::error(word, detail));
                 } else {
                     effects.push(Effect::Reply { to: asker, reply: Reply::error(word, detail) });
                     if refusal.is_some() {
@@ -409,7 +411,7 @@ impl Master {
                 let reply = self.end_write(id).and_then(|write| write.reply);
                 if asker.is_nobody() {
                     self.expiry_ended(now, Some(existed));
-                } else {
+                } else if !asker.is_of_part() {
                     self.counters.writes += 1;
                     let reply = reply.unwrap_or(Reply::Count(existed));
                     effects.push(Effect::Reply { to: asker, reply });
