@@ -51,3 +51,22 @@ all_keep!(
     who_leaves_the_queue_does_not_lead,
     what_keeps_a_leader_from_serving_is_told_in_one_line_with_its_cause,
 );
+
+// Of three members of a replicated log. What is left out: a full disk refuses nothing there, the log has no times yet, and what is
+// noted of slaves is forgotten with the process.
+keeps!(
+    members, crate::rigs::ThreeMembers:
+    an_acknowledged_append_is_seen_by_a_follower,
+    appends_stand_in_the_order_in_which_they_were_asked_for,
+    a_follower_that_comes_late_replays_everything,
+    one_leads_at_a_time_and_each_reign_is_above_the_one_before,
+    nothing_is_written_after_leadership_is_lost,
+    a_leader_that_is_deposed_hears_it_and_all_that_it_asked_for_is_answered,
+    a_sync_is_answered_and_does_not_stop_the_writing,
+    a_handover_loses_nothing,
+    a_handover_may_be_asked_back,
+    a_value_is_read_by_the_place_that_was_told,
+    a_value_is_not_read_from_a_log_that_is_closed,
+    what_is_noted_is_told_until_a_reign_begins,
+    what_keeps_a_leader_from_serving_is_told_in_one_line_with_its_cause,
+);

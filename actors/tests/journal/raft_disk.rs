@@ -5,6 +5,7 @@ use dsm::env::sim::{DiskFault, Loss, Machine, World};
 use dsm::env::OpenMode;
 use dsm::journal::raft::disk::{Persisted, RaftDisk, RaftDiskSetup};
 use dsm::journal::raft::start::{open, DiskFound, EmptyDisk, StartedDisk};
+use dsm::journal::raft::EntryLine;
 use dsm::journal::{LogEvent, Replay, ReplayPart};
 use dsm::node_error::{LogStep, NodeError};
 use dsm::testing::Probe;
@@ -13,8 +14,7 @@ use dsm_consensus::machine::{BatchNumber, LogBatch};
 use dsm_consensus::members::{Members, NewMachine};
 use dsm_consensus::{Config, Consensus, LogEntry};
 use dsm_protocol::ids::{ClusterId, Epoch, Seq, Version};
-use dsm_protocol::machine::log_scan::replay;
-use dsm_protocol::record::{self, Span};
+use dsm_protocol::record;
 use std::cell::{Cell, RefCell};
 use std::path::Path;
 use std::rc::Rc;
@@ -58,7 +58,7 @@ fn entries(number: u64, vote: Option<(u64, u64)>, entries: Vec<LogEntry>) -> Log
 struct Started {
     disk: RaftDisk,
     found: dsm_consensus::Start,
-    places: Vec<(Seq, u64)>,
+    lines: Vec<EntryLine>,
     parts: Vec<ReplayPart>,
 }
 
@@ -100,11 +100,11 @@ async fn empty(env: dsm::env::Env) -> EmptyDisk {
 async fn start(env: dsm::env::Env) -> Started {
     let (found, parts) = find(env).await;
     let Ok(DiskFound::Member(member)) = found else { panic!("{:?}", found.err()) };
-    let StartedDisk { disk, start, places, .. } = *member;
+    let StartedDisk { disk, start, lines, .. } = *member;
     // Whatever is found must be what a machine can start with.
     let config = Config::new(start.vote.member, 7);
     assert_eq!(Consensus::new(config, &start).err(), None, "{start:?}");
-    Started { disk, found: start, places, parts }
+    Started { disk, found: start, lines, parts }
 }
 
 async fn fails(env: dsm::env::Env) -> String {
@@ -131,6 +131,10 @@ fn run<F: std::future::Future<Output = ()>>(test: impl FnOnce(World, Machine) ->
     });
 }
 
+fn seqs(lines: &[EntryLine]) -> Vec<u64> {
+    lines.iter().map(|line| line.version.seq.0).collect()
+}
+
 fn lines(machine: &Machine) -> Vec<String> {
     let text = machine.content(Path::new(LOG)).expect("there is a log");
     let text = String::from_utf8(text).expect("it is text");
@@ -146,11 +150,12 @@ fn a_member_finds_again_what_it_has_written() {
         let first = entries(4, Some((2, 2)), vec![reign(2, 3), write(2, 4, "four")]);
         let second = entries(5, None, vec![write(2, 5, "fünf %")]);
         let persisted = disk.write(vec![first, second]).await.expect("it is written");
-        let Persisted { through, places, log_bytes } = persisted;
+        let Persisted { through, lines: wrote, log_bytes } = persisted;
         assert_eq!((through, log_bytes), (Some(BatchNumber(5)), disk.log_bytes()));
         disk.mark().await.expect("it is marked");
         disk.mark().await.expect("once");
-        disk.write(vec![entries(6, Some((2, 4)), vec![write(2, 6, "")])]).await.expect("it is written");
+        let sixth = entries(6, Some((2, 4)), vec![write(2, 6, "")]);
+        let sixth = disk.write(vec![sixth]).await.expect("it is written");
         let reign_id = record::reign_of_term(CLUSTER, Epoch(2));
         assert_eq!(
             lines(&machine),
@@ -169,7 +174,7 @@ fn a_member_finds_again_what_it_has_written() {
         assert_eq!(again.found.vote.number, 2, "{:?}", again.found.vote);
         assert_eq!(again.told(), [("key4".to_owned(), Version::new(2, 4))]);
         assert_eq!(again.tail(), [5, 6]);
-        assert_eq!(again.places[0], places[2]);
+        assert_eq!(again.lines, wrote[2..].iter().cloned().chain(sixth.lines).collect::<Vec<_>>());
         assert_eq!(again.found.terms, [Version::new(1, 1), Version::new(2, 3)]);
         assert_eq!(again.found.records, [(Seq(2), members())]);
         assert!(again.parts.first().is_some_and(|part| part.from_start));
@@ -184,14 +189,10 @@ fn values_stand_where_the_places_say() {
         let wrote = vec![reign(2, 3), write(2, 4, "four"), write(2, 5, "two words")];
         let persisted = disk.write(vec![entries(1, Some((2, 2)), wrote.clone())]).await.expect("written");
         let reader = disk.reader().await.expect("a second handle");
-        for (entry, (seq, offset)) in wrote.iter().zip(persisted.places).skip(1) {
-            assert_eq!(entry.version.seq, seq);
-            let record = record::parse_words(&entry.data, entry.version).expect("it is a record");
-            let mut changes = Vec::new();
-            replay(&record, Span { offset, ..Span::default() }, &mut changes);
-            let [Replay::Put { place, .. }] = changes.as_slice() else { panic!("{changes:?}") };
+        for (entry, line) in wrote.iter().zip(persisted.lines).skip(1) {
+            let [Replay::Put { place, .. }] = line.changes.as_slice() else { panic!("{line:?}") };
             let value = reader.read_value(*place, Epoch(2)).await.expect("it is there");
-            assert_eq!(value, if seq == Seq(4) { "four" } else { "two words" });
+            assert_eq!(value, if entry.version.seq == Seq(4) { "four" } else { "two words" });
         }
     });
 }
@@ -234,7 +235,7 @@ fn what_a_later_leader_does_not_have_is_cut_and_never_comes_back() {
             ..entries(2, Some((3, 3)), vec![reign(3, 5), write(3, 6, "new")])
         };
         let persisted = disk.write(vec![cut]).await.expect("it is written");
-        assert_eq!(persisted.places.iter().map(|(seq, _)| seq.0).collect::<Vec<_>>(), [5, 6]);
+        assert_eq!(seqs(&persisted.lines), [5, 6]);
         assert_eq!((disk.last(), disk.vote().term), (Version::new(3, 6), Epoch(3)));
         // Of one turn: what the first batch has is cut by the second one.
         let both = [
@@ -242,7 +243,7 @@ fn what_a_later_leader_does_not_have_is_cut_and_never_comes_back() {
             LogBatch { cut_after: Some(Seq(7)), ..entries(4, Some((4, 3)), vec![reign(4, 8)]) },
         ];
         let persisted = disk.write(both.to_vec()).await.expect("it is written");
-        assert_eq!(persisted.places.iter().map(|(seq, _)| seq.0).collect::<Vec<_>>(), [7, 8]);
+        assert_eq!(seqs(&persisted.lines), [7, 8]);
         assert!(!lines(&machine)[4..].iter().any(|line| line.contains("gone ;8")), "{:?}", lines(&machine));
         drop(disk);
         let again = start(world.env(&machine, "a")).await;
@@ -270,7 +271,7 @@ fn old_entries_are_fetched_wherever_they_are() {
             let (found, places): (Vec<LogEntry>, Vec<u64>) = found.into_iter().unzip();
             let to = wrote.len().min(at + 6);
             assert_eq!(found, wrote[at..to], "from {seq}");
-            let expected: Vec<u64> = persisted.places[at..to].iter().map(|(_, offset)| *offset).collect();
+            let expected: Vec<u64> = persisted.lines[at..to].iter().map(|line| line.offset).collect();
             assert_eq!(places, expected);
         }
         let bounded = disk.fetch(Seq(89), Seq(399), 10).await.expect("it is read");

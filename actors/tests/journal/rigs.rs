@@ -1,14 +1,19 @@
 //! The kinds of logs, each with a way to break it.
 
+use actix::Actor as _;
 use dsm::config::{Fence, Fsync};
 use dsm::env::sim::{DiskFault, Machine, World};
 use dsm::journal::memory::MemoryLog;
+use dsm::journal::raft::{FromMember, MemberLinks, MemberSaid, RaftJournal, RaftSetup};
 use dsm::journal::shared_file::{SharedFile, SharedFileSetup};
-use dsm::journal::{Journal, LogEvent};
+use dsm::journal::{Journal, LogEvent, LogRequest};
 use dsm::supervision::Fate;
 use dsm::testing::virtual_time;
+use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::path::Path;
+use std::rc::Rc;
 
 const LOG: &str = "kv_store.log";
 const ELSEWHERE: &str = "elsewhere";
@@ -145,5 +150,117 @@ impl Rig for InMemory {
 
     fn depose(&self) {
         self.0.depose();
+    }
+}
+
+/// Three members of a replicated log, each on a machine of its own, with links in memory. A master that joins becomes the master of
+/// the next member; the log of a member without a master goes on, and never leads for long.
+pub(crate) struct ThreeMembers {
+    world: World,
+    links: Rc<RefCell<Links>>,
+    /// The parts of members that no master has yet.
+    idle: RefCell<Vec<Option<RaftJournal>>>,
+    ports: Vec<Rc<RefCell<Option<actix::Recipient<LogEvent>>>>>,
+}
+
+/// The addresses of the members, as the rules name them.
+const MEMBERS: [&str; 3] = ["one:1", "two:1", "three:1"];
+
+/// Who may reach whom.
+#[derive(Default)]
+struct Links {
+    ports: BTreeMap<String, actix::Recipient<FromMember>>,
+    /// Nobody hears this one, and it hears nobody.
+    cut: Option<String>,
+}
+
+/// The links of one member. What it says arrives a moment later.
+struct LinksOf {
+    own: String,
+    links: Rc<RefCell<Links>>,
+}
+
+impl MemberLinks for LinksOf {
+    fn send(&mut self, to: &str, said: MemberSaid) {
+        let links = self.links.borrow();
+        let is_cut = [&self.own[..], to].iter().any(|end| links.cut.as_deref() == Some(*end));
+        if let Some(port) = links.ports.get(to).filter(|_| !is_cut) {
+            port.do_send(FromMember::Said(said));
+        }
+    }
+}
+
+impl ThreeMembers {
+    fn begin(world: World) -> Self {
+        let rig = ThreeMembers {
+            world,
+            links: Rc::default(),
+            idle: RefCell::default(),
+            ports: MEMBERS.iter().map(|_| Rc::default()).collect(),
+        };
+        for (at, address) in MEMBERS.iter().enumerate() {
+            let machine = rig.world.machine(address);
+            // Until a master comes nobody hears what the log tells; then it is told anew.
+            let port = Rc::clone(&rig.ports[at]);
+            let events = Relay(port).start().recipient();
+            let setup = RaftSetup {
+                env: rig.world.env(&machine, address),
+                path: LOG.into(),
+                line_bytes_max: 1 << 20,
+                address: (*address).to_owned(),
+                named: MEMBERS.map(str::to_owned).to_vec(),
+                fate: Fate::default(),
+                events,
+            };
+            let own = LinksOf { own: (*address).to_owned(), links: Rc::clone(&rig.links) };
+            let journal = RaftJournal::begin(setup, Box::new(own));
+            rig.links.borrow_mut().ports.insert((*address).to_owned(), journal.port());
+            rig.idle.borrow_mut().push(Some(journal));
+        }
+        rig
+    }
+}
+
+/// Passes on what a member's log tells, once there is a master.
+struct Relay(Rc<RefCell<Option<actix::Recipient<LogEvent>>>>);
+
+impl actix::Actor for Relay {
+    type Context = actix::Context<Self>;
+}
+
+impl actix::Handler<LogEvent> for Relay {
+    type Result = ();
+
+    fn handle(&mut self, event: LogEvent, _: &mut Self::Context) {
+        match &*self.0.borrow() {
+            Some(port) => port.do_send(event),
+            None => assert!(!matches!(event, LogEvent::Failed(_)), "{event:?}"),
+        }
+    }
+}
+
+impl Rig for ThreeMembers {
+    fn run<F: Future<Output = ()>>(test: impl FnOnce(Self) -> F) {
+        World::run(7, |world| async move { test(ThreeMembers::begin(world)).await });
+    }
+
+    fn join(&self, address: &str, events: actix::Recipient<LogEvent>) -> Box<dyn Journal> {
+        let at = MEMBERS.iter().position(|member| *member == address).expect("it is a member");
+        *self.ports[at].borrow_mut() = Some(events);
+        let journal = self.idle.borrow_mut()[at].take();
+        let mut journal = journal.expect("nobody has joined as this member");
+        journal.ask(LogRequest::FollowAnew);
+        Box::new(journal)
+    }
+
+    fn refuse(&self) {
+        panic!("a full disk refuses nothing here");
+    }
+
+    fn mend(&self) {}
+
+    fn depose(&self) {
+        // Cut off from the others, it hears no majority any more.
+        self.links.borrow_mut().cut = Some(MEMBERS[0].to_owned());
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! Bytes and events in, bytes and effects out, as in `dsm-protocol`: no IO, no clock, no thread, no log line, no randomness. The
 //! engine is `raft` of TiKV; this crate is what makes it a machine as the others are. Nothing of it is seen from outside, so that
-//! another engine could take its place. So far the disk of a member is built on it (`dsm::journal::raft`), and no program uses that.
+//! another engine could take its place. A journal is built on it (`dsm::journal::raft`), and no program uses that yet.
 //!
 //! | module | owns |
 //! |---|---|

@@ -6,7 +6,7 @@
 //!
 //! Operations run one after the other: whoever holds a [`RaftDisk`] awaits each before it asks for the next.
 
-use super::lines::{cut_place, fetch, EntryRange, LineIndex};
+use super::lines::{cut_place, fetch, EntryLine, EntryRange, LineIndex};
 use crate::env::{Env, File, Group};
 use crate::journal::mending::is_full;
 use crate::node_error::{LogStep, NodeError};
@@ -58,13 +58,12 @@ impl RaftDiskSetup {
 }
 
 /// What was brought to the disk.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Persisted {
     /// All batches through this one; `None` when there was none.
     pub through: Option<BatchNumber>,
-    /// Where the line of each entry begins, in bytes of the file before it. What was told of an entry that was cut does not count
-    /// any more.
-    pub places: Vec<(Seq, u64)>,
+    /// The line of each entry. What was told of an entry that was cut does not count any more.
+    pub lines: Vec<EntryLine>,
     /// The length of the log, in bytes.
     pub log_bytes: u64,
 }
@@ -120,7 +119,7 @@ impl RaftDisk {
     /// A write or a sync has failed: nothing is known of what was in flight, and the member must end.
     pub async fn write(&mut self, batches: Vec<LogBatch>) -> Result<Persisted, NodeError> {
         let through = batches.last().map(|batch| batch.number);
-        let mut places = Vec::new();
+        let mut lines = Vec::new();
         if let Some(vote) = batches.iter().rev().find_map(|batch| batch.vote) {
             self.write_vote(vote).await?;
         }
@@ -130,14 +129,14 @@ impl RaftDisk {
                 return Err(self.setup.no_member("it cannot take a leader's file yet, and was offered one"));
             }
             if let Some(seq) = batch.cut_after {
-                self.append(std::mem::take(&mut waiting), &mut places).await?;
+                self.append(std::mem::take(&mut waiting), &mut lines).await?;
                 self.cut_after(seq).await?;
-                places.retain(|(placed, _)| *placed <= seq);
+                lines.retain(|line: &EntryLine| line.version.seq <= seq);
             }
             waiting.extend(batch.entries);
         }
-        self.append(waiting, &mut places).await?;
-        Ok(Persisted { through, places, log_bytes: self.end })
+        self.append(waiting, &mut lines).await?;
+        Ok(Persisted { through, lines, log_bytes: self.end })
     }
 
     /// Says in the log that all of it is on disk, for those who judge its end after a crash. To be called once nothing was written
@@ -184,6 +183,24 @@ impl RaftDisk {
         Ok(if is_there { found } else { Vec::new() })
     }
 
+    /// The lines of entries, as [`fetch`](Self::fetch) gives entries.
+    ///
+    /// # Errors
+    /// The same.
+    pub async fn lines(&self, from: Seq, through: Seq, bytes_max: u64) -> Result<Vec<EntryLine>, NodeError> {
+        let entries = self.fetch(from, through, bytes_max).await?;
+        let cluster = self.vote.cluster;
+        let (answer, answered) = oneshot::channel();
+        let work = move || {
+            let lines = entries.iter().map(|(entry, offset)| EntryLine::of(entry, *offset, cluster));
+            drop(answer.send(lines.collect::<Result<Vec<_>, _>>()));
+        };
+        let done = self.log.compute(Box::new(work)).await;
+        let lines = answered.await.map_err(io::Error::other);
+        let error = |error| NodeError::file(&self.setup.path, error);
+        done.and(lines).map_err(error)?.map_err(|damage| error(io::Error::other(damage)))
+    }
+
     /// Writes the next record of the vote file, into the slot that does not hold the last one.
     async fn write_vote(
         &mut self,
@@ -220,7 +237,7 @@ impl RaftDisk {
     async fn append(
         &mut self,
         entries: Vec<LogEntry>,
-        places: &mut Vec<(Seq, u64)>,
+        written: &mut Vec<EntryLine>,
     ) -> Result<(), NodeError> {
         let mut entries = entries.into_iter().peekable();
         while entries.peek().is_some() {
@@ -232,7 +249,7 @@ impl RaftDisk {
                 group.push(entry);
             }
             let is_last = entries.peek().is_none();
-            self.append_group(group, bytes, is_last, places).await?;
+            self.append_group(group, bytes, is_last, written).await?;
         }
         Ok(())
     }
@@ -242,7 +259,7 @@ impl RaftDisk {
         entries: Vec<LogEntry>,
         words_bytes: usize,
         sync: bool,
-        places: &mut Vec<(Seq, u64)>,
+        written: &mut Vec<EntryLine>,
     ) -> Result<(), NodeError> {
         let last = entries.last().map_or(self.last, |entry| entry.version);
         let draft = Draft { entries, offset: self.end, synced: self.synced, cluster: self.vote.cluster };
@@ -257,10 +274,10 @@ impl RaftDisk {
         let (bytes, lines) = encoded.map_err(|error| self.setup.no_member(error))?;
         let length = bytes.len() as u64;
         self.write_out(bytes, sync).await?;
-        for (seq, offset) in &lines {
-            self.index.note(*seq, *offset);
+        for line in &lines {
+            self.index.note(line.version.seq, line.offset);
         }
-        places.extend(lines);
+        written.extend(lines);
         self.end += length;
         self.last = last;
         self.is_marked = false;
@@ -321,19 +338,17 @@ struct Draft {
     cluster: ClusterId,
 }
 
-/// Lines, and where each begins in the file.
-type Lines = (Vec<u8>, Vec<(Seq, u64)>);
+/// Lines as bytes, and what each is.
+type EncodedLines = (Vec<u8>, Vec<EntryLine>);
 
 impl Draft {
     /// Encodes the lines. What is no record would make the log unreadable, so it is refused, in words.
-    fn encode(self) -> Result<Lines, String> {
+    fn encode(self) -> Result<EncodedLines, String> {
         let (mut bytes, mut lines) = (Vec::new(), Vec::with_capacity(self.entries.len()));
-        for LogEntry { version, data } in &self.entries {
-            if !data.is_empty() {
-                record::parse_words(data, *version)
-                    .map_err(|error| format!("the entry {version} is no record: {error}"))?;
-            }
-            lines.push((version.seq, self.offset + bytes.len() as u64));
+        for entry in &self.entries {
+            let LogEntry { version, data } = entry;
+            let line = EntryLine::of(entry, self.offset + bytes.len() as u64, self.cluster);
+            lines.push(line.map_err(|error| format!("the entry {version} is no record: {error}"))?);
             record::encode_entry(data, *version, self.synced, self.cluster, &mut bytes);
         }
         Ok((bytes, lines))

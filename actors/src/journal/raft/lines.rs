@@ -4,8 +4,10 @@
 
 use crate::env::File;
 use dsm_consensus::LogEntry;
-use dsm_protocol::ids::{Seq, Version};
-use dsm_protocol::record;
+use dsm_protocol::ids::{ClusterId, Reign, Seq, Version};
+use dsm_protocol::machine::log_scan::{self, Replay};
+use dsm_protocol::machine::master::ReignRecord;
+use dsm_protocol::record::{self, RecordError, Span};
 use std::io;
 use std::rc::Rc;
 use tokio::sync::oneshot;
@@ -16,6 +18,36 @@ const STRIDE_BYTES: u64 = 256 << 10;
 
 /// How much is read at once, unless a line is longer, in bytes.
 const READ_BYTES: usize = 256 << 10;
+
+/// The line of an entry in this member's file, and what it does to the directory.
+#[derive(Clone, Debug, PartialEq)]
+pub struct EntryLine {
+    /// The entry's version.
+    pub version: Version,
+    /// Bytes of the file before the line.
+    pub offset: u64,
+    /// What it does to the directory, with the places of its values in this file.
+    pub changes: Vec<Replay>,
+}
+
+impl EntryLine {
+    /// The line of an entry that begins after so many bytes of the file.
+    ///
+    /// # Errors
+    /// The entry's words are no record.
+    pub(super) fn of(entry: &LogEntry, offset: u64, cluster: ClusterId) -> Result<Self, RecordError> {
+        let version = entry.version;
+        let mut changes = Vec::new();
+        if entry.data.is_empty() {
+            let reign = Reign { epoch: version.epoch, id: record::reign_of_term(cluster, version.epoch) };
+            changes.push(Replay::Reign(ReignRecord { reign, first: version.seq, durable: true }));
+        } else {
+            let record = record::parse_words(&entry.data, version)?;
+            log_scan::replay(&record, Span { offset, ..Span::default() }, &mut changes);
+        }
+        Ok(EntryLine { version, offset, changes })
+    }
+}
 
 /// Entries and the places of their lines.
 pub(super) type PlacedEntries = Vec<(LogEntry, u64)>;

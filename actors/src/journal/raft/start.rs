@@ -4,7 +4,7 @@
 //! written again, and the rest of the log for the machine. Never decides whether a machine may be a member.
 
 use super::disk::{RaftDisk, RaftDiskSetup};
-use super::lines::LineIndex;
+use super::lines::{EntryLine, LineIndex};
 use crate::config::Fsync;
 use crate::env::{File, FileIdentity, Group, OpenMode};
 use crate::journal::mending::Mending;
@@ -36,8 +36,8 @@ pub struct StartedDisk {
     pub disk: RaftDisk,
     /// What the machine starts with.
     pub start: Start,
-    /// Where the lines of the entries begin that are not known to be committed, in bytes of the file before each.
-    pub places: Vec<(Seq, u64)>,
+    /// The lines of the entries that are not known to be committed.
+    pub lines: Vec<EntryLine>,
     /// The place after what is known to be committed, all of which was told.
     pub end: Position,
 }
@@ -367,15 +367,18 @@ impl<'e> Replaying<'e> {
             is_full: false,
         };
         let mut tail = Vec::new();
-        let mut places = Vec::new();
+        let mut lines = Vec::new();
         if last.seq > Seq(0) {
             let from = vote.commit.next().min(last.seq);
             let found = disk.fetch(from, last.seq, u64::MAX).await?;
-            places = found.iter().map(|(entry, offset)| (entry.version.seq, *offset)).collect();
-            places.retain(|(seq, _)| *seq > vote.commit);
+            for (entry, offset) in found.iter().filter(|(entry, _)| entry.version.seq > vote.commit) {
+                let line = EntryLine::of(entry, *offset, vote.cluster);
+                lines
+                    .push(line.map_err(|error| disk.setup.no_member(format!("{}: {error}", entry.version)))?);
+            }
             tail = found.into_iter().map(|(entry, _)| entry).collect();
         }
         let start = Start { vote, base: Version::default(), records, terms, tail };
-        Ok(StartedDisk { disk, start, places, end: committed })
+        Ok(StartedDisk { disk, start, lines, end: committed })
     }
 }

@@ -19,7 +19,7 @@ mod relocator;
 pub(crate) mod same_log;
 pub(crate) mod volumes;
 mod witness_notes;
-mod words;
+pub(super) mod words;
 
 use super::{Journal, LogEvent, LogRequest, MakesJournal, Unread, ValueAnswer, Wording};
 use crate::config::{Fence, Fsync, MasterConfig};

@@ -24,10 +24,10 @@ pub(super) fn of(path: &Path, wording: Wording<'_>) -> String {
         Wording::WaitsFor(Hindrance::Barred { sight, .. }) => {
             format!("the log at {shown} does not continue what was replayed: {sight}")
         }
-        Wording::WaitsFor(Hindrance::Lacks(lack)) => what(lack, &shown),
+        Wording::WaitsFor(Hindrance::Lacks(lack)) => what_lacks(lack, &shown),
         Wording::DoesNotServe(Hindrance::Barred { sight, seq }) => barred(&shown, sight, seq),
         Wording::DoesNotServe(Hindrance::Lacks(lack)) => {
-            format!("not serving: {}; {}", what(lack, &shown), way_on(lack, &shown))
+            format!("not serving: {}; {}", what_lacks(lack, &shown), way_on(lack, &shown))
         }
     }
 }
@@ -54,8 +54,8 @@ fn who(source: &Source) -> String {
     }
 }
 
-/// What is missing.
-fn what(lack: &Lack, path: &str) -> String {
+/// What is missing, of the log at `path`.
+pub(in crate::journal) fn what_lacks(lack: &Lack, path: &str) -> String {
     match lack {
         Lack::NoLog { cluster, source } => {
             format!("there is no log at {path}, and {} names cluster {cluster}", who(source))
