@@ -703,6 +703,18 @@ mod tests {
     }
 
     #[test]
+    fn a_scan_from_the_position_of_a_key_begins_with_it() {
+        let mut table = Table::new(7);
+        (0..1000u64).for_each(|key| assert_eq!(table.insert(&key.to_le_bytes(), key), None));
+        for key in 0..1000u64 {
+            let at = position(table.hasher.hash_one(&key.to_le_bytes()[..]));
+            let mut shown = Vec::new();
+            table.scan(at, &mut 1, |_, _, value, _| shown.push(*value));
+            assert!(shown.contains(&key), "{key}");
+        }
+    }
+
+    #[test]
     fn the_order_of_a_scan_has_a_number_of_its_seed() {
         assert_eq!(Table::<u64>::new(7).order(), Table::<u64>::new(7).order());
         assert_ne!(Table::<u64>::new(7).order(), Table::<u64>::new(8).order());

@@ -27,7 +27,7 @@ use std::collections::{HashSet, VecDeque};
 
 /// One SCAN looks at most at so many keys and places of keys, and shows at most so many keys with so many bytes.
 const SCAN_LOOKS: usize = 16 * 1024;
-const SCAN_KEYS_MAX: u32 = 4096;
+const SCAN_KEYS_MAX: u32 = 1024;
 const SCAN_BYTES_MAX: usize = 1 << 20;
 
 /// One step of a walk looks at so many entries.
