@@ -24,8 +24,8 @@ use dsm_protocol::lock_file::LockText;
 use dsm_protocol::machine::master::{ReignRecord, Reigns, Testimony};
 use dsm_protocol::message::Seen;
 use dsm_protocol::record::{
-    encode, line_bytes_max, Body, CrashKind, Encoded, Judge, Operation, Position, Record, ReignMark, Scanner,
-    Span, Step, SyncMode, Verdict,
+    encode, line_bytes_max, Body, CrashKind, Encoded, EncodedEffect, Judge, Operation, Position, Record,
+    ReignMark, Scanner, Span, Step, SyncMode, Verdict,
 };
 use dsm_protocol::resp::Limits;
 use dsm_protocol::witness_file::WitnessText;
@@ -360,6 +360,22 @@ struct Census {
 }
 
 impl Census {
+    /// The key is there, with so many bytes of the log.
+    fn hold(&mut self, key: Encoded<'_>, bytes: u64) {
+        self.live_bytes += bytes;
+        match self.live.entry(key.decode().into()) {
+            Entry::Occupied(mut held) => self.live_bytes -= held.insert(bytes),
+            Entry::Vacant(free) => {
+                free.insert(bytes);
+            }
+        }
+    }
+
+    /// The key is gone.
+    fn forget(&mut self, key: Encoded<'_>) {
+        self.live_bytes -= self.live.remove(&*key.decode()).unwrap_or(0);
+    }
+
     fn count(&mut self, record: &Record<'_>, span: Span) {
         self.records += 1;
         self.legacy += u64::from(record.epoch == Epoch(0));
@@ -372,19 +388,16 @@ impl Census {
             }
             Body::Write(pairs) => {
                 let share = u64::from(span.bytes) / pairs.count().max(1) as u64;
-                for (key, _) in pairs {
-                    self.live_bytes += share;
-                    match self.live.entry(key.decode().into()) {
-                        Entry::Occupied(mut held) => self.live_bytes -= held.insert(share),
-                        Entry::Vacant(free) => {
-                            free.insert(share);
-                        }
-                    }
-                }
+                pairs.for_each(|(key, _)| self.hold(key, share));
             }
-            Body::Delete(keys) => {
-                for key in keys {
-                    self.live_bytes -= self.live.remove(&*key.decode()).unwrap_or(0);
+            Body::Delete(keys) => keys.for_each(|key| self.forget(key)),
+            Body::Apply(effects) => {
+                let share = u64::from(span.bytes) / effects.count().max(1) as u64;
+                for effect in effects {
+                    match effect {
+                        EncodedEffect::Set { key, .. } => self.hold(key, share),
+                        EncodedEffect::Del { key } => self.forget(key),
+                    }
                 }
             }
         }
@@ -440,6 +453,7 @@ fn dump(
             (None, _) => true,
             (Some(key), Body::Write(mut pairs)) => pairs.any(|(candidate, _)| candidate.is(key)),
             (Some(key), Body::Delete(mut keys)) => keys.any(|candidate| candidate.is(key)),
+            (Some(key), Body::Apply(mut effects)) => effects.any(|effect| effect.key().is(key)),
             (Some(_), Body::Cluster(_) | Body::Epoch { .. } | Body::Members(_) | Body::Synced) => false,
         };
         if concerns && json {
@@ -479,6 +493,19 @@ fn write_text(record: &Record<'_>, out: &mut impl Write) -> io::Result<()> {
                 write!(out, " {}", printable(key))?;
             }
         }
+        Body::Apply(effects) => {
+            for effect in effects {
+                match effect {
+                    EncodedEffect::Set { key, value, expires } => {
+                        write!(out, " set {} {}", printable(key), printable(value))?;
+                        if let Some(expires) = expires {
+                            write!(out, " until {}", expires.0)?;
+                        }
+                    }
+                    EncodedEffect::Del { key } => write!(out, " del {}", printable(key))?,
+                }
+            }
+        }
     }
     writeln!(out)
 }
@@ -490,6 +517,7 @@ fn operation_name(body: &Body<'_>) -> &'static str {
         Body::Write(_) => "WRITE",
         Body::Delete(_) => "DELETE",
         Body::Members(_) => "MEMBERS",
+        Body::Apply(_) => "APPLY",
         Body::Synced => "SYNCED",
     }
 }
@@ -851,7 +879,10 @@ fn write_import(source: File, legacy: &Path, draft: &Path, line_max: usize) -> a
     encode(&begun, seq, epoch, Seq(0), &mut line);
     writer.write_all(&line).with_context(context)?;
     let Walk { position, verdict } = walk(source, CrashKind::SameBoot, line_max, |record, _| {
-        ensure!(matches!(record.body, Body::Write(_) | Body::Delete(_)), "it is already a log with trailers");
+        ensure!(
+            matches!(record.body, Body::Write(_) | Body::Delete(_) | Body::Apply(_)),
+            "it is already a log with trailers"
+        );
         seq = seq.next();
         line.clear();
         encode(&record.to_operation(), seq, epoch, Seq(0), &mut line);

@@ -45,12 +45,27 @@ const DIFFERENCES: &[Difference] = &[
         answers: &[("GETEX k EX 0", "-ERR invalid expire time in 'getex' command^")],
     },
     Difference {
-        why: "No other types, no scripts, no transactions, no subscriptions",
+        why: "No other types, no scripts, no subscriptions",
         answers: &[
             ("LPUSH k v", "-ERR unknown command 'LPUSH', with args beginning with: 'k' 'v' ^"),
-            ("WATCH k", "-ERR unknown command 'WATCH', with args beginning with: 'k' ^"),
             ("PUBLISH x y", "-ERR unknown command 'PUBLISH', with args beginning with: 'x' 'y' ^"),
         ],
+    },
+    Difference {
+        why: "Inside MULTI: commands on keys that they name, and short answers of the connection",
+        answers: &[(
+            "MULTI; DBSIZE; EXEC",
+            "+OK^-ERR Command not allowed inside a transaction^-EXECABORT Transaction discarded because of previous \
+             errors.^",
+        )],
+    },
+    Difference {
+        why: "After a WATCH that was refused EXEC is, too",
+        answers: &[(
+            "WATCH; MULTI; EXEC",
+            "-ERR wrong number of arguments for 'watch' command^+OK^-EXECABORT Transaction discarded because of previous \
+             errors.^",
+        )],
     },
     Difference {
         why: "READ, WRITE and STATUS are GET, SET and INFO",
@@ -166,7 +181,7 @@ struct Difference {
 const PATIENCE: Duration = seconds(20);
 
 /// Every key that a script sets. They are deleted before the next script.
-const KEYS: [&str; 5] = ["k", "a", "b", "c", "\"\""];
+const KEYS: [&str; 7] = ["k", "a", "b", "c", "l", "n", "\"\""];
 
 /// The last request of a script that does not end the connection.
 const SENTINEL: &[u8] = b"the end of the script";
@@ -646,6 +661,7 @@ impl Value {
 fn scripts() -> Vec<Script> {
     let mut scripts = Vec::new();
     scripts.extend(data());
+    scripts.extend(transactions());
     scripts.extend(connection());
     scripts.extend(framing());
     scripts.extend(unknown());
@@ -653,6 +669,51 @@ fn scripts() -> Vec<Script> {
     scripts.extend(introspection());
     scripts.extend(users());
     scripts
+}
+
+fn transactions() -> Vec<Script> {
+    let all = [
+        "MULTI\nEXEC",
+        "MULTI\nSET k v\nGET k\nDEL k\nEXEC\nGET k",
+        "HELLO 3\nMULTI\nSET k v\nGET x\nMGET k x\nEXISTS k x\nSTRLEN k\nTTL k\nTYPE k\nEXEC",
+        "MULTI\nINCR n\nINCRBY n 5\nDECR n\nAPPEND n x\nINCR n\nGETRANGE n 0 0\nGETDEL n\nGET n\nEXEC\nGET n",
+        "SET k v\nMULTI\nSETNX k w\nSET k w NX\nSET k w XX GET\nSETRANGE k 2 zz\nGETSET k y\nMSETNX a 1 k 2\nMSETNX a 1 b 2\nEXEC",
+        "MULTI\nSET k v PX 100000\nPERSIST k\nTTL k\nPEXPIRE k 200000\nGETEX k PERSIST\nTTL k\nEXEC\nTTL k",
+        "MULTI\nSET k v EX 100\nSET l w\nDEL k\nEXPIRE l -1\nEXEC\nEXISTS k l",
+        "MULTI\nMSET a 1 b 2 a 3\nUNLINK b c\nTOUCH a b\nEXEC\nMGET a b",
+        "MULTI\nSET k v\nDISCARD\nGET k\nEXEC\nDISCARD",
+        "EXEC\nDISCARD\nUNWATCH\nEXEC x\nMULTI x\nWATCH\nUNWATCH x",
+        "MULTI\nMULTI\nWATCH k\nSET k v\nEXEC",
+        "MULTI\nSET k v\nGET\nSET k w\nEXEC\nGET k",
+        "MULTI\nNONSENSE\nPING\nEXEC\nPING",
+        "MULTI\nSET k v BAD\nSET k v EX 0\nINCRBY k x\nMSET a\nEXEC",
+        "MULTI\nPING\nPING x\nECHO y\nCLIENT GETNAME\nUNWATCH\nEXEC",
+        "MULTI\nSET k v\nEXEC x\nEXEC\nGET k",
+        "WATCH\nMULTI\nEXEC",
+        "WATCH k\nMULTI\nSET k v\nEXEC\nGET k",
+        "WATCH k\nSET k w\nMULTI\nSET k v\nEXEC\nGET k",
+        "HELLO 3\nWATCH k l\nSET l w\nMULTI\nSET k v\nEXEC\nMULTI\nGET l\nEXEC",
+        "SET k v\nWATCH k\nSET k v\nMULTI\nPING\nEXEC",
+        "SET k v\nWATCH k\nUNWATCH\nSET k w\nMULTI\nGET k\nEXEC",
+        "SET k v\nWATCH k\nMULTI\nDISCARD\nSET k w\nMULTI\nGET k\nEXEC",
+        "SET k v\nWATCH k\nEXPIRE k 100\nMULTI\nGET k\nEXEC",
+        "SET k v\nWATCH k\nDEL k\nMULTI\nGET k\nEXEC",
+        "SET k v\nWATCH k k\nGET k\nMULTI\nGET k\nEXEC",
+        "WATCH k\nSET k v\nRESET\nMULTI\nGET k\nEXEC",
+        "MULTI\nSET k v\nRESET\nEXEC\nGET k",
+        "MULTI\nDBSIZE\nEXEC",
+    ];
+    let masked = |lines: &str| {
+        let script = Script::of(lines);
+        if lines.starts_with("HELLO") {
+            script.mask(HELLO)
+        } else {
+            script
+        }
+    };
+    let mut all: Vec<Script> = all.into_iter().map(masked).collect();
+    all.push(Script::of("MULTI\nSET k v\nQUIT").closes());
+    all
 }
 
 #[expect(clippy::too_many_lines, reason = "a list of scripts")]

@@ -65,16 +65,12 @@ impl History {
     fn contents(&self, length: usize) -> Contents {
         let mut contents = Contents::new();
         for record in self.records.iter().filter(|record| record.end <= length) {
-            match &*record.change {
-                Change::Put(pairs) => {
-                    for ((key, _), place) in pairs.iter().zip(&record.places) {
-                        contents.insert(key.to_vec(), (record.version, *place));
-                    }
-                }
-                Change::Delete(keys) => keys.iter().for_each(|key| {
-                    contents.remove(&key[..]);
-                }),
+            for ((key, _), place) in record.change.pairs().iter().zip(&record.places) {
+                contents.insert(key.to_vec(), (record.version, *place));
             }
+            record.change.deleted().iter().for_each(|key| {
+                contents.remove(&key[..]);
+            });
         }
         contents
     }

@@ -4,7 +4,9 @@ use crate::mend::{create_draft, place_of};
 use crate::{beside, explain, lock, lock_beside, read_more, sync_directory, walk, CHUNK_BYTES, EXIT_CLEAN};
 use anyhow::{ensure, Context as _};
 use dsm_protocol::ids::Version;
-use dsm_protocol::record::{encode, Body, CrashKind, Operation, Record, Rewriter, Scanner, Step};
+use dsm_protocol::record::{
+    encode, Body, CrashKind, Encoded, EncodedEffect, Operation, Record, Rewriter, Scanner, Step,
+};
 use rustix::fs::{renameat_with, RenameFlags, CWD};
 use std::collections::HashMap;
 use std::fs::{self, File, OpenOptions};
@@ -37,6 +39,14 @@ pub(crate) fn compact(
             }
             Body::Delete(keys) => keys.for_each(|key| {
                 latest.remove(&*key.decode());
+            }),
+            Body::Apply(effects) => effects.for_each(|effect| match effect {
+                EncodedEffect::Set { key, .. } => {
+                    latest.insert(key.decode().into(), version(record));
+                }
+                EncodedEffect::Del { key } => {
+                    latest.remove(&*key.decode());
+                }
             }),
             Body::Cluster(_) | Body::Epoch { .. } | Body::Members(_) | Body::Synced => {}
         }
@@ -101,9 +111,19 @@ fn write(
             let before = scanner.position().offset;
             match scanner.next(rest) {
                 Step::Record { record, .. } => {
-                    if let Body::Write(pairs) = record.body {
-                        let version = version(&record);
-                        live.extend(pairs.map(|(key, _)| latest.get(&*key.decode()) == Some(&version)));
+                    let version = version(&record);
+                    let is_live = |key: Encoded<'_>| latest.get(&*key.decode()) == Some(&version);
+                    match record.body {
+                        Body::Write(pairs) => live.extend(pairs.map(|(key, _)| is_live(key))),
+                        Body::Apply(effects) => {
+                            let set = effects.filter(|effect| effect.value().is_some());
+                            live.extend(set.map(|effect| is_live(effect.key())));
+                        }
+                        Body::Delete(_)
+                        | Body::Cluster(_)
+                        | Body::Epoch { .. }
+                        | Body::Members(_)
+                        | Body::Synced => {}
                     }
                 }
                 Step::Ignored => {}

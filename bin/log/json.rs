@@ -5,8 +5,8 @@
 //! although JSON does not require it.
 
 use crate::operation_name;
-use dsm_protocol::record::{Body, Encoded, Record, Span};
-use serde::ser::{SerializeMap, Serializer};
+use dsm_protocol::record::{Body, Encoded, EncodedEffect, EncodedEffects, Record, Span};
+use serde::ser::{SerializeMap, SerializeSeq, Serializer};
 use serde::Serialize;
 use serde_json::ser::{CharEscape, Formatter};
 use std::io::{self, Write};
@@ -57,6 +57,7 @@ impl Serialize for Line<'_> {
                 let keys: Vec<_> = keys.map(|key| Texts(vec![("key", key)])).collect();
                 line.serialize_entry("keys", &keys)?;
             }
+            Body::Apply(effects) => line.serialize_entry("effects", &EffectsJson(effects))?,
         }
         let fields: Vec<_> =
             record.fields.map(|(name, value)| (String::from_utf8_lossy(name), value)).collect();
@@ -75,6 +76,40 @@ impl<N: AsRef<str>> Serialize for Texts<'_, N> {
         let mut object = serializer.serialize_map(Some(self.0.len()))?;
         for (name, text) in &self.0 {
             entry(&mut object, name.as_ref(), *text)?;
+        }
+        object.end()
+    }
+}
+
+/// A list of what becomes of which keys.
+struct EffectsJson<'a>(EncodedEffects<'a>);
+
+impl Serialize for EffectsJson<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut list = serializer.serialize_seq(None)?;
+        self.0.into_iter().try_for_each(|effect| list.serialize_element(&EffectJson(effect)))?;
+        list.end()
+    }
+}
+
+struct EffectJson<'a>(EncodedEffect<'a>);
+
+impl Serialize for EffectJson<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut object = serializer.serialize_map(None)?;
+        match self.0 {
+            EncodedEffect::Set { key, value, expires } => {
+                object.serialize_entry("effect", "set")?;
+                entry(&mut object, "key", key)?;
+                entry(&mut object, "value", value)?;
+                if let Some(expires) = expires {
+                    object.serialize_entry("expires", &expires.0)?;
+                }
+            }
+            EncodedEffect::Del { key } => {
+                object.serialize_entry("effect", "del")?;
+                entry(&mut object, "key", key)?;
+            }
         }
         object.end()
     }

@@ -322,10 +322,15 @@ impl<W: Write> Draft<W> {
         let is_known = record.epoch <= self.named || self.unnamed.last() == Some(&record.epoch);
         match record.body {
             Body::Epoch { .. } => self.named = record.epoch,
-            Body::Write(_) | Body::Delete(_) if self.lost_bytes > 0 && !is_known => {
+            Body::Write(_) | Body::Delete(_) | Body::Apply(_) if self.lost_bytes > 0 && !is_known => {
                 self.unnamed.push(record.epoch);
             }
-            Body::Write(_) | Body::Delete(_) | Body::Cluster(_) | Body::Members(_) | Body::Synced => {}
+            Body::Write(_)
+            | Body::Delete(_)
+            | Body::Apply(_)
+            | Body::Cluster(_)
+            | Body::Members(_)
+            | Body::Synced => {}
         }
     }
 

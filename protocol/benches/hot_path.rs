@@ -52,8 +52,9 @@ fn resp(bench: &mut Criterion) {
     group.bench_function("encode 16 values", |b| {
         b.iter(|| {
             out.clear();
-            (0..PIPELINE)
-                .for_each(|_| resp::encode_reply(Protocol::Resp2, Shape::Plain, black_box(&reply), &mut out));
+            (0..PIPELINE).for_each(|_| {
+                resp::encode_reply(Protocol::Resp2, &Shape::Plain, black_box(&reply), &mut out)
+            });
         });
     });
     group.finish();

@@ -15,7 +15,10 @@
 //! copy each value once more, and could not take frames in parts.
 
 use crate::checksum;
-use crate::command::{Command, ErrorWord, KeyList, Reply, ReplyError, KEYS_MAX};
+use crate::command::{
+    Command, ErrorWord, KeyList, Replies, Reply, ReplyError, Transaction, KEYS_MAX, TRANSACTION_COMMANDS_MAX,
+    TRANSACTION_KEYS_MAX,
+};
 use crate::ids::{Epoch, ReignId, RequestId, Seq, Stamp, Version};
 use crate::message::{Message, Request};
 use crate::pieces::{put_checksum, Pieces, Sink};
@@ -47,11 +50,13 @@ const KIND_CONTROL: u8 = 1;
 const KIND_GET: u8 = 16;
 const KIND_PUT: u8 = 17;
 const KIND_COMMAND: u8 = 18;
+const KIND_TRANSACTION: u8 = 19;
 const KIND_DONE: u8 = 24;
 const KIND_FOUND: u8 = 25;
 const KIND_NOT_FOUND: u8 = 26;
 const KIND_REPLY: u8 = 27;
 const KIND_REPLY_ERROR: u8 = 28;
+const KIND_REPLIES: u8 = 29;
 const KIND_WRITE: u8 = 32;
 const KIND_READ: u8 = 33;
 const KIND_ACK: u8 = 34;
@@ -236,8 +241,12 @@ impl Unframer {
         match decode_on(buffer, body_max, &mut self.summed) {
             Err(FrameError::TooLong { length, max }) => {
                 let about: fn(u64) -> About = match buffer[8] {
-                    KIND_GET | KIND_PUT | KIND_COMMAND => |id| About::Request(RequestId(id)),
-                    KIND_FOUND | KIND_REPLY | KIND_REPLY_ERROR => |id| About::Response(RequestId(id)),
+                    KIND_GET | KIND_PUT | KIND_COMMAND | KIND_TRANSACTION => {
+                        |id| About::Request(RequestId(id))
+                    }
+                    KIND_FOUND | KIND_REPLY | KIND_REPLY_ERROR | KIND_REPLIES => {
+                        |id| About::Response(RequestId(id))
+                    }
                     KIND_VALUE => About::Value,
                     _ => return Err(FrameError::TooLong { length, max }),
                 };
@@ -289,6 +298,12 @@ fn decode_body(kind: u8, body: Bytes) -> Result<Message, FrameError> {
                 None => from_bincode(kind, reader.rest())?,
             },
         }),
+        KIND_TRANSACTION => Message::Request(Request {
+            id: RequestId(reader.u64()?),
+            stream: reader.u64()?,
+            generation: reader.u32()?,
+            command: Command::Transact { transaction: Box::new(reader.transaction()?) },
+        }),
         KIND_DONE => Message::Response { id: RequestId(reader.u64()?), reply: Reply::Done },
         KIND_FOUND => Message::Response { id: RequestId(reader.u64()?), reply: Reply::Value(reader.rest()) },
         KIND_NOT_FOUND => Message::Response { id: RequestId(reader.u64()?), reply: Reply::NotFound },
@@ -299,6 +314,14 @@ fn decode_body(kind: u8, body: Bytes) -> Result<Message, FrameError> {
                 Some(_) | None => from_bincode(kind, reader.rest())?,
             };
             Message::Response { id, reply }
+        }
+        KIND_REPLIES => {
+            let id = RequestId(reader.u64()?);
+            let mut replies = Vec::new();
+            for _ in 0..reader.entries(TRANSACTION_COMMANDS_MAX)? {
+                replies.push(from_bincode(kind, reader.sized()?)?);
+            }
+            Message::Response { id, reply: Reply::Many(Replies(replies)) }
         }
         KIND_REPLY_ERROR => {
             let id = RequestId(reader.u64()?);
@@ -403,6 +426,11 @@ pub fn encode_request(request: &Request, out: &mut impl Sink) {
             put_sized(out, key);
         };
         framed_value(KIND_PUT, out, head, value);
+    } else if let Command::Transact { transaction } = &request.command {
+        framed(KIND_TRANSACTION, out.tail(), |out| {
+            head(out);
+            put_transaction(out, transaction);
+        });
     } else {
         framed(KIND_COMMAND, out.tail(), |out| {
             head(out);
@@ -423,11 +451,17 @@ pub fn encode_response(id: RequestId, reply: &Reply, out: &mut impl Sink) {
             out.push(place.expect("ALL holds every word") as u8);
             out.extend_from_slice(error.detail.as_bytes());
         }),
+        Reply::Many(Replies(replies)) => framed(KIND_REPLIES, out.tail(), |out| {
+            put_u64(out, id.0);
+            put_count(out, replies.len());
+            replies.iter().for_each(|reply| put_bincode(out, reply));
+        }),
         other @ (Reply::Values(_)
         | Reply::Count(_)
         | Reply::Integer(_)
         | Reply::Text(_)
-        | Reply::Page { .. }) => {
+        | Reply::Page { .. }
+        | Reply::Versions(_)) => {
             framed(KIND_REPLY, out.tail(), |out| {
                 put_u64(out, id.0);
                 to_bincode(other, out);
@@ -643,6 +677,34 @@ fn put_stamp(out: &mut Vec<u8>, stamp: Stamp) {
     put_u64(out, stamp.reign.0);
 }
 
+/// The number of entries that follow.
+fn put_count(out: &mut Vec<u8>, count: usize) {
+    let count = u32::try_from(count).expect("limits keep the number of entries small");
+    out.extend_from_slice(&count.to_le_bytes());
+}
+
+/// The bytes of bincode, after their length.
+fn put_bincode<T: serde::Serialize>(out: &mut Vec<u8>, value: &T) {
+    let start = out.len();
+    out.extend_from_slice(&[0; 4]);
+    to_bincode(value, out);
+    let length = u32::try_from(out.len() - start - 4).expect("limits keep a body below 4 GiB");
+    out[start..start + 4].copy_from_slice(&length.to_le_bytes());
+}
+
+fn put_transaction(out: &mut Vec<u8>, transaction: &Transaction) {
+    put_count(out, transaction.watched.len());
+    for (key, version) in &transaction.watched {
+        put_sized(out, key);
+        out.push(u8::from(version.is_some()));
+        if let Some(version) = version {
+            put_version(out, *version);
+        }
+    }
+    put_count(out, transaction.commands.len());
+    transaction.commands.iter().for_each(|command| put_bincode(out, command));
+}
+
 fn put_sized(out: &mut Vec<u8>, bytes: &[u8]) {
     let length = u32::try_from(bytes.len()).expect("limits keep a key below 4 GiB");
     out.extend_from_slice(&length.to_le_bytes());
@@ -789,6 +851,41 @@ impl Reader {
             }
         }
         Command::from_list(number, list).ok_or(FrameError::Malformed(self.kind))
+    }
+
+    /// How many entries follow: at most so many, each of at least a byte.
+    fn entries(&mut self, max: usize) -> Result<usize, FrameError> {
+        let count = self.u32()? as usize;
+        self.need(count)?;
+        if count > max {
+            return Err(FrameError::Malformed(self.kind));
+        }
+        Ok(count)
+    }
+
+    /// What nests is refused where it is read: there is no [`Transaction`] for serde.
+    fn transaction(&mut self) -> Result<Transaction, FrameError> {
+        let (mut transaction, mut keys) = (Transaction::default(), 0);
+        for _ in 0..self.entries(TRANSACTION_KEYS_MAX)? {
+            let key = self.sized()?;
+            let version = match self.u8()? {
+                0 => None,
+                1 => Some(self.version()?),
+                _ => return Err(FrameError::Malformed(self.kind)),
+            };
+            transaction.watched.push((key, version));
+        }
+        for _ in 0..self.entries(TRANSACTION_COMMANDS_MAX)? {
+            let command = self.sized()?;
+            let command: Command = from_bincode(self.kind, command)?;
+            keys += command.keys();
+            // An empty key is one byte here, and many more in memory.
+            if keys > TRANSACTION_KEYS_MAX {
+                return Err(FrameError::Malformed(self.kind));
+            }
+            transaction.commands.push(command);
+        }
+        Ok(transaction)
     }
 
     fn sized(&mut self) -> Result<Bytes, FrameError> {

@@ -127,6 +127,10 @@ mod on {
         ExpiredUnwritten,
         /// A replay forgets when keys expire.
         ReplayForgetsExpiry,
+        /// A replay takes in the first change of a transaction alone.
+        ReplayHalvesApply,
+        /// A transaction is executed although a key that it watches has changed.
+        WatchIgnored,
         /// A write is done before any slave has acknowledged it.
         DoneWithoutAck,
         /// A write is placed without regard to the room of the slaves.

@@ -4,7 +4,7 @@
 
 use bytes::{Bytes, BytesMut};
 use dsm_protocol::command::{
-    Command, Condition, ErrorWord, ExpiryCondition, Lifetime, Reply, TimeForm, Update,
+    Command, Condition, ErrorWord, ExpiryCondition, Lifetime, Replies, Reply, TimeForm, Transaction, Update,
 };
 use dsm_protocol::frame::{self, About, FrameError, Incoming, Unframer};
 use dsm_protocol::ids::{
@@ -59,7 +59,23 @@ fn command() -> impl Strategy<Value = Command> {
         Just(Command::DeleteAll),
         bytes().prop_map(|key| Command::Take { key }),
         prop::collection::vec((bytes(), bytes()), 0..4).prop_map(|pairs| Command::PutManyIfNone { pairs }),
+        keys().prop_map(|keys| Command::Watch { keys }),
     ]
+}
+
+/// One of any command, or a transaction of some.
+fn request() -> impl Strategy<Value = Command> {
+    let watched = prop::collection::vec((bytes(), prop::option::of(version())), 0..3);
+    let commands = prop::collection::vec(command(), 0..4);
+    let transaction = (watched, commands).prop_map(|(watched, commands)| Command::Transact {
+        transaction: Box::new(Transaction { watched, commands }),
+    });
+    prop_oneof![4 => command(), 1 => transaction]
+}
+
+fn answer() -> impl Strategy<Value = Reply> {
+    let all = prop::collection::vec(reply(), 0..4).prop_map(|replies| Reply::Many(Replies(replies)));
+    prop_oneof![4 => reply(), 1 => all]
 }
 
 fn condition() -> impl Strategy<Value = Condition> {
@@ -112,6 +128,7 @@ fn reply() -> impl Strategy<Value = Reply> {
         any::<i64>().prop_map(Reply::Integer),
         (any::<u64>(), prop::collection::vec(bytes(), 0..4))
             .prop_map(|(next, keys)| Reply::Page { next, keys }),
+        prop::collection::vec(prop::option::of(version()), 0..4).prop_map(Reply::Versions),
         prop::collection::vec(prop::option::of(bytes()), 0..4).prop_map(Reply::Values),
         "[ -~]{0,20}".prop_map(Reply::Text),
         (0..ErrorWord::ALL.len(), "[ -~]{0,20}")
@@ -190,12 +207,12 @@ fn control() -> impl Strategy<Value = Control> {
 
 fn message() -> impl Strategy<Value = Message> {
     prop_oneof![
-        (any::<u64>(), any::<u64>(), any::<u32>(), command()).prop_map(
+        (any::<u64>(), any::<u64>(), any::<u32>(), request()).prop_map(
             |(id, stream, generation, command)| {
                 Message::Request(Request { id: RequestId(id), stream, generation, command })
             }
         ),
-        (any::<u64>(), reply()).prop_map(|(id, reply)| Message::Response { id: RequestId(id), reply }),
+        (any::<u64>(), answer()).prop_map(|(id, reply)| Message::Response { id: RequestId(id), reply }),
         (stamp(), bytes(), bytes()).prop_map(|(Stamp { version, reign }, key, value)| Message::Write {
             version,
             reign,

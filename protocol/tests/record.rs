@@ -3,11 +3,11 @@
 #![allow(clippy::unwrap_used)]
 
 use bytes::Bytes;
-use dsm_protocol::ids::{ClusterId, Epoch, Reign, ReignId, Seq};
+use dsm_protocol::ids::{ClusterId, Epoch, Reign, ReignId, Seq, UnixMillis};
 use dsm_protocol::record::{
-    encode, encode_with, encode_write, encode_write_at, line_bytes_max, parse_line, value_at, BadLine, Body,
-    CrashKind, Evidence, FileNumber, Judge, Operation, Place, Position, Record, RecordError, ReignMark,
-    Scanner, Span, Step, SyncMode, Trailer, Verdict,
+    encode, encode_apply_at, encode_with, encode_write, encode_write_at, line_bytes_max, parse_line,
+    value_at, BadLine, Body, CrashKind, Evidence, FileNumber, Judge, KeyEffect, Operation, Place, Position,
+    Record, RecordError, ReignMark, Scanner, Span, Step, SyncMode, Trailer, Verdict,
 };
 use proptest::prelude::*;
 
@@ -114,10 +114,19 @@ fn mark() -> impl Strategy<Value = ReignMark> {
     })
 }
 
+fn key_effect() -> impl Strategy<Value = KeyEffect> {
+    let expires = prop::option::of(any::<u64>().prop_map(UnixMillis));
+    prop_oneof![
+        2 => (text(), text(), expires).prop_map(|(key, value, expires)| KeyEffect::Set { key, value, expires }),
+        1 => text().prop_map(|key| KeyEffect::Del { key }),
+    ]
+}
+
 fn operation() -> impl Strategy<Value = Operation> {
     prop_oneof![
         4 => prop::collection::vec((text(), text()), 1..4).prop_map(Operation::Write),
         2 => prop::collection::vec(text(), 1..4).prop_map(Operation::Delete),
+        3 => prop::collection::vec(key_effect(), 1..4).prop_map(Operation::Apply),
         1 => "[ -~]{0,20}".prop_map(|address| Operation::Epoch { address, mark: None }),
         1 => Just(Operation::Synced),
     ]
@@ -179,6 +188,30 @@ proptest! {
             }
             prop_assert_eq!(value_at(text[1..].to_vec(), place, Epoch(1)), Err(RecordError::OtherValue));
         }
+    }
+
+    #[test]
+    fn the_places_of_a_transactions_values_are_those_that_a_scanner_finds(
+        pairs in prop::collection::vec((text(), text(), prop::option::of(any::<u64>())), 0..4),
+        deleted in prop::collection::vec(text(), 1..3),
+    ) {
+        let expires: Vec<_> = pairs.iter().map(|(.., expires)| expires.map(UnixMillis)).collect();
+        let pairs: Vec<_> = pairs.into_iter().map(|(key, value, _)| (key, value)).collect();
+        let (mut file, mut places) = (b"#####".to_vec(), Vec::new());
+        let trailer = Trailer::new(Seq(7), Epoch(2), Seq(3));
+        encode_apply_at((&pairs, &expires), &deleted, trailer, (FileNumber(3), 5), &mut file, &mut places);
+        let record = parse_line(&file[5..file.len() - 1]).unwrap();
+        let Body::Apply(found) = record.body else { unreachable!() };
+        let span = Span { file: FileNumber(3), offset: 5, bytes: file.len() as u32 - 5 };
+        let found: Vec<_> = found.filter_map(|effect| Some(effect.value()?.place(span))).collect();
+        prop_assert_eq!(&found, &places);
+        for ((_, value), place) in pairs.iter().zip(places) {
+            let text = file[place.offset as usize..][..place.text_bytes as usize].to_vec();
+            prop_assert_eq!(value_at(text, place, Epoch(2)), Ok(value.clone()));
+        }
+        let deleted = deleted.into_iter().map(|key| KeyEffect::Del { key });
+        let set = pairs.into_iter().zip(expires).map(|((key, value), expires)| KeyEffect::Set { key, value, expires });
+        prop_assert_eq!(record.to_operation(), Operation::Apply(set.chain(deleted).collect()));
     }
 
     #[test]

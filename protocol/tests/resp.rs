@@ -7,9 +7,10 @@
 
 use bytes::{Bytes, BytesMut};
 use dsm_protocol::command::{
-    Command, Condition, ErrorWord, Excerpt, ExpiryCondition, Lifetime, Reply, TimeForm, Update,
+    Command, Condition, ErrorWord, Excerpt, ExpiryCondition, Lifetime, Replies, Reply, TimeForm, Transaction,
+    Update,
 };
-use dsm_protocol::ids::{Epoch, Seq, SlaveId, UnixMillis};
+use dsm_protocol::ids::{Epoch, Seq, SlaveId, UnixMillis, Version};
 use dsm_protocol::info::{RedisRole, Sections};
 use dsm_protocol::resp::{
     encode_reply, Args, Conversation, Handling, Limits, Parsed, Parser, Protocol, ProtocolError, ServerFacts,
@@ -89,7 +90,9 @@ fn answers_to(bytes: &[u8]) -> (String, bool) {
                 Handling::ListUsers(mut listing) => while !listing.write_on(1, &mut out) {},
                 Handling::DrawPassword(password) => password.write(|| 7, &mut out),
                 Handling::AnsweredLate(_) | Handling::LoadUsers => panic!("anybody may do everything"),
-                Handling::Ask { command, .. } => panic!("{command:?} asks the store"),
+                Handling::Ask { command, .. } | Handling::Watch { command } => {
+                    panic!("{command:?} asks the store")
+                }
             },
             Err(error) => {
                 error.encode(&mut out);
@@ -290,7 +293,7 @@ fn replies_are_encoded_as_redis_does() {
         let resp3 = if resp3 == SAME { resp2 } else { resp3 };
         for (protocol, expected) in [(Protocol::Resp2, resp2), (Protocol::Resp3, resp3)] {
             let mut out = b"before".to_vec();
-            encode_reply(protocol, shape, &reply, &mut out);
+            encode_reply(protocol, &shape, &reply, &mut out);
             assert_eq!(show(&out), format!("before{expected}"), "{reply:?} in {protocol:?}");
         }
     }
@@ -498,10 +501,10 @@ fn many_names_do_not_make_a_huge_answer() {
 #[test]
 fn command_describes_every_command() {
     let all = answer(&mut conversation(Protocol::Resp2), words("COMMAND"));
-    assert!(all.starts_with("*60^*10^$3^get^:2^"), "{all}");
+    assert!(all.starts_with("*65^*10^$3^get^:2^"), "{all}");
     assert_eq!(all, answer(&mut conversation(Protocol::Resp2), words("COMMAND INFO")));
     let docs = answer(&mut conversation(Protocol::Resp3), words("COMMAND DOCS"));
-    assert!(docs.starts_with("%60^$3^get^%5^"), "{docs}");
+    assert!(docs.starts_with("%65^$3^get^%5^"), "{docs}");
     let listed = answer(&mut conversation(Protocol::Resp2), words("COMMAND LIST"));
     for name in listed.split('^').skip(2).step_by(2) {
         let one = answer(&mut conversation(Protocol::Resp2), words(&format!("COMMAND INFO {name}")));
@@ -841,9 +844,120 @@ proptest! {
                 password.write(|| 7, &mut out);
                 prop_assert_eq!(value_end(&out, 0), Some(out.len()), "{}", show(&out));
             }
-            Handling::Ask { .. } | Handling::Close | Handling::LoadUsers => prop_assert!(out.is_empty()),
+            Handling::Ask { .. } | Handling::Watch { .. } | Handling::Close | Handling::LoadUsers => {
+                prop_assert!(out.is_empty());
+            }
         }
     }
+}
+
+/// Handles the requests one by one, and answers a question for versions with those.
+fn talked(
+    talk: &mut Conversation,
+    requests: &[&str],
+    versions: &[Option<Version>],
+) -> (String, Vec<(Command, Shape)>) {
+    let (mut out, mut asked) = (Vec::new(), Vec::new());
+    for request in requests {
+        match talk.handle(words(request), &mut out) {
+            Handling::Answered => {}
+            Handling::Ask { command, shape } => asked.push((command, shape)),
+            Handling::Watch { .. } => talk.watched(&Reply::Versions(versions.to_vec())),
+            other => panic!("{other:?}"),
+        }
+    }
+    (show(&out), asked)
+}
+
+#[test]
+fn a_transaction_is_queued_and_the_store_is_asked_for_all_of_it_at_once() {
+    let mut talk = conversation(Protocol::Resp3);
+    let watched = [None, Some(Version::new(3, 4))];
+    let requests = ["WATCH a b", "MULTI", "SET k v", "ping", "getrange k 1 2", "SET k", "SET k v BAD"];
+    let (told, asked) = talked(&mut talk, &requests[..5], &watched);
+    assert_eq!((told.as_str(), asked.len()), ("+OK^+QUEUED^+QUEUED^+QUEUED^", 0));
+    assert!(talk.queued_bytes() > 0, "what it holds is counted");
+    let (told, mut asked) = talked(&mut talk, &["SET k v BAD", "EXEC"], &[]);
+    assert_eq!((told.as_str(), asked.len(), talk.queued_bytes()), ("+QUEUED^", 1, 0));
+    let (Command::Transact { transaction }, shape) = asked.remove(0) else { panic!("it is asked") };
+    let key = |key: &'static str| Bytes::from_static(key.as_bytes());
+    let commands = vec![Command::Put { key: key("k"), value: key("v") }, Command::Get { key: key("k") }];
+    let watched = vec![(key("a"), None), (key("b"), Some(Version::new(3, 4)))];
+    assert_eq!(*transaction, Transaction { watched, commands });
+    let answers = |reply: Reply| {
+        [Protocol::Resp2, Protocol::Resp3].map(|protocol| {
+            let mut out = Vec::new();
+            encode_reply(protocol, &shape, &reply, &mut out);
+            show(&out)
+        })
+    };
+    let replies = Reply::Many(Replies(vec![Reply::Done, Reply::Value(key("value"))]));
+    let all = "*4^+OK^+PONG^$2^al^-ERR syntax error^";
+    assert_eq!(answers(replies), [all, all]);
+    assert_eq!(answers(Reply::NotFound), ["*-1^", "_^"]);
+    assert_eq!(answers(Reply::error(ErrorWord::Unknown, "x")), ["-UNKNOWN x^"; 2]);
+}
+
+#[test]
+fn a_transaction_with_a_refused_command_is_not_executed() {
+    let limits = Limits { request_bytes_max: 800, ..facts().limits };
+    let small = ServerFacts { limits, ..facts() };
+    for (refused, why) in [
+        ("GET", "-ERR wrong number of arguments for 'get' command^"),
+        ("nonsense", "-ERR unknown command 'nonsense', with args beginning with: ^"),
+        ("HELLO 3", "-ERR Command not allowed inside a transaction^"),
+        ("DBSIZE", "-ERR Command not allowed inside a transaction^"),
+        ("INFO", "-ERR Command not allowed inside a transaction^"),
+        (
+            "SET k 01234567890123456789012345678901234567890123456789",
+            "-ERR the transaction is too long: the limit is 800 bytes^",
+        ),
+    ] {
+        let mut talk = Conversation::new(7, small, Rc::default());
+        let (told, asked) = talked(&mut talk, &["MULTI", "SET a b", refused, "PING", "EXEC", "EXEC"], &[]);
+        let expected = format!(
+            "+OK^+QUEUED^{why}+QUEUED^-EXECABORT Transaction discarded because of previous errors.^-ERR EXEC without \
+             MULTI^"
+        );
+        assert_eq!((told, asked.len()), (expected, 0), "{refused}");
+    }
+}
+
+#[test]
+fn what_is_watched_is_forgotten_and_what_could_not_be_watched_is_not() {
+    let transaction = |talk: &mut Conversation, before: &[&str]| {
+        let requests = [before, &["MULTI", "GET a", "EXEC"]].concat();
+        let (told, mut asked) = talked(talk, &requests, &[None]);
+        match asked.pop() {
+            Some((Command::Transact { transaction }, _)) => Ok(transaction.watched.len()),
+            _ => Err(told),
+        }
+    };
+    let mut talk = conversation(Protocol::Resp2);
+    assert_eq!(transaction(&mut talk, &["WATCH a", "WATCH b"]), Ok(2));
+    assert_eq!(transaction(&mut talk, &[]), Ok(0), "it was for one transaction");
+    assert_eq!(transaction(&mut talk, &["WATCH a", "UNWATCH"]), Ok(0));
+    assert_eq!(transaction(&mut talk, &["WATCH a", "MULTI", "DISCARD"]), Ok(0));
+    assert_eq!(transaction(&mut talk, &["WATCH a", "RESET"]), Ok(0));
+    let mut out = Vec::new();
+    let handling = talk.handle(words("WATCH a"), &mut out);
+    assert!(matches!(handling, Handling::Watch { .. }), "{handling:?}");
+    talk.watched(&Reply::error(ErrorWord::Loading, ""));
+    let refused = transaction(&mut talk, &["WATCH b"]);
+    assert!(refused.as_ref().is_err_and(|told| told.contains("-EXECABORT")), "{refused:?}");
+    let too_long = format!("WATCH {}", "k".repeat(facts().limits.key_max + 1));
+    for unwatched in ["WATCH", &too_long] {
+        let refused = transaction(&mut talk, &[unwatched]);
+        assert!(refused.as_ref().is_err_and(|told| told.contains("-EXECABORT")), "{refused:?}");
+    }
+    let (told, asked) = talked(&mut talk, &["WATCH a", "MULTI", "GET a", "EXEC now", "EXEC"], &[None]);
+    let aborted =
+        "-EXECABORT Transaction discarded because of: wrong number of arguments for 'exec' command^";
+    assert_eq!(
+        (told, asked.len()),
+        (format!("+OK^+OK^+QUEUED^{aborted}-ERR EXEC without MULTI^").replacen("+OK^", "", 1), 0)
+    );
+    assert_eq!(transaction(&mut talk, &["WATCH a"]), Ok(1));
 }
 
 #[test]
@@ -903,7 +1017,7 @@ fn cost_of_get_and_set() {
                 match talk.handle(args, &mut out) {
                     Handling::Ask { command, shape } => {
                         std::hint::black_box(command);
-                        encode_reply(talk.protocol(), shape, &reply, &mut out);
+                        encode_reply(talk.protocol(), &shape, &reply, &mut out);
                     }
                     Handling::Answered
                     | Handling::AnsweredAndClose
@@ -911,6 +1025,7 @@ fn cost_of_get_and_set() {
                     | Handling::AnsweredLate(_)
                     | Handling::ListUsers(_)
                     | Handling::DrawPassword(_)
+                    | Handling::Watch { .. }
                     | Handling::LoadUsers => {
                         panic!("{}", show(&out))
                     }
@@ -1172,7 +1287,7 @@ const OUR_OWN: &[(&str, &str, &str)] = &[
          ere is no configuration file^+SET^+    Not supported: settings are fixed at the start^",
         SAME,
     ),
-    ("COMMAND COUNT", ":60^", SAME),
+    ("COMMAND COUNT", ":65^", SAME),
     (
         "COMMAND DOCS get",
         "*2^$3^get^*10^$7^summary^$22^Get the value of a key^$5^since^$5^0.1.0^$5^group^$6^string^$10\

@@ -2,10 +2,10 @@
 #![allow(clippy::unwrap_used)]
 
 use bytes::Bytes;
-use dsm_protocol::ids::{ClusterId, Epoch, Reign, ReignId, Seq, Version};
+use dsm_protocol::ids::{ClusterId, Epoch, Reign, ReignId, Seq, UnixMillis, Version};
 use dsm_protocol::record::{
-    encode, encode_with, line_bytes_max, Body, Continuation, Operation, Position, ReignMark, Rewriter,
-    Scanner, Step, SyncMode, Trailer,
+    encode, encode_with, line_bytes_max, Body, Continuation, Encoded, EncodedEffect, KeyEffect, Operation,
+    Position, ReignMark, Rewriter, Scanner, Step, SyncMode, Trailer,
 };
 use proptest::prelude::*;
 use std::collections::BTreeMap;
@@ -17,8 +17,12 @@ const LINE_MAX: usize = line_bytes_max(1 << 20);
 enum Line {
     Write(Vec<(u8, Vec<u8>)>),
     Delete(Vec<u8>),
+    /// What becomes of keys: a value, or nothing.
+    Apply(Vec<(u8, Option<String>)>),
     Mark,
-    Epoch { is_old: bool },
+    Epoch {
+        is_old: bool,
+    },
 }
 
 fn lines() -> impl Strategy<Value = Vec<Line>> {
@@ -27,10 +31,16 @@ fn lines() -> impl Strategy<Value = Vec<Line>> {
     let line = prop_oneof![
         8 => prop::collection::vec((key.clone(), value), 1..4).prop_map(Line::Write),
         3 => prop::collection::vec(key, 1..3).prop_map(Line::Delete),
+        3 => prop::collection::vec((0..9u8, prop::option::of("[ -~]{0,8}")), 1..4).prop_map(distinct).prop_map(Line::Apply),
         2 => Just(Line::Mark),
         1 => any::<bool>().prop_map(|is_old| Line::Epoch { is_old }),
     ];
     prop::collection::vec(line, 0..60)
+}
+
+/// No key stands twice in a transaction's record.
+fn distinct(effects: Vec<(u8, Option<String>)>) -> Vec<(u8, Option<String>)> {
+    effects.into_iter().collect::<BTreeMap<_, _>>().into_iter().collect()
 }
 
 fn key(number: u8) -> Bytes {
@@ -75,6 +85,19 @@ fn text(legacy: usize, lines: &[Line]) -> Vec<Vec<u8>> {
                     &[],
                 );
             }
+            Line::Apply(effects) => {
+                seq = seq.next();
+                let effect = |(number, value): &(u8, Option<String>)| match value {
+                    Some(value) => KeyEffect::Set {
+                        key: key(*number),
+                        value: value.clone().into(),
+                        expires: (*number % 2 == 0).then_some(UnixMillis(u64::from(*number))),
+                    },
+                    None => KeyEffect::Del { key: key(*number) },
+                };
+                let effects = effects.iter().map(effect).collect();
+                add(&Operation::Apply(effects), seq, epoch, synced, &[("client", b"x y")]);
+            }
             Line::Mark => {
                 synced = seq;
                 add(&Operation::Synced, seq, epoch, synced, &[]);
@@ -115,6 +138,15 @@ fn read(log: &[u8]) -> (Said, Position) {
                     Body::Delete(keys) => keys.for_each(|key| {
                         said.values.remove(&*key.decode());
                     }),
+                    Body::Apply(effects) => effects.for_each(|effect| match effect {
+                        EncodedEffect::Set { key, value, expires } => {
+                            let value = [&value.decode()[..], format!("{expires:?}").as_bytes()].concat();
+                            said.values.insert(key.decode().into(), (version, value));
+                        }
+                        EncodedEffect::Del { key } => {
+                            said.values.remove(&*key.decode());
+                        }
+                    }),
                     Body::Epoch { mark, .. } => said.reigns.push((
                         record.seq,
                         Reign { epoch: record.epoch, id: mark.id },
@@ -141,12 +173,19 @@ fn compact(log: &[Vec<u8>], through: usize, part: usize, said: &Said) -> Vec<u8>
         for line in part {
             if let Step::Record { record, .. } = scanner.next(line) {
                 let version = Version { epoch: record.epoch, seq: record.seq };
-                if let Body::Write(pairs) = record.body {
-                    live.extend(
-                        pairs.map(|(key, _)| {
-                            said.values.get(&*key.decode()).is_some_and(|(v, _)| *v == version)
-                        }),
-                    );
+                let is_live =
+                    |key: Encoded<'_>| said.values.get(&*key.decode()).is_some_and(|(v, _)| *v == version);
+                match record.body {
+                    Body::Write(pairs) => live.extend(pairs.map(|(key, _)| is_live(key))),
+                    Body::Apply(effects) => {
+                        let set = effects.filter(|effect| effect.value().is_some());
+                        live.extend(set.map(|effect| is_live(effect.key())));
+                    }
+                    Body::Delete(_)
+                    | Body::Cluster(_)
+                    | Body::Epoch { .. }
+                    | Body::Members(_)
+                    | Body::Synced => {}
                 }
             }
         }

@@ -46,7 +46,7 @@ impl Talk {
         match handling {
             Handling::Answered | Handling::AnsweredAndClose => text,
             Handling::AnsweredLate(pause) => format!("{}ms {text}", pause.as_millis()),
-            Handling::Ask { .. } => "asks".to_owned(),
+            Handling::Ask { .. } | Handling::Watch { .. } => "asks".to_owned(),
             Handling::LoadUsers => "loads".to_owned(),
             Handling::DrawPassword(password) => {
                 let (mut out, mut drawn) = (Vec::new(), 0);

@@ -120,7 +120,10 @@ impl Connection {
                     Ok(Answer::Bulk(value))
                 }
             },
-            "*" => (0..number()?).map(|_| self.answer()).collect::<io::Result<Vec<_>>>().map(Answer::Array),
+            "*" => match number()? {
+                ..0 => Ok(Answer::Null),
+                count => (0..count).map(|_| self.answer()).collect::<io::Result<Vec<_>>>().map(Answer::Array),
+            },
             _ => Err(invalid(&line)),
         }
     }

@@ -330,6 +330,11 @@ pub(crate) fn check_sizes(command: &Command, value_max: usize) -> Option<Reply> 
     let empty = operands.lacks_keys();
     let request_max = Limits::for_values(value_max).request_bytes_max;
     let too_long = command.payload_bytes() > request_max.max(value_max + key_max);
+    if let Command::Transact { transaction } = command {
+        if let Some(excess) = transaction.excess(value_max) {
+            return Some(Reply::error(ErrorWord::Bad, excess));
+        }
+    }
     let why = match (key, value, empty) {
         (true, _, _) => format!("a key is longer than {key_max} bytes"),
         (_, true, _) => format!("a value is longer than {value_max} bytes"),

@@ -11,10 +11,11 @@ use super::session_guard::{hear, parted, Heard, SessionGuard, UPLOADS_CUT};
 use super::Visitor;
 use crate::batch::Turns;
 use bytes::BytesMut;
+use dsm_protocol::command::{ErrorWord, Reply};
 use dsm_protocol::handshake::{AcceptEvent, Accepting};
 use dsm_protocol::ids::SessionId;
 use dsm_protocol::machine::protected::{Comer, DENIED_TEXT};
-use dsm_protocol::resp::{Conversation, Handling, Parsed, Parser};
+use dsm_protocol::resp::{Conversation, Handling, Parsed, Parser, Shape};
 use std::io;
 use std::rc::Rc;
 use std::time::Duration;
@@ -76,7 +77,7 @@ pub(super) async fn redis(
                 if !handshake.is_known() && is_known {
                     handshake.step(env.now(), AcceptEvent::Request, &mut effects);
                 }
-                standing.hold(buffer.len());
+                standing.hold(buffer.len() + conversation.queued_bytes());
                 args
             }
             Ok(Parsed::Unfinished) => {
@@ -84,7 +85,7 @@ pub(super) async fn redis(
                 continue;
             }
             Ok(Parsed::NotWhole) => {
-                if !standing.hold(buffer.len()) {
+                if !standing.hold(buffer.len() + conversation.queued_bytes()) {
                     log::warn!("connection cut address={address} cause={UPLOADS_CUT:?}");
                     own.clear();
                     own.extend_from_slice(format!("-BUSY {UPLOADS_CUT}\r\n").as_bytes());
@@ -150,6 +151,23 @@ pub(super) async fn redis(
                 match check_sizes(&command, context.config.value_max()) {
                     None => guard.ask(context, coding, command),
                     Some(refusal) => guard.refuse(coding, &refusal),
+                }
+            }
+            Handling::Watch { command } => {
+                let coding = Coding::Resp(conversation.protocol(), Shape::Plain);
+                guard.session.set_user(conversation.identity());
+                if let Some(refusal) = check_sizes(&command, context.config.value_max()) {
+                    conversation.watched(&refusal);
+                    guard.refuse(coding, &refusal);
+                    continue;
+                }
+                match guard.ask_and_hear(context, coding, command) {
+                    // What follows may depend on it.
+                    Some(reply) => match reply.await {
+                        Ok(reply) => conversation.watched(&reply),
+                        Err(_) => break,
+                    },
+                    None => conversation.watched(&Reply::error(ErrorWord::Busy, "")),
                 }
             }
             Handling::AnsweredLate(pause) => {

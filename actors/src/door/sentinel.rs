@@ -185,6 +185,7 @@ impl Asking<'_> {
             Handling::Close => return false,
             // Those commands are not of this port.
             Handling::Ask { .. }
+            | Handling::Watch { .. }
             | Handling::ListUsers(_)
             | Handling::DrawPassword(_)
             | Handling::LoadUsers => {

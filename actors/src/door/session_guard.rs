@@ -9,12 +9,13 @@ use crate::batch::Outbox;
 use crate::env::Stream;
 use crate::reading::read_more;
 use bytes::BytesMut;
-use dsm_protocol::command::{Changes, Command, ErrorWord, Reply};
+use dsm_protocol::command::{Command, ErrorWord, Reply};
 use dsm_protocol::ids::SessionId;
 use dsm_protocol::machine::master::Asker;
 use std::io;
 use std::rc::Rc;
 use std::time::Duration;
+use tokio::sync::oneshot;
 
 /// The error for a client whose unfinished request exceeds the limit.
 pub(super) const UPLOADS_CUT: &str = "too many bytes of unfinished requests";
@@ -34,6 +35,22 @@ impl SessionGuard {
 
     /// Asks the master, unless a limit on all requests in flight is reached.
     pub(super) fn ask(&self, context: &Context, coding: Coding, command: Command) {
+        self.ask_with(context, coding, command, |_| {});
+    }
+
+    /// The same, and gives the reply to this connection, too.
+    pub(super) fn ask_and_hear(
+        &self,
+        context: &Context,
+        coding: Coding,
+        command: Command,
+    ) -> Option<oneshot::Receiver<Reply>> {
+        let mut reply = None;
+        self.ask_with(context, coding, command, |tag| reply = Some(self.session.hear(tag)));
+        reply
+    }
+
+    fn ask_with(&self, context: &Context, coding: Coding, command: Command, asked: impl FnOnce(u64)) {
         #[cfg(feature = "testing")]
         crate::test_hooks::pass(|place| *place == crate::test_hooks::PanicPlace::Session);
         let bytes = command.payload_bytes();
@@ -45,9 +62,9 @@ impl SessionGuard {
             self.refuse(coding, &Reply::error(ErrorWord::Busy, "too many requests in flight"));
             return;
         };
-        let is_quick = command.facts().changes == Changes::Nothing;
-        let asker =
-            Asker { session: self.session.id(), tag: self.session.ask_for(coding, Some(permit), is_quick) };
+        let tag = self.session.ask_for(coding, Some(permit), !command.is_write());
+        asked(tag);
+        let asker = Asker { session: self.session.id(), tag };
         context.switchboard.push(Arrived::Request { asker, command });
     }
 

@@ -9,6 +9,7 @@ use super::{rests_on_refused, NewRecord, Wording, Written, WrittenRecord};
 use super::{Hindrance, Journal, LogEvent, LogId, LogRequest, ReadResult, Replay, ReplayPart, Sight, Unread};
 use crate::node_error::NodeError;
 use actix::prelude::*;
+use bytes::Bytes;
 use dsm_protocol::command::ErrorWord;
 use dsm_protocol::ids::{ClusterId, Epoch, Millis, Reign, ReignId, Seq, UnixMillis, Version};
 use dsm_protocol::machine::master::{Change, ReignRecord};
@@ -270,6 +271,25 @@ impl LogInMemory {
             Change::Delete(keys) => {
                 record::encode_delete(keys, version.seq, version.epoch, self.end.seq, &mut self.text);
                 keys.iter().map(|key| Replay::Delete { key: StoredKey::from(key.as_ref()) }).collect()
+            }
+            Change::Apply(mixed) => {
+                let pairs = (&mixed.pairs[..], &mixed.expires[..]);
+                let at = (FileNumber::default(), offset);
+                let mut line = Vec::new();
+                record::encode_apply_at(pairs, &mixed.deleted, trailer, at, &mut line, &mut places);
+                self.text.extend(line);
+                let put = |((key, _), (place, expires)): (&(Bytes, Bytes), (&Place, &Option<UnixMillis>))| {
+                    Replay::Put {
+                        key: StoredKey::from(key.as_ref()),
+                        version,
+                        place: *place,
+                        expires: *expires,
+                    }
+                };
+                let puts = mixed.pairs.iter().zip(places.iter().zip(&mixed.expires)).map(put);
+                let deleted =
+                    mixed.deleted.iter().map(|key| Replay::Delete { key: StoredKey::from(key.as_ref()) });
+                puts.chain(deleted).collect()
             }
         };
         self.record(version.seq, replays);

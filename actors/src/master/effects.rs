@@ -58,6 +58,23 @@ fn say_of_repair(news: RepairNews) {
     }
 }
 
+/// How long the values of an answer are, in bytes.
+fn value_bytes(reply: &Reply) -> usize {
+    match reply {
+        Reply::Value(value) => value.len(),
+        Reply::Values(values) => values.iter().flatten().map(bytes::Bytes::len).sum(),
+        Reply::Page { keys, .. } => keys.iter().map(bytes::Bytes::len).sum(),
+        Reply::Many(replies) => replies.0.iter().map(value_bytes).sum(),
+        Reply::Done
+        | Reply::NotFound
+        | Reply::Count(_)
+        | Reply::Integer(_)
+        | Reply::Text(_)
+        | Reply::Versions(_)
+        | Reply::Error(_) => 0,
+    }
+}
+
 impl MasterActor {
     /// Carries out everything that the machine wants, in order.
     pub(super) fn flush(&mut self) {
@@ -135,17 +152,7 @@ impl MasterActor {
     /// Sends an answer that may be longer than was foreseen: of another client's write that was in front of it, or of the
     /// other master, which knew its length before we did. What was not foreseen and has no room is not kept.
     fn reply_if_it_fits(&mut self, to: Asker, reply: Reply) {
-        let bytes = match &reply {
-            Reply::Value(value) => value.len(),
-            Reply::Values(values) => values.iter().flatten().map(bytes::Bytes::len).sum(),
-            Reply::Page { keys, .. } => keys.iter().map(bytes::Bytes::len).sum(),
-            Reply::Done
-            | Reply::NotFound
-            | Reply::Count(_)
-            | Reply::Integer(_)
-            | Reply::Text(_)
-            | Reply::Error(_) => 0,
-        };
+        let bytes = value_bytes(&reply);
         let bytes_max = self.config.max_pipeline_bytes.as_u64() as usize;
         // What was changed is told in any case: an error would say that it was not.
         let fits = || {

@@ -153,6 +153,8 @@ pub(super) fn written_bytes(machine: &Master, command: &Command) -> usize {
     match (command.facts().answer, command.operands()) {
         (AnswerLength::Values, Operands::Key(key) | Operands::KeyAndValue(key, _)) => written(key),
         (AnswerLength::Values, Operands::Keys(keys)) => keys.iter().map(written).sum(),
+        // What its commands before have made of a key counts: the machine finds that out.
+        (AnswerLength::Values, Operands::All(_)) => 0,
         (AnswerLength::Values | AnswerLength::Short | AnswerLength::Status, _) => 0,
     }
 }
@@ -177,6 +179,18 @@ fn foreseen(
             let values = if keys.len() > 1 { values.min(bytes_max) } else { values };
             values + keys.len() * PART_BYTES
         }
+        (AnswerLength::Values, Operands::All(transaction)) => {
+            let mut asked = transaction.commands.iter();
+            let answers = asked.try_fold(0, |sum, command| {
+                let sum = sum + foreseen((machine, front), session, command, bytes_max);
+                if sum < bytes_max {
+                    Ok(sum)
+                } else {
+                    Err(bytes_max)
+                }
+            });
+            answers.unwrap_or_else(|most| most)
+        }
         (AnswerLength::Status, _) => STATUS_BYTES,
         (AnswerLength::Values | AnswerLength::Short, _) => 0,
     }
@@ -190,7 +204,7 @@ fn log_operation(asker: Asker, command: &Command) {
         Operands::KeyAndValue(key, value) => {
             log::debug!("{word} key={} bytes={} session={session}", shown_key(key), value.len());
         }
-        operands @ (Operands::Keys(_) | Operands::Pairs(_)) => {
+        operands @ (Operands::Keys(_) | Operands::Pairs(_) | Operands::All(_)) => {
             log::debug!("{word} keys={} session={session}", operands.keys());
         }
     }

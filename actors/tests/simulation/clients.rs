@@ -9,10 +9,10 @@ use crate::witness::Witness;
 use bytes::{Bytes, BytesMut};
 use dsm::env::{Env, Stream};
 use dsm_history::{check_counter, Action, Begun, ClientOperation, History, Increment, OperationOutcome};
-use dsm_protocol::command::{Command, Condition, Lifetime, Reply, Update};
+use dsm_protocol::command::{Command, Condition, Lifetime, Replies, Reply, Transaction, Update};
 use dsm_protocol::frame;
 use dsm_protocol::handshake::greet;
-use dsm_protocol::ids::RequestId;
+use dsm_protocol::ids::{RequestId, Version};
 use dsm_protocol::message::{Control, Hello, HelloRole, Message, Request};
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -28,6 +28,34 @@ pub(crate) const LIFETIME_MAX_MS: u64 = 500;
 /// Whether all values of this key expire.
 pub(crate) fn is_expiring(key: &[u8]) -> bool {
     key.starts_with(b"expiring")
+}
+
+/// How long the second key of a pair lives, in milliseconds: longer than any simulated world.
+const PAIR_LIFETIME_MS: u64 = 86_400_000;
+
+/// How many pairs there are.
+pub(crate) const PAIRS: u64 = 2;
+
+/// Two keys that are written together alone, always the same value.
+pub(crate) fn pair_keys(number: u64) -> [Bytes; 2] {
+    ["left", "right"].map(|side| Bytes::from(format!("pair-{side}{number}")))
+}
+
+/// Swaps the values of a pair in one transaction: it answers what both of them held. With `may` false it watches what is never
+/// there.
+fn swap_pair([left, right]: [Bytes; 2], value: Bytes, may: bool) -> Command {
+    let get = |key: &Bytes| Command::Get { key: key.clone() };
+    let (when, life) = (Condition::Always, Lifetime::For(PAIR_LIFETIME_MS));
+    let update = Update::Set { value: value.clone(), when, life };
+    let commands = vec![
+        get(&left),
+        get(&right),
+        Command::Put { key: left, value },
+        Command::Update { key: right, update },
+    ];
+    let nobodys = (Bytes::from_static(b"nobody writes this"), Some(Version::new(1, 1)));
+    let watched = if may { Vec::new() } else { vec![nobodys] };
+    Command::Transact { transaction: Box::new(Transaction { watched, commands }) }
 }
 
 /// A key all values of which expire.
@@ -334,6 +362,9 @@ fn command(words: &[Bytes]) -> Command {
             let (value, when, life) = (value.clone(), Condition::Always, Lifetime::For(ms));
             Command::Update { key: key.clone(), update: Update::Set { value, when, life } }
         }
+        (b"PAIR", [left, right, value, may]) => {
+            swap_pair([left.clone(), right.clone()], value.clone(), &may[..] == b"yes")
+        }
         (other, _) => panic!("no client here asks {other:?}"),
     }
 }
@@ -349,6 +380,15 @@ fn answer_of(reply: Reply) -> Answer {
         // Nobody asks for it here.
         Reply::Page { keys, .. } => Answer::Values(keys.into_iter().map(Some).collect()),
         Reply::Text(text) => Answer::Value(Some(Bytes::from(text))),
+        // Of a pair: what both of its keys held.
+        Reply::Many(Replies(replies)) => {
+            let values = replies.into_iter().filter_map(|reply| match answer_of(reply) {
+                Answer::Value(value) => Some(value),
+                Answer::Ok | Answer::Integer(_) | Answer::Values(_) | Answer::Error(_) => None,
+            });
+            Answer::Values(values.collect())
+        }
+        Reply::Versions(versions) => Answer::Integer(versions.len() as i64),
         Reply::Error(error) => Answer::Error(format!("{} {}", error.word.as_str(), error.detail)),
     }
 }
@@ -451,6 +491,8 @@ enum Asked {
     Swap(Part, Option<Bytes>),
     /// Its number among the increments.
     Increment(usize),
+    /// Both keys of a pair, and whether it may be executed.
+    Pair([Part; 2], Bytes, bool),
 }
 
 impl Asked {
@@ -459,6 +501,7 @@ impl Asked {
             Asked::Read(part) | Asked::Delete(part) => vec![part.begun],
             Asked::WriteIf(part, _) | Asked::Swap(part, _) => vec![part.begun],
             Asked::Increment(_) => Vec::new(),
+            Asked::Pair(parts, ..) => parts.iter().map(|part| part.begun).collect(),
             Asked::ReadMany(parts) => parts.iter().map(|part| part.begun).collect(),
             Asked::Write(parts) => parts.iter().map(|(part, _)| part.begun).collect(),
         }
@@ -621,8 +664,9 @@ impl Client {
             let part = self.begin(&key, Action::Swap { value: None, seen: None });
             return (vec!["GETDEL".into(), key], Asked::Swap(part, None));
         }
-        let option = match self.within(0, 4) {
-            4 => return self.ask_to_expire(),
+        let option = match self.within(0, 5) {
+            5 if self.is_native => return self.ask_pair(),
+            4 | 5 => return self.ask_to_expire(),
             0 => {
                 let number = self.recorder.begin_increment(self.id);
                 return (vec!["INCR".into(), COUNTER.into()], Asked::Increment(number));
@@ -640,6 +684,16 @@ impl Client {
         let if_present = option == "XX";
         let part = self.begin(&key, Action::WriteIf { value: value.clone(), if_present, done: false });
         (request, Asked::WriteIf(part, value))
+    }
+
+    fn ask_pair(&mut self) -> (Vec<Bytes>, Asked) {
+        let keys = pair_keys(self.within(0, PAIRS - 1));
+        let (value, may) = (self.value(), self.within(0, 5) > 0);
+        let swap = || Action::Swap { value: Some(value.clone()), seen: None };
+        let parts = [self.begin(&keys[0], swap()), self.begin(&keys[1], swap())];
+        let [left, right] = keys;
+        let request = vec!["PAIR".into(), left, right, value.clone(), if may { "yes" } else { "no" }.into()];
+        (request, Asked::Pair(parts, value, may))
     }
 
     /// Writes a value that expires. For the history somebody deletes it then, or not, as far as anybody knows.
@@ -713,7 +767,10 @@ impl Client {
                 own.wrote(&part, None);
                 history.finish_delete(part.begun, count == 1, now);
             }
-            (asked @ (Asked::WriteIf(..) | Asked::Swap(..) | Asked::Increment(_)), answer) => {
+            (
+                asked @ (Asked::WriteIf(..) | Asked::Swap(..) | Asked::Increment(_) | Asked::Pair(..)),
+                answer,
+            ) => {
                 self.finish_update(&mut history, asked, answer, own, later);
             }
             (_, answer) => {
@@ -757,6 +814,26 @@ impl Client {
                 }
                 history.finish_swap(part.begun, seen, now);
             }
+            (Asked::Pair(parts, _, false), Answer::Value(None)) => {
+                for part in parts {
+                    history.finish(part.begun, OperationOutcome::NotExecuted, now);
+                }
+            }
+            (Asked::Pair([left, right], value, true), Answer::Values(seen)) => {
+                let [first, second] = &seen[..] else {
+                    witness.hear(Check::Answers, format!("a pair is answered by {seen:?}"));
+                    return;
+                };
+                if first != second {
+                    let halves = format!("the two keys of a pair hold {first:?} and {second:?}");
+                    witness.hear(Check::Pairs, halves);
+                }
+                self.recorder.note_acknowledged(self.id, 1);
+                for (part, seen) in [(left, first), (right, second)] {
+                    witness.done(&part.key, &value);
+                    history.finish_swap(part.begun, seen.clone(), now);
+                }
+            }
             (Asked::Increment(number), Answer::Integer(answered)) => {
                 let (outcome, answered) = (OperationOutcome::Done, answered as u64);
                 self.recorder.finish_increment(number, outcome, answered, now);
@@ -780,6 +857,7 @@ impl Client {
             | Asked::ReadMany(_)
             | Asked::Delete(_)
             | Asked::Swap(_, None)
+            | Asked::Pair(..)
             | Asked::Increment(_) => false,
         });
         if is_early {

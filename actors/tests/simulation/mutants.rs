@@ -102,6 +102,8 @@ fn finders(mutant: Mutant) -> &'static [Check] {
         Mutant::RefusalOfUnwritten => &[Check::Linearizable],
         Mutant::ExpiredUnwritten => &[Check::Linearizable],
         Mutant::ReplayForgetsExpiry => &[Check::Expires],
+        Mutant::ReplayHalvesApply => &[Check::Pairs, Check::Linearizable, Check::Readable],
+        Mutant::WatchIgnored => &[Check::Answers],
         Mutant::UpdateOvertaken => &[Check::Order, Check::Linearizable],
     }
 }

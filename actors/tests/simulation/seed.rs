@@ -2,8 +2,8 @@
 
 use crate::callers;
 use crate::clients::{
-    expiring_key, insist, insist_at, is_expiring, Answer, Client, Habits, Recorder, Trouble, COUNTER,
-    LIFETIME_MAX_MS,
+    expiring_key, insist, insist_at, is_expiring, pair_keys, Answer, Client, Habits, Recorder, Trouble,
+    COUNTER, LIFETIME_MAX_MS, PAIRS,
 };
 use crate::cluster::{Cluster, Node, Shape};
 use crate::damage;
@@ -109,6 +109,8 @@ pub(crate) enum Check {
     OneValue,
     /// An answer is of the kind that was asked for; an error, one that a client must expect.
     Answers,
+    /// The two keys of a pair, which are written together alone, hold the same.
+    Pairs,
     /// A write that is done was acknowledged by a slave.
     DoneIsAcknowledged,
     /// A slave that was told of its quarantine hears of a reign only after it has taken a trial.
@@ -529,8 +531,8 @@ pub(crate) async fn verdict(
     // Every key is read once more, as a part of the history.
     let reader = Client::new(cluster, 99, recorder, crate::clients::Habits::reader(keys), stop);
     let mut held = BTreeMap::new();
-    for key in 0..keys {
-        let key = Bytes::from(format!("key{key}"));
+    let registers = (0..keys).map(|key| Bytes::from(format!("key{key}")));
+    for key in registers.chain((0..PAIRS).flat_map(pair_keys)) {
         let begun = reader.begin_read(&key);
         match insist(&env, &[Bytes::from_static(b"GET"), key.clone()], CONVERGE_LIMIT).await {
             Some(Answer::Value(value)) => {
@@ -818,6 +820,12 @@ fn replay(log: &[u8]) -> Result<BTreeMap<Bytes, Bytes>, Failure> {
                         keys.remove(&key.to_bytes());
                     }
                 }
+                Body::Apply(effects) => effects.for_each(|effect| {
+                    match effect.value() {
+                        Some(value) => keys.insert(effect.key().to_bytes(), value.to_bytes()),
+                        None => keys.remove(&effect.key().to_bytes()),
+                    };
+                }),
                 Body::Cluster(_) | Body::Epoch { .. } | Body::Members(_) | Body::Synced => {}
             },
             Step::Ignored => {}

@@ -3,10 +3,11 @@
 
 use super::Input;
 use bytes::Bytes;
-use dsm_protocol::ids::{ClusterId, Epoch, Reign, ReignId, Seq};
+use dsm_protocol::ids::{ClusterId, Epoch, Reign, ReignId, Seq, UnixMillis};
 use dsm_protocol::record::{
-    encode_with, parse_legacy, parse_line, value_at, BadLine, Body, CrashKind, Judge, Operation, Position,
-    Record, RecordError, ReignMark, Scanner, Span, Step, SyncMode, Trailer, Verdict,
+    encode_with, parse_legacy, parse_line, value_at, BadLine, Body, CrashKind, EncodedEffect, Judge,
+    KeyEffect, Operation, Position, Record, RecordError, ReignMark, Scanner, Span, Step, SyncMode, Trailer,
+    Verdict,
 };
 
 /// Low, so that small inputs reach it.
@@ -76,6 +77,17 @@ fn written(input: &mut Input<'_>, gaps: bool) -> Vec<u8> {
                 Operation::Epoch { address: String::from_utf8_lossy(input.sized()).into_owned(), mark }
             }
             1 => Operation::Synced,
+            4 => Operation::Apply(
+                (0..1 + input.below(3))
+                    .map(|_| match input.flag() {
+                        true => KeyEffect::Del { key: bytes(input) },
+                        false => {
+                            let expires = input.flag().then(|| UnixMillis(input.number()));
+                            KeyEffect::Set { key: bytes(input), value: bytes(input), expires }
+                        }
+                    })
+                    .collect(),
+            ),
             2 | 3 => Operation::Delete((0..1 + input.below(3)).map(|_| bytes(input)).collect()),
             _ => Operation::Write((0..1 + input.below(3)).map(|_| (bytes(input), bytes(input))).collect()),
         };
@@ -184,8 +196,12 @@ fn agrees(line: &[u8], record: &Record<'_>, before: Position) {
 
 /// Each value can be read back from its place alone, and other bytes are not accepted for it.
 fn values_come_back(log: &[u8], record: &Record<'_>, span: Span) {
-    let Body::Write(pairs) = record.body else { return };
-    for (_, value) in pairs {
+    let values: Vec<_> = match record.body {
+        Body::Write(pairs) => pairs.map(|(_, value)| value).collect(),
+        Body::Apply(effects) => effects.filter_map(EncodedEffect::value).collect(),
+        Body::Cluster(_) | Body::Epoch { .. } | Body::Delete(_) | Body::Members(_) | Body::Synced => return,
+    };
+    for value in values {
         let place = value.place(span);
         let (from, length) = (place.offset as usize, place.text_bytes as usize);
         let read = |from: usize| value_at(log[from..from + length].to_vec(), place, record.epoch);

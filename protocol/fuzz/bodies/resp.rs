@@ -3,7 +3,7 @@
 
 use super::Input;
 use bytes::{Bytes, BytesMut};
-use dsm_protocol::command::{Command, ErrorWord, Operands, Reply};
+use dsm_protocol::command::{Command, ErrorWord, Operands, Replies, Reply};
 use dsm_protocol::resp::{
     encode_reply, Args, Conversation, Handling, Limits, Parser, ProtocolError, ServerFacts,
 };
@@ -48,12 +48,17 @@ pub(crate) fn run(data: &[u8]) {
                 assert!(out.is_empty(), "an answer before a close without one");
                 return;
             }
+            Handling::Watch { command } => {
+                assert!(out.is_empty(), "an answer beside the one to come");
+                assert_within_limits(&command);
+                conversation.watched(&replies(&command)[0]);
+            }
             Handling::Ask { command, shape } => {
                 assert!(out.is_empty(), "an answer beside the one to come");
                 assert_within_limits(&command);
                 for reply in replies(&command) {
                     out.clear();
-                    encode_reply(conversation.protocol(), shape, &reply, &mut out);
+                    encode_reply(conversation.protocol(), &shape, &reply, &mut out);
                     assert_one_value(&out, &args);
                 }
             }
@@ -110,6 +115,10 @@ fn assert_within_limits(command: &Command) {
             !pairs.is_empty() && pairs.iter().all(|(key, value)| key_fits(key) && value_fits(value))
         }
         Operands::Keys(keys) => !keys.is_empty() && keys.iter().all(key_fits),
+        Operands::All(transaction) => {
+            transaction.commands.iter().for_each(assert_within_limits);
+            transaction.watched.iter().all(|(key, _)| key_fits(key))
+        }
     };
     assert!(fits, "{command:?} is over the limits");
 }
@@ -139,6 +148,11 @@ fn replies(command: &Command) -> Vec<Reply> {
         Command::Scan { .. } => vec![Reply::Page { next: 7, keys: vec![value] }],
         Command::Keys { .. } => vec![Reply::Values(vec![Some(value)]), Reply::Values(Vec::new())],
         Command::RandomKey => vec![Reply::Value(value), Reply::NotFound],
+        Command::Transact { transaction } => {
+            let all = transaction.commands.iter().map(|command| replies(command)[0].clone()).collect();
+            vec![Reply::Many(Replies(all)), Reply::NotFound]
+        }
+        Command::Watch { keys } => vec![Reply::Versions(vec![None; keys.len()])],
         Command::Status => vec![Reply::Text("# Server\r\ndsm_role:primary\r\n".to_owned())],
     };
     let errors = ErrorWord::ALL.iter().map(|word| Reply::error(*word, "line\r\nbreak"));

@@ -12,15 +12,31 @@ use crate::message::StreamUser;
 use bytes::Bytes;
 use std::sync::Arc;
 
+/// How many steps the judgement of one command counts as, of those that a turn has.
+const PART_STEPS: usize = 1000;
+
 /// A forwarded request that is being judged.
 #[derive(Debug)]
 pub struct ForwardedRequest {
     user: Arc<User>,
+    /// What is still to be judged: of a transaction, each of its commands.
+    parts: Vec<ForwardedPart>,
+    judging: Judging,
+    denied: Option<Denied>,
+}
+
+#[derive(Debug)]
+struct ForwardedPart {
     names: Vec<&'static Spec>,
     /// As a client would say it, but for its name.
     words: Vec<Bytes>,
-    judging: Judging,
-    denied: Option<Denied>,
+}
+
+impl ForwardedPart {
+    fn of(names: &[&str], words: Vec<Bytes>) -> Self {
+        let names = names.iter().filter_map(|name| find_by_full_name(name.as_bytes())).collect();
+        ForwardedPart { names, words }
+    }
 }
 
 /// Why a forwarded request is refused.
@@ -67,12 +83,9 @@ impl ForwardedRequest {
             StreamUser::Named(name) => users.get(name).filter(|user| user.is_on()),
         };
         let user = Arc::clone(found.ok_or(ForwardRefused { denied: None })?);
-        let names = command.asked_as();
-        let names = names.iter().filter_map(|name| find_by_full_name(name.as_bytes())).collect();
         Ok(Some(ForwardedRequest {
             user,
-            names,
-            words: words_of(command),
+            parts: parts_of(command),
             judging: Judging::default(),
             denied: None,
         }))
@@ -85,27 +98,58 @@ impl ForwardedRequest {
 
     /// Goes on, in as many steps; `None` if it takes more.
     pub fn go_on(&mut self, steps: usize) -> Option<Result<(), ForwardRefused>> {
-        while let Some(spec) = self.names.last() {
-            match self.user.check_on(spec, &self.words, &mut self.judging, steps)? {
-                Ok(()) => return Some(Ok(())),
+        let mut left = steps;
+        while let Some(part) = self.parts.last_mut() {
+            let Some(spec) = part.names.last() else {
+                return Some(Err(ForwardRefused { denied: self.denied.take() }));
+            };
+            if left == 0 {
+                return None;
+            }
+            match self.user.check_on(spec, &part.words, &mut self.judging, left)? {
+                Ok(()) => {
+                    self.parts.pop();
+                    self.denied = None;
+                }
                 Err(denied) => {
                     // What comes nearest is told; of several commands, the first name.
                     if !matches!(self.denied, Some(Denied::Key(_))) {
                         self.denied = Some(denied);
                     }
-                    self.judging = Judging::default();
-                    self.names.pop();
+                    part.names.pop();
                 }
             }
+            self.judging = Judging::default();
+            left = left.saturating_sub(PART_STEPS);
         }
-        Some(Err(ForwardRefused { denied: self.denied.take() }))
+        Some(Ok(()))
     }
+}
+
+/// What is to be judged of a command, the last one first.
+fn parts_of(command: &Command) -> Vec<ForwardedPart> {
+    if matches!(command, Command::Watch { .. }) {
+        return vec![ForwardedPart::of(&["watch"], words_of(command))];
+    }
+    let Command::Transact { transaction } = command else {
+        return vec![ForwardedPart::of(command.asked_as(), words_of(command))];
+    };
+    let mut parts: Vec<_> = transaction.commands.iter().flat_map(parts_of).collect();
+    parts.reverse();
+    if !transaction.watched.is_empty() {
+        let mut words = vec![Bytes::new()];
+        words.extend(transaction.watched.iter().map(|(key, _)| key.clone()));
+        parts.push(ForwardedPart::of(&["watch"], words));
+    }
+    parts.push(ForwardedPart::of(&["exec"], vec![Bytes::new()]));
+    parts
 }
 
 fn words_of(command: &Command) -> Vec<Bytes> {
     let mut words = vec![Bytes::new()];
     match command.operands() {
-        Operands::None => {}
+        // Its commands are judged one by one.
+        Operands::None | Operands::All(_) => {}
         Operands::Key(key) => words.push(key.clone()),
         Operands::KeyAndValue(key, value) => {
             words.extend([key.clone(), value.clone()]);
@@ -170,6 +214,20 @@ mod tests {
             Err("NOPERM this user has no permissions to run the 'del' command".to_owned())
         );
         assert_eq!(judged(&accounts, &named("tidy"), &delete), Ok(()), "it may be an UNLINK");
+        let both = |watched: &'static str, written: &'static str| Command::Transact {
+            transaction: Box::new(crate::command::Transaction {
+                watched: vec![(watched.into(), None)],
+                commands: vec![Command::Get { key: "app:1".into() }, set(written)],
+            }),
+        };
+        let no_exec = Err("NOPERM this user has no permissions to run the 'exec' command".to_owned());
+        assert_eq!(judged(&accounts, &app, &both("app:1", "app:2")), no_exec);
+        let able = "user app on >pw ~app:* +@read +set +@transaction";
+        let able = Accounts::new(Users::parse(able).unwrap(), || Millis(0));
+        assert_eq!(judged(&able, &app, &both("app:1", "app:2")), Ok(()));
+        assert_eq!(judged(&able, &app, &both("app:1", "other")), no_key, "each of its commands");
+        assert_eq!(judged(&able, &app, &both("other", "app:2")), no_key, "and what it watches");
+        assert_eq!(judged(&able, &app, &Command::Watch { keys: vec!["other".into()] }), no_key);
         let no_auth = Err("NOAUTH Authentication required.".to_owned());
         for stranger in [named("gone"), named("nobody"), StreamUser::Anonymous] {
             assert_eq!(judged(&accounts, &stranger, &set("app:1")), no_auth, "{stranger:?}");

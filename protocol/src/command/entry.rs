@@ -4,7 +4,7 @@
 //! (`resp/command.rs`), the checks of requests, the expected length of answers, the words in logs, the prompt's help.
 
 use super::words::{Unfit, Words};
-use super::{Command, Excerpt};
+use super::{Command, Excerpt, Transaction};
 use bytes::Bytes;
 
 /// What each key of a request with several keys counts in the bytes in flight, in addition to its own length.
@@ -34,6 +34,8 @@ pub enum Changes {
     Values,
     /// Which keys exist: it makes one `DELETE` record.
     Keys,
+    /// Both, at once: it makes one record, whichever is needed for that.
+    Effects,
     /// Who serves. It makes no record.
     Server,
 }
@@ -71,6 +73,8 @@ pub enum Operands<'a> {
     Keys(&'a [Bytes]),
     /// A list of keys with their values.
     Pairs(&'a [(Bytes, Bytes)]),
+    /// Those of all its commands, and those that it watches.
+    All(&'a Transaction),
 }
 
 impl Operands<'_> {
@@ -81,6 +85,7 @@ impl Operands<'_> {
             Operands::Key(_) | Operands::KeyAndValue(..) => 1,
             Operands::Keys(keys) => keys.len(),
             Operands::Pairs(pairs) => pairs.len(),
+            Operands::All(transaction) => transaction.keys(),
         }
     }
 
@@ -94,6 +99,7 @@ impl Operands<'_> {
             Operands::Pairs(pairs) => {
                 pairs.iter().map(|(key, value)| key.len() + value.len() + KEY_OVERHEAD_BYTES).sum()
             }
+            Operands::All(transaction) => transaction.payload_bytes(),
         }
     }
 
@@ -104,6 +110,7 @@ impl Operands<'_> {
             Operands::Key(key) | Operands::KeyAndValue(key, _) => key.len(),
             Operands::Keys(keys) => keys.iter().map(Bytes::len).max().unwrap_or_default(),
             Operands::Pairs(pairs) => pairs.iter().map(|(key, _)| key.len()).max().unwrap_or_default(),
+            Operands::All(transaction) => transaction.longest_key(),
         }
     }
 
@@ -113,6 +120,7 @@ impl Operands<'_> {
             Operands::None | Operands::Key(_) | Operands::Keys(_) => 0,
             Operands::KeyAndValue(_, value) => value.len(),
             Operands::Pairs(pairs) => pairs.iter().map(|(_, value)| value.len()).max().unwrap_or_default(),
+            Operands::All(transaction) => transaction.longest_value(),
         }
     }
 
@@ -120,6 +128,7 @@ impl Operands<'_> {
     pub fn lacks_keys(self) -> bool {
         match self {
             Operands::Keys(_) | Operands::Pairs(_) => self.keys() == 0,
+            Operands::All(transaction) => transaction.lacks_keys(),
             Operands::None | Operands::Key(_) | Operands::KeyAndValue(..) => false,
         }
     }
@@ -177,6 +186,11 @@ pub(crate) enum Own {
     Hello,
     Auth,
     Reset,
+    Multi,
+    Exec,
+    Discard,
+    Watch,
+    Unwatch,
     /// `CLIENT`, `CONFIG`: the second word says what to do.
     Container,
     AclCat,

@@ -1,11 +1,18 @@
 //! The table of all command names of the RESP protocol, joined from the families, and the lookup in it.
 
 use super::entry::Spec;
-use super::{acl, connection, expiry, generic, server, strings};
+use super::{acl, connection, expiry, generic, server, strings, transaction};
 
 /// The families, in the order in which `COMMAND` lists them.
-const FAMILIES: [&[Spec]; 6] =
-    [strings::NAMES, generic::NAMES, expiry::NAMES, connection::NAMES, server::NAMES, acl::NAMES];
+const FAMILIES: [&[Spec]; 7] = [
+    strings::NAMES,
+    generic::NAMES,
+    expiry::NAMES,
+    transaction::NAMES,
+    connection::NAMES,
+    server::NAMES,
+    acl::NAMES,
+];
 
 /// How many names there are.
 const COUNT: usize = {

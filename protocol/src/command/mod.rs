@@ -3,10 +3,11 @@
 //! | file | owns |
 //! |---|---|
 //! | `mod.rs` | the list of commands: their fields, and their numbers on the wire |
-//! | `strings.rs`, `generic.rs`, `expiry.rs`, `server.rs`, `connection.rs`, `acl.rs` | one family each: the entries of its commands |
+//! | `strings.rs`, `generic.rs`, `expiry.rs`, `transaction.rs`, `server.rs`, `connection.rs`, `acl.rs` | one family each: the entries of its commands |
 //! | `entry.rs` | the types of an entry |
 //! | `words.rs` | the words of a request, and the checks of them |
 //! | `lookup.rs` | the names, and the lookup in them |
+//! | `bundle.rs` | the commands of a transaction |
 //! | `reply.rs` | answers |
 //! | `update.rs` | what becomes of a key by what it holds |
 //!
@@ -14,6 +15,7 @@
 //! (`machine/master/`). Everything else is derived.
 
 mod acl;
+mod bundle;
 mod connection;
 mod entry;
 mod expiry;
@@ -22,15 +24,19 @@ mod lookup;
 mod reply;
 mod server;
 mod strings;
+mod transaction;
 mod update;
 mod words;
 
+pub use bundle::{
+    transaction_bytes_max, Transaction, QUEUED_BYTES, TRANSACTION_COMMANDS_MAX, TRANSACTION_KEYS_MAX,
+};
 pub use entry::{AnswerLength, Changes, CommandFacts, Operands, PromptLine};
 pub(crate) use entry::{Argument, Does, KeyList, Own, Spec};
 pub(crate) use lookup::{find_by_full_name, find_command, find_subcommand, COMMANDS};
-pub use reply::{ErrorWord, Excerpt, Reply, ReplyError};
-pub(crate) use update::Rule;
+pub use reply::{ErrorWord, Excerpt, Replies, Reply, ReplyError};
 pub use update::{Condition, DecidedBy, Decision, ExpiryCondition, KnownValue, Lifetime, Update};
+pub(crate) use update::{OneKey, Rule};
 pub(crate) use words::{pattern_fits, Lengths, Unfit, Words, PATTERN_BYTES_MAX, PATTERN_PART_BYTES_MAX};
 
 use crate::ids::{SlaveId, UnixMillis};
@@ -291,6 +297,19 @@ commands! {
 
     /// Deletes each key that is there, by many records: not all at one moment. Answer: `Done`, once all of them are written.
     DeleteAll => server::FLUSHALL, Operands::None;
+
+    /// Executes commands in one step, as one record. Answer: `Many`, or `NotFound` if a watched key has changed.
+    Transact {
+        /// What is watched, and the commands.
+        transaction: Box<Transaction>,
+    } => transaction::EXEC, Operands::All(transaction);
+
+    /// Which versions keys have. Answer: `Versions`, in the order asked.
+    Watch {
+        /// 1 to [`CHECKED_KEYS_MAX`].
+        #[serde(deserialize_with = "at_most_keys_max")]
+        keys: Vec<Bytes>,
+    } => transaction::WATCH, Operands::Keys(keys), list Keys(keys);
 }
 
 /// How the time is told at which a key expires.
@@ -324,6 +343,9 @@ impl TimeForm {
 impl Command {
     /// Whether the command can change the store: if its answer is lost, the outcome is unknown.
     pub fn is_write(&self) -> bool {
+        if let Command::Transact { transaction } = self {
+            return transaction.is_write();
+        }
         self.facts().changes != Changes::Nothing
     }
 
@@ -417,6 +439,16 @@ mod tests {
             Command::Keys { pattern: Bytes::from_static(b"k*") },
             Command::RandomKey,
             Command::DeleteAll,
+            Command::Transact {
+                transaction: Box::new(Transaction {
+                    watched: vec![(Bytes::from_static(b"longest"), None)],
+                    commands: vec![
+                        Command::Put { key: Bytes::from_static(b"key"), value: Bytes::from_static(b"value") },
+                        Command::Exists { keys: vec![Bytes::from_static(b"key")] },
+                    ],
+                }),
+            },
+            Command::Watch { keys: vec![Bytes::from_static(b"key")] },
         ];
         assert_eq!(all.len(), COMMAND_FACTS.len(), "each command is one of the samples");
         all
@@ -425,13 +457,16 @@ mod tests {
     #[test]
     fn a_command_has_the_number_that_stands_for_it_on_the_wire() {
         for (number, command) in samples().into_iter().enumerate() {
+            assert!(std::ptr::eq(command.facts(), COMMAND_FACTS[number]));
+            if matches!(command, Command::Transact { .. }) {
+                continue;
+            }
             let encoded = bincode::serde::encode_to_vec(&command, bincode::config::standard()).unwrap();
             assert_eq!(
                 (usize::from(command.number()), usize::from(encoded[0])),
                 (number, number),
                 "{command:?}"
             );
-            assert!(std::ptr::eq(command.facts(), COMMAND_FACTS[number]));
         }
     }
 
@@ -484,7 +519,7 @@ mod tests {
             assert_eq!(Command::from_list(number, list), Some(command));
             lists.push(number);
         }
-        assert_eq!(lists, [1, 3, 4, 5, 14]);
+        assert_eq!(lists, [1, 3, 4, 5, 14, 22]);
         assert_eq!(Command::from_list(1, KeyList::Pairs(Vec::new())), None, "of another kind");
         assert_eq!(Command::from_list(0, KeyList::Keys(Vec::new())), None, "not a list");
     }
@@ -509,6 +544,7 @@ mod tests {
                 Some(match **change {
                     Change::Put(_) => Changes::Values,
                     Change::Delete(_) => Changes::Keys,
+                    Change::Apply(_) => Changes::Effects,
                 })
             });
             let expected = match changes {
@@ -517,6 +553,8 @@ mod tests {
                     None
                 }
                 Changes::Values | Changes::Keys => Some(changes),
+                // It writes one key alone.
+                Changes::Effects => Some(Changes::Values),
                 Changes::Nothing | Changes::Server => None,
             };
             assert_eq!(made, expected, "{command:?}");
@@ -533,8 +571,29 @@ mod tests {
         let (key, two_keys) = ((1, 3, 3, 0), (2, 9 + 64, 6, 0));
         let (pair, pairs, none) = ((1, 8, 3, 5), (1, 8 + 32, 3, 5), (0, 0, 0, 0));
         let expected = [
-            key, two_keys, pair, pairs, two_keys, two_keys, none, none, none, none, key, key, pair, key,
-            pairs, key, key, none, none, none, none,
+            key,
+            two_keys,
+            pair,
+            pairs,
+            two_keys,
+            two_keys,
+            none,
+            none,
+            none,
+            none,
+            key,
+            key,
+            pair,
+            key,
+            pairs,
+            key,
+            key,
+            none,
+            none,
+            none,
+            none,
+            (3, 7 + 8 + 3 + 32 + 3 * QUEUED_BYTES, 7, 5),
+            (1, 3 + 32, 3, 0),
         ];
         assert!(measured.eq(expected));
         assert!(Command::Exists { keys: Vec::new() }.operands().lacks_keys());

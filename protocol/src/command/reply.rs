@@ -1,7 +1,10 @@
 //! Replies to clients, whichever protocol they speak: results, and the words that begin an error.
 
+use crate::ids::Version;
 use bytes::Bytes;
-use serde::{Deserialize, Serialize};
+use serde::de::Error as _;
+use serde::ser::Error as _;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::fmt;
 
 /// The answer to a [`Command`](super::Command).
@@ -30,7 +33,29 @@ pub enum Reply {
         /// Each key once, unless it was deleted and written again meanwhile.
         keys: Vec<Bytes>,
     },
+    /// The answers to the commands of a transaction.
+    Many(Replies),
+    /// One entry a key, in the order asked; `None` for a key that is not there.
+    Versions(Vec<Option<Version>>),
 }
+
+/// The answers to the commands of a transaction, in their order. They have a frame of their own, too.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Replies(pub Vec<Reply>);
+
+impl Serialize for Replies {
+    fn serialize<S: Serializer>(&self, _: S) -> Result<S::Ok, S::Error> {
+        Err(S::Error::custom(OWN_FRAME))
+    }
+}
+
+impl<'de> Deserialize<'de> for Replies {
+    fn deserialize<D: Deserializer<'de>>(_: D) -> Result<Self, D::Error> {
+        Err(D::Error::custom(OWN_FRAME))
+    }
+}
+
+const OWN_FRAME: &str = "they have a frame of their own";
 
 /// What a client is shown of a reply, where that is not all of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -4,7 +4,7 @@
 //! (`machine/master/updates.rs`), and the log gets the result, so a replay never applies a change twice.
 
 use super::reply::{ErrorWord, Reply};
-use super::Command;
+use super::{Command, Transaction};
 use crate::ids::UnixMillis;
 use crate::integer::parse_integer;
 use bytes::{Bytes, BytesMut};
@@ -298,6 +298,8 @@ pub(crate) enum Rule<'a> {
     One(&'a Bytes, OneKey<'a>),
     /// All of them are written if none is there.
     IfNone(&'a [(Bytes, Bytes)]),
+    /// Of several, in one step.
+    Together(&'a Transaction),
 }
 
 /// What such a command does to one key.
@@ -320,6 +322,7 @@ impl<'a> Rule<'a> {
             Command::Take { key } => Some(Rule::One(key, OneKey::Take)),
             Command::Renew { key, life } => Some(Rule::One(key, OneKey::Renew(*life))),
             Command::PutManyIfNone { pairs } => Some(Rule::IfNone(pairs)),
+            Command::Transact { transaction } => Some(Rule::Together(transaction)),
             Command::Get { .. }
             | Command::GetMany { .. }
             | Command::Put { .. }
@@ -335,7 +338,8 @@ impl<'a> Rule<'a> {
             | Command::Scan { .. }
             | Command::Keys { .. }
             | Command::RandomKey
-            | Command::DeleteAll => None,
+            | Command::DeleteAll
+            | Command::Watch { .. } => None,
         }
     }
 }
@@ -348,6 +352,14 @@ impl OneKey<'_> {
             OneKey::Swap(value, when, life) => swap(value, when, life, known, setting),
             OneKey::Take => take(known),
             OneKey::Renew(life) => renew(life, known, setting),
+        }
+    }
+
+    /// Whether it answers what the key held.
+    pub(crate) fn answers_value(self) -> bool {
+        match self {
+            OneKey::Swap(..) | OneKey::Take | OneKey::Renew(_) => true,
+            OneKey::Update(_) => false,
         }
     }
 

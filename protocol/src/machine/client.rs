@@ -509,7 +509,9 @@ impl ClientMachine {
             | Reply::Count(_)
             | Reply::Integer(_)
             | Reply::Page { .. }
-            | Reply::Text(_)) => {
+            | Reply::Text(_)
+            | Reply::Many(_)
+            | Reply::Versions(_)) => {
                 // A master that stops has answered all earlier requests.
                 if kind != RequestKind::Status && !open.stops {
                     open.active = true;

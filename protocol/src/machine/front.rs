@@ -427,7 +427,9 @@ impl Front {
             | Reply::Count(_)
             | Reply::Integer(_)
             | Reply::Page { .. }
-            | Reply::Text(_) => None,
+            | Reply::Text(_)
+            | Reply::Many(_)
+            | Reply::Versions(_) => None,
         };
         if word == Some(ErrorWord::Standby) && stance != Stance::Stopping {
             stream.refused.insert(id, queued);

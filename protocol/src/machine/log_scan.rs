@@ -8,8 +8,8 @@ use crate::ids::{Reign, Seq, UnixMillis, Version};
 use crate::machine::master::ReignRecord;
 use crate::planted;
 use crate::record::{
-    BadLine, Body, ClockMark, Continuation, FileNumber, Place, Position, Record, Scanner, Span, Step,
-    SyncMode,
+    BadLine, Body, ClockMark, Continuation, EncodedEffect, FileNumber, Place, Position, Record, Scanner,
+    Span, Step, SyncMode,
 };
 use crate::stored_key::StoredKey;
 
@@ -427,6 +427,16 @@ pub fn replay(record: &Record<'_>, span: Span, changes: &mut Vec<Replay>) {
         Body::Delete(_) if planted!(ReplayForgetsDelete) => {}
         Body::Delete(keys) => {
             changes.extend(keys.map(|key| Replay::Delete { key: key.decode().into() }));
+        }
+        Body::Apply(effects) => {
+            let is_whole = !planted!(ReplayHalvesApply);
+            let first = effects.take(if is_whole { usize::MAX } else { 1 });
+            changes.extend(first.map(|effect| match effect {
+                EncodedEffect::Set { key, value, expires } => {
+                    Replay::Put { key: key.decode().into(), version, place: value.place(span), expires }
+                }
+                EncodedEffect::Del { key } => Replay::Delete { key: key.decode().into() },
+            }));
         }
         Body::Epoch { mark, .. } => {
             let reign = Reign { epoch: record.epoch, id: mark.id };

@@ -1,7 +1,7 @@
 //! Writes lines. WRITE and DELETE, the frequent ones, are written without building an [`Operation`].
 
-use super::parse::{is_field_name, Encoded, Record};
-use super::{FileNumber, Operation, Place, ReignMark, LOST};
+use super::parse::{is_field_name, Encoded, EncodedEffect, Record};
+use super::{FileNumber, KeyEffect, Operation, Place, ReignMark, LOST};
 use crate::ids::{Epoch, Reign, Seq, UnixMillis};
 
 /// What follows the `;` of a line, except the checksum.
@@ -46,6 +46,21 @@ pub fn encode_with(operation: &Operation, trailer: Trailer<'_>, out: &mut Vec<u8
     match operation {
         Operation::Write(pairs) => encode_write_with(pairs, trailer, out),
         Operation::Delete(keys) => encode_delete_with(keys, trailer, out),
+        Operation::Apply(effects) => {
+            assert!(!effects.is_empty(), "an APPLY has at least one key");
+            sealed(trailer, out, |out| {
+                out.extend_from_slice(b"APPLY");
+                for effect in effects {
+                    match effect {
+                        KeyEffect::Set { key, value, expires } => {
+                            put_set(key, *expires, out);
+                            put_text(out, value);
+                        }
+                        KeyEffect::Del { key } => put_del(key, out),
+                    }
+                }
+            });
+        }
         Operation::Cluster(id) => sealed(trailer, out, |out| {
             out.extend_from_slice(format!("CLUSTER {id} %").as_bytes());
         }),
@@ -115,6 +130,34 @@ pub(super) fn encode_live<'a>(
     true
 }
 
+/// Appends an APPLY line again with what of `live` it writes, with another trailer and the fields that it has; what it deletes
+/// is left out. Nothing when it writes nothing; gives whether it did.
+pub(super) fn encode_live_effects<'a>(
+    live: impl Iterator<Item = EncodedEffect<'a>>,
+    record: &Record<'_>,
+    trailer: Trailer<'_>,
+    out: &mut Vec<u8>,
+) -> bool {
+    let mut live = live.filter_map(|effect| match effect {
+        EncodedEffect::Set { key, value, expires } => Some((key, value, expires)),
+        EncodedEffect::Del { .. } => None,
+    });
+    let Some(first) = live.next() else { return false };
+    let fields = further_fields(record, is_of_trailer);
+    let mut fields: Vec<_> = fields.iter().map(|(name, value)| (&name[..], &value[..])).collect();
+    fields.extend_from_slice(trailer.fields);
+    sealed(Trailer { fields: &fields, ..trailer }, out, |out| {
+        out.extend_from_slice(b"APPLY");
+        for (key, value, expires) in std::iter::once(first).chain(live) {
+            put_kind(expires, out);
+            out.extend_from_slice(key.as_text());
+            out.push(b' ');
+            out.extend_from_slice(value.as_text());
+        }
+    });
+    true
+}
+
 /// Whether a field says which records before the line are left out or lost.
 fn is_of_place(name: &[u8]) -> bool {
     name == b"After" || name == LOST.as_bytes()
@@ -174,15 +217,7 @@ pub fn encode_write_at<K, V>(
 {
     let start = out.len();
     put_write(pairs, trailer, out, |line, at, bytes| {
-        let text = &line[at..];
-        let length = |bytes: usize| u32::try_from(bytes).expect("a line is shorter than 4 GiB");
-        places.extend([Place {
-            file,
-            offset: offset + (at - start) as u64,
-            text_bytes: length(text.len()),
-            text_crc: crc32c::crc32c(text),
-            bytes: length(bytes),
-        }]);
+        places.extend([place_of(&line[at..], bytes, (file, offset + (at - start) as u64))]);
     });
 }
 
@@ -209,6 +244,69 @@ fn put_write<K, V>(
             placed(out, at, value.as_ref().len());
         }
     });
+}
+
+/// Appends an APPLY line that will be at `offset` in the file of that number: `pairs` are written, each with the time of the same
+/// place in `expires`, and `deleted` are deleted. Adds the place of each value to `places`, in the order of `pairs`.
+///
+/// # Panics
+/// When there is no key at all, when there is not a time for each pair, or when it is longer than
+/// [`PAYLOAD_BYTES_MAX`](super::PAYLOAD_BYTES_MAX).
+pub fn encode_apply_at<K: AsRef<[u8]>, V: AsRef<[u8]>>(
+    (pairs, expires): (&[(K, V)], &[Option<UnixMillis>]),
+    deleted: &[K],
+    trailer: Trailer<'_>,
+    (file, offset): (FileNumber, u64),
+    out: &mut Vec<u8>,
+    places: &mut impl Extend<Place>,
+) {
+    assert!(!pairs.is_empty() || !deleted.is_empty(), "an APPLY has at least one key");
+    assert_eq!(pairs.len(), expires.len(), "each pair has its time");
+    let start = out.len();
+    sealed(trailer, out, |out| {
+        out.extend_from_slice(b"APPLY");
+        for ((key, value), expires) in pairs.iter().zip(expires) {
+            put_set(key.as_ref(), *expires, out);
+            let at = out.len();
+            put_text(out, value.as_ref());
+            places.extend([place_of(&out[at..], value.as_ref().len(), (file, offset + (at - start) as u64))]);
+        }
+        deleted.iter().for_each(|key| put_del(key.as_ref(), out));
+    });
+}
+
+/// `" SET@1764500000000 key "`: what stands in front of a value.
+pub(super) fn put_set(key: &[u8], expires: Option<UnixMillis>, out: &mut Vec<u8>) {
+    put_kind(expires, out);
+    put_text(out, key);
+    out.push(b' ');
+}
+
+fn put_kind(expires: Option<UnixMillis>, out: &mut Vec<u8>) {
+    out.extend_from_slice(b" SET");
+    if let Some(expires) = expires {
+        out.push(b'@');
+        put_number(out, expires.0);
+    }
+    out.push(b' ');
+}
+
+pub(super) fn put_del(key: &[u8], out: &mut Vec<u8>) {
+    out.extend_from_slice(b" DEL ");
+    put_text(out, key);
+    out.extend_from_slice(b" %");
+}
+
+/// The place of a value of so many bytes whose text stands at `offset` in a file.
+fn place_of(text: &[u8], bytes: usize, (file, offset): (FileNumber, u64)) -> Place {
+    let length = |bytes: usize| u32::try_from(bytes).expect("a line is shorter than 4 GiB");
+    Place {
+        file,
+        offset,
+        text_bytes: length(text.len()),
+        text_crc: crc32c::crc32c(text),
+        bytes: length(bytes),
+    }
 }
 
 /// Appends a DELETE line.

@@ -11,7 +11,7 @@
 //! had, CRC is of all that. So a value begins at the same byte of the words and of the line. The first entry of a reign has no
 //! words: those of its line follow from its term.
 
-use super::encode::{put_number, put_text, seal};
+use super::encode::{put_del, put_number, put_set, put_text, seal};
 use super::parse::{check, cut_fields, parse_checked, Checked, Record};
 use super::{encode_with, Operation, RecordError, ReignMark, SyncMode, Trailer, LOST};
 use crate::ids::{ClusterId, Epoch, ReignId, Seq, UnixMillis, Version};
@@ -69,6 +69,25 @@ pub fn delete_words<K: AsRef<[u8]>>(keys: &[K]) -> Vec<u8> {
         put_text(&mut words, key.as_ref());
         words.extend_from_slice(b" %");
     }
+    words
+}
+
+/// The words of an APPLY: `pairs` are written, each with the time of the same place in `expires`, and `deleted` are deleted.
+///
+/// # Panics
+/// When there is no key at all, or not a time for each pair.
+pub fn apply_words<K: AsRef<[u8]>, V: AsRef<[u8]>>(
+    (pairs, expires): (&[(K, V)], &[Option<UnixMillis>]),
+    deleted: &[K],
+) -> Vec<u8> {
+    assert!(!pairs.is_empty() || !deleted.is_empty(), "an APPLY has at least one key");
+    assert_eq!(pairs.len(), expires.len(), "each pair has its time");
+    let mut words = b"APPLY".to_vec();
+    for ((key, value), expires) in pairs.iter().zip(expires) {
+        put_set(key.as_ref(), *expires, &mut words);
+        put_text(&mut words, value.as_ref());
+    }
+    deleted.iter().for_each(|key| put_del(key.as_ref(), &mut words));
     words
 }
 
@@ -151,7 +170,9 @@ pub fn words_of(line: &[u8]) -> Result<Option<(Version, Vec<u8>)>, RecordError> 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::record::{encode_write_with, parse_line, Body, Scanner, Span, Step};
+    use crate::record::{
+        encode_apply_at, encode_write_with, parse_line, Body, FileNumber, Scanner, Span, Step,
+    };
 
     const CLUSTER: ClusterId = ClusterId(0x7f3a_9c0e_51d2_4b88);
 
@@ -179,6 +200,14 @@ mod tests {
             let record = parse_words(&words, version()).unwrap();
             assert_eq!((record.expires, record.seq, record.epoch), (expires, Seq(7), Epoch(3)));
         }
+        let expires = [None, Some(UnixMillis(12)), None];
+        let (deleted, trailer) = (["b c", "d"], Trailer::new(Seq(7), Epoch(3), Seq(5)));
+        let words = apply_words((&pairs, &expires), &deleted);
+        let (mut usual, mut places) = (Vec::new(), Vec::new());
+        let at = (FileNumber(0), 0);
+        encode_apply_at((&pairs, &expires), &deleted, trailer, at, &mut usual, &mut places);
+        assert_eq!(line(&words), usual[..usual.len() - 1]);
+        assert_eq!(words_of(&line(&words)), Ok(Some((version(), words))));
         let words = delete_words(&["a", "b c"]);
         assert_eq!(words, b"DELETE a % b%20c %");
         assert_eq!(words_of(&line(&words)), Ok(Some((version(), words))));

@@ -18,20 +18,22 @@ mod scan;
 
 pub use clock::ClockMark;
 pub use encode::{
-    encode, encode_delete, encode_delete_with, encode_with, encode_write, encode_write_at, encode_write_with,
-    Trailer,
+    encode, encode_apply_at, encode_delete, encode_delete_with, encode_with, encode_write, encode_write_at,
+    encode_write_with, Trailer,
 };
-pub use entry::{delete_words, encode_entry, parse_words, reign_of_term, words_of, write_words, MEMBERS};
+pub use entry::{
+    apply_words, delete_words, encode_entry, parse_words, reign_of_term, words_of, write_words, MEMBERS,
+};
 pub use judge::{CrashKind, Evidence, Judge, Verdict};
 pub use parse::{
-    good_line_at_end, parse_legacy, parse_line, Body, Encoded, EpochMark, Fields, GivenUpReigns, Keys,
-    LegacyLine, Pairs, Record,
+    good_line_at_end, parse_legacy, parse_line, Body, Encoded, EncodedEffect, EncodedEffects, EpochMark,
+    Fields, GivenUpReigns, Keys, LegacyLine, Pairs, Record,
 };
 pub use rewrite::{Continuation, NoContinuation, Rewriter};
 pub use scan::{BadLine, Position, Scanner, Step};
 
 use crate::command::KEY_MAX;
-use crate::ids::{ClusterId, Epoch, Reign, ReignId, Seq};
+use crate::ids::{ClusterId, Epoch, Reign, ReignId, Seq, UnixMillis};
 use bytes::Bytes;
 use thiserror::Error;
 
@@ -47,6 +49,12 @@ pub const fn line_bytes_max(value_max: usize) -> usize {
 /// The most bytes of keys and values in one record. Any such line is shorter than 4 GiB, as a [`Span`], a [`Place`] and
 /// the log's reader require.
 pub const PAYLOAD_BYTES_MAX: usize = (u32::MAX as usize - LINE_OVERHEAD_BYTES) / 3 - KEY_MAX;
+
+/// The most bytes of keys and values in one record where one value has at most `value_max`: several values of that length must
+/// fit, or many short ones.
+pub fn payload_bytes_max(value_max: usize) -> usize {
+    (4 * value_max.min(PAYLOAD_BYTES_MAX / 4)).clamp(64 * 1024 * 1024, PAYLOAD_BYTES_MAX)
+}
 
 const _: () = assert!(line_bytes_max(PAYLOAD_BYTES_MAX) <= u32::MAX as usize);
 
@@ -123,8 +131,30 @@ pub enum Operation {
     /// Who keeps the log, where the masters of several machines keep it: the text after the word. What it says is told by
     /// `dsm-consensus`.
     Members(String),
+    /// Writes and deletes keys, all or none: what a transaction has done in the end. A key that stands twice takes its last
+    /// effect.
+    Apply(Vec<KeyEffect>),
     /// Not a record but a mark: it gives the seq through which the log is on disk, and has no seq of its own.
     Synced,
+}
+
+/// What becomes of one key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum KeyEffect {
+    /// It gets a value.
+    Set {
+        /// Which key it is.
+        key: Bytes,
+        /// What it holds from then on.
+        value: Bytes,
+        /// When it expires, if it does.
+        expires: Option<UnixMillis>,
+    },
+    /// It is deleted.
+    Del {
+        /// Which key it is.
+        key: Bytes,
+    },
 }
 
 /// When the records of a reign were synced.

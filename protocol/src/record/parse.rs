@@ -1,6 +1,6 @@
 //! Reads one line. Everything is checked here and nothing is copied: keys and values are decoded when asked for.
 
-use super::{Operation, Place, RecordError, ReignMark, Span, SyncMode};
+use super::{KeyEffect, Operation, Place, RecordError, ReignMark, Span, SyncMode};
 use crate::ids::{ClusterId, Epoch, Reign, ReignId, Seq, UnixMillis};
 use crate::planted;
 use bytes::Bytes;
@@ -46,6 +46,7 @@ impl Record<'_> {
             }
             Body::Delete(keys) => Operation::Delete(keys.map(|key| key.to_bytes()).collect()),
             Body::Members(text) => Operation::Members(String::from_utf8_lossy(text).into_owned()),
+            Body::Apply(effects) => Operation::Apply(effects.map(EncodedEffect::to_effect).collect()),
             Body::Synced => Operation::Synced,
         }
     }
@@ -69,6 +70,8 @@ pub enum Body<'a> {
     Delete(Keys<'a>),
     /// Who keeps the log: the text after the word.
     Members(&'a [u8]),
+    /// Writes and deletes keys, all or none.
+    Apply(EncodedEffects<'a>),
     /// The log is on disk through the trailer's SYNCED.
     Synced,
 }
@@ -234,6 +237,115 @@ impl<'a> Iterator for Keys<'a> {
     }
 }
 
+/// What an APPLY does to one key, encoded as in the line.
+#[derive(Clone, Copy, Debug)]
+pub enum EncodedEffect<'a> {
+    /// It gets a value.
+    Set {
+        /// Which key it is.
+        key: Encoded<'a>,
+        /// What it holds from then on.
+        value: Encoded<'a>,
+        /// When it expires, if it does.
+        expires: Option<UnixMillis>,
+    },
+    /// It is deleted.
+    Del {
+        /// Which key it is.
+        key: Encoded<'a>,
+    },
+}
+
+impl<'a> EncodedEffect<'a> {
+    /// Which key it is.
+    pub fn key(self) -> Encoded<'a> {
+        match self {
+            EncodedEffect::Set { key, .. } | EncodedEffect::Del { key } => key,
+        }
+    }
+
+    /// The value that the key gets, if it gets one.
+    pub fn value(self) -> Option<Encoded<'a>> {
+        match self {
+            EncodedEffect::Set { value, .. } => Some(value),
+            EncodedEffect::Del { .. } => None,
+        }
+    }
+
+    /// The same, decoded and copied.
+    fn to_effect(self) -> KeyEffect {
+        match self {
+            EncodedEffect::Set { key, value, expires } => {
+                KeyEffect::Set { key: key.to_bytes(), value: value.to_bytes(), expires }
+            }
+            EncodedEffect::Del { key } => KeyEffect::Del { key: key.to_bytes() },
+        }
+    }
+}
+
+/// What an APPLY does, in the order of the line.
+#[derive(Clone, Copy, Debug)]
+pub struct EncodedEffects<'a> {
+    rest: &'a [u8],
+    /// Bytes of the line in front of the rest.
+    at: usize,
+}
+
+impl<'a> EncodedEffects<'a> {
+    /// The next one; `None` when the words are not one.
+    fn cut(&mut self) -> Option<EncodedEffect<'a>> {
+        let (kind, rest) = cut_word(self.rest);
+        let (key, rest) = cut_word(rest);
+        let (value, behind) = cut_word(rest);
+        if !is_word(key) || !is_word(value) {
+            return None;
+        }
+        let key_at = self.at + kind.len() + 1;
+        let value_at = key_at + key.len() + 1;
+        // After the last word there is no space.
+        let is_last = value.len() == rest.len();
+        self.rest = behind;
+        self.at = value_at + value.len() + 1;
+        if behind.is_empty() && !is_last {
+            return None;
+        }
+        let encoded = |text, at| Encoded { text, at, raw: false };
+        let set = |expires| {
+            let (key, value) = (encoded(key, key_at), encoded(value, value_at));
+            Some(EncodedEffect::Set { key, value, expires })
+        };
+        match kind {
+            b"SET" => set(None),
+            b"DEL" if value == b"%" => Some(EncodedEffect::Del { key: encoded(key, key_at) }),
+            [b'S', b'E', b'T', b'@', time @ ..] => set(Some(UnixMillis(number_value(time)?))),
+            _ => None,
+        }
+    }
+
+    /// Whether all of the words are effects, one at least.
+    fn are_whole(mut self) -> bool {
+        loop {
+            if self.cut().is_none() {
+                return false;
+            }
+            if self.rest.is_empty() {
+                return true;
+            }
+        }
+    }
+}
+
+impl<'a> Iterator for EncodedEffects<'a> {
+    type Item = EncodedEffect<'a>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.rest.is_empty() {
+            return None;
+        }
+        self.cut()
+    }
+}
+
 /// The further fields of a trailer, in the order of the line. Ignore unknown names: lines with a field that must be
 /// understood are refused before this.
 #[derive(Clone, Copy, Debug, Default)]
@@ -310,7 +422,7 @@ pub(super) fn check(line: &[u8]) -> Result<Checked<'_>, RecordError> {
 }
 
 /// The first word of a line.
-const OPERATIONS: [&[u8]; 6] = [b"WRITE", b"DELETE", b"SYNCED", b"EPOCH", b"CLUSTER", b"MEMBERS"];
+const OPERATIONS: [&[u8]; 7] = [b"WRITE", b"DELETE", b"APPLY", b"SYNCED", b"EPOCH", b"CLUSTER", b"MEMBERS"];
 
 /// How many times the bytes of a bad line may be read in the search for a good line at its end. Once is enough unless
 /// keys or values look like the beginning of a line.
@@ -371,6 +483,13 @@ pub(super) fn parse_checked(line: Checked<'_>) -> Result<Record<'_>, RecordError
                 return Err(RecordError::Body);
             }
             Body::Delete(Keys(Pairs { rest: words, at, raw: false }))
+        }
+        b"APPLY" => {
+            let effects = EncodedEffects { rest: words, at };
+            if !effects.are_whole() {
+                return Err(RecordError::Body);
+            }
+            Body::Apply(effects)
         }
         b"SYNCED" if words == b"% %" => Body::Synced,
         b"EPOCH" => {

@@ -10,7 +10,7 @@
 //! EPOCH lines are kept, each of them: they are the table of reigns. The place of a line of the original program is its number,
 //! so none is left out: a write that is superseded becomes a deletion, which is short.
 
-use super::encode::{encode_epoch_with, encode_live};
+use super::encode::{encode_epoch_with, encode_live, encode_live_effects};
 use super::{encode_with, BadLine, Body, Operation, Record, Scanner, Step, Trailer, LOST};
 use crate::ids::{Epoch, Seq};
 use std::fmt;
@@ -141,6 +141,19 @@ impl Rewriter {
             }
             // The log of such masters is compacted by them alone, which is not built.
             Body::Members(_) => self.keep(line, record, out),
+            Body::Apply(effects) => {
+                self.lost = self.lost.saturating_add(lost_before(record));
+                let after = (record.seq != self.seq.next()).then_some(self.seq);
+                // Only of values it is known whether they live.
+                let live =
+                    effects.filter(|effect| effect.value().is_some() && is_live.next().unwrap_or(true));
+                let is_written = self.with_trailer(record.seq, record.epoch, after, |trailer| {
+                    encode_live_effects(live, record, trailer, out)
+                });
+                if is_written {
+                    self.wrote(record.seq, record.epoch);
+                }
+            }
             // With what they deleted gone, they say nothing more than what was lost before them.
             Body::Delete(_) | Body::Synced => self.lost = self.lost.saturating_add(lost_before(record)),
         }

@@ -289,14 +289,24 @@ impl Scanner {
             }
             (Body::Cluster(_), true) => return Err(RecordError::SecondCluster),
             (
-                Body::Epoch { .. } | Body::Write(_) | Body::Delete(_) | Body::Members(_) | Body::Synced,
+                Body::Epoch { .. }
+                | Body::Write(_)
+                | Body::Delete(_)
+                | Body::Apply(_)
+                | Body::Members(_)
+                | Body::Synced,
                 false,
             ) => {
                 return Err(RecordError::NoCluster);
             }
             (Body::Cluster(_), false)
             | (
-                Body::Epoch { .. } | Body::Write(_) | Body::Delete(_) | Body::Members(_) | Body::Synced,
+                Body::Epoch { .. }
+                | Body::Write(_)
+                | Body::Delete(_)
+                | Body::Apply(_)
+                | Body::Members(_)
+                | Body::Synced,
                 true,
             ) => {}
         }
@@ -359,10 +369,10 @@ impl Scanner {
                 position.is_half_repaired = address.is(REPAIR_BEGUN.as_bytes());
             }
             // Its EPOCH record is lost: that of a repair, or of a reign that has served what a repair had left.
-            Body::Write(_) | Body::Delete(_) if record.epoch > position.reign.epoch => {
+            Body::Write(_) | Body::Delete(_) | Body::Apply(_) if record.epoch > position.reign.epoch => {
                 position.is_half_repaired = record.fields.get(RECOVERED).is_some();
             }
-            Body::Write(_) | Body::Delete(_) | Body::Members(_) | Body::Synced => {}
+            Body::Write(_) | Body::Delete(_) | Body::Apply(_) | Body::Members(_) | Body::Synced => {}
         }
         position.offset += bytes as u64;
         position.line += 1;

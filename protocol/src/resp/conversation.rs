@@ -3,12 +3,16 @@
 //! answers.
 
 use super::acl::{NewPassword, UserListing};
-use super::encode::{array, bulk, error, error_parts, integer, map, null, status, unsigned, verbatim};
+use super::encode::{
+    array, bulk, encode_reply, error, error_parts, integer, map, null, status, unsigned, verbatim,
+};
+use super::queue::{is_queueable, CommandQueue, Executed, QueuedPart, NOT_ALLOWED};
 use super::{acl, command};
 use super::{Args, Limits, Protocol, Shape, REDIS_VERSION};
 use crate::acl::{Accounts, Denied, IncidentKind, Judging, User, DEFAULT_USER};
 use crate::command::{
-    Command, Does, Lengths, Own, Spec, Unfit, Words, PATTERN_BYTES_MAX, PATTERN_PART_BYTES_MAX,
+    Command, Does, Lengths, Own, Replies, Reply, Spec, Unfit, Words, PATTERN_BYTES_MAX,
+    PATTERN_PART_BYTES_MAX,
 };
 use crate::glob;
 use crate::ids::{Seq, SlaveIdError};
@@ -23,6 +27,9 @@ use std::time::Duration;
 
 /// The longest name that a client may give itself or its library, in bytes.
 pub const CLIENT_ATTRIBUTE_MAX: usize = 256;
+
+/// A request that is queued and not longer is copied, in bytes.
+const COPIED_BYTES_MAX: usize = 16 * 1024;
 
 /// How long the answer to a wrong password waits, in milliseconds, and twice as long after each further one on the connection.
 const LOGIN_PAUSE_MS: u64 = 50;
@@ -95,6 +102,11 @@ pub enum Handling {
     DrawPassword(NewPassword),
     /// Read the users anew, answer with what has become of it, and go on.
     LoadUsers,
+    /// Ask the store, as for `Ask`, and tell [`Conversation::watched`] its reply before the next request is handled.
+    Watch {
+        /// The command for the store.
+        command: Command,
+    },
 }
 
 /// The state of one connection: the version of the protocol, who it is, names.
@@ -127,6 +139,7 @@ pub struct Conversation {
     wrong_passwords: u32,
     /// What is judged of the next request before it is handled.
     verdict: Option<Verdict>,
+    queue: CommandQueue,
 }
 
 /// What is judged of a request, by users of that generation.
@@ -148,6 +161,7 @@ impl Conversation {
             user,
             wrong_passwords: 0,
             verdict: None,
+            queue: CommandQueue::default(),
             id,
             facts,
             protocol: Protocol::Resp2,
@@ -201,6 +215,16 @@ impl Conversation {
     /// Notes how long the connection has stood, for `CLIENT INFO`.
     pub fn set_age(&mut self, seconds: u64) {
         self.age_seconds = seconds;
+    }
+
+    /// Bytes of what it has queued and watches.
+    pub fn queued_bytes(&self) -> usize {
+        self.queue.bytes()
+    }
+
+    /// What the store has answered to a [`Handling::Watch`].
+    pub fn watched(&mut self, reply: &Reply) {
+        self.queue.watched(reply);
     }
 
     /// The version of RESP in which the next answer is encoded.
@@ -260,12 +284,30 @@ impl Conversation {
                 out.truncate(before);
                 return Handling::Close;
             }
+            self.refused(&args[0], before, out);
             return Handling::Answered;
         };
         if !self.may(verdict, spec, &args, out) {
+            self.refused(&args[0], before, out);
+            return Handling::Answered;
+        }
+        if self.queue.is_open() && !is_immediate(spec.does) {
+            self.enqueue(spec, args, out);
             return Handling::Answered;
         }
         match spec.does {
+            Does::Own(Own::Exec) => self.exec(out),
+            Does::Own(Own::Watch) => match self.words(args).keys() {
+                Ok(keys) => match self.queue.watch(keys, out) {
+                    Some(command) => Handling::Watch { command },
+                    None => Handling::Answered,
+                },
+                Err(unfit) => {
+                    self.queue.blind();
+                    say_unfit(spec.name, &unfit, out);
+                    Handling::Answered
+                }
+            },
             Does::Own(Own::Auth) => self.auth(&args[1..], out),
             Does::Own(Own::Hello) => self.hello(&args[1..], out),
             Does::Own(Own::AclLoad) => Handling::LoadUsers,
@@ -298,12 +340,79 @@ impl Conversation {
         }
     }
 
+    /// A request was refused with the error in `out`, from `before` on: what that means for a transaction.
+    fn refused(&mut self, name: &[u8], before: usize, out: &mut Vec<u8>) {
+        if name.eq_ignore_ascii_case(b"exec") {
+            let refusal = out.split_off(before);
+            let refusal = refusal.strip_prefix(b"-").unwrap_or(&refusal);
+            let refusal = refusal.strip_prefix(b"ERR ").unwrap_or(refusal);
+            self.queue.abort(refusal.trim_ascii_end(), out);
+        } else if name.eq_ignore_ascii_case(b"watch") {
+            self.queue.blind();
+        } else {
+            self.queue.refuse();
+        }
+    }
+
+    /// Queues a request of a transaction.
+    fn enqueue(&mut self, spec: &'static Spec, args: Args, out: &mut Vec<u8>) {
+        let args = detached(args);
+        let words = args.iter().map(Bytes::len).sum::<usize>();
+        let asked = match spec.does {
+            Does::Ask(read) => read(&mut self.words(args)).map(|command| (command, Shape::Plain)),
+            Does::AskFor(read) => {
+                read(&mut self.words(args)).map(|(command, excerpt)| (command, Shape::Excerpt(excerpt)))
+            }
+            Does::Own(own) if is_queueable(own) => {
+                let part = QueuedPart::Own(own, spec.name, args);
+                return self.queue.push(part, (None, words), &self.facts.limits, out);
+            }
+            Does::Own(_) | Does::Describe | Does::Quit => {
+                self.queue.refuse();
+                return error(out, NOT_ALLOWED);
+            }
+        };
+        match asked {
+            Ok((command, _)) if !command.is_queueable() => {
+                self.queue.refuse();
+                error(out, NOT_ALLOWED);
+            }
+            Ok((command, shape)) => {
+                let bytes = command.payload_bytes();
+                let part = QueuedPart::Asked(shape);
+                self.queue.push(part, (Some(command), bytes), &self.facts.limits, out);
+            }
+            // As in Redis, that is found when it is executed.
+            Err(unfit) => {
+                let mut said = Vec::new();
+                say_unfit(spec.name, &unfit, &mut said);
+                let bytes = said.len();
+                self.queue.push(QueuedPart::Said(said), (None, bytes), &self.facts.limits, out);
+            }
+        }
+    }
+
+    /// `EXEC`.
+    fn exec(&mut self, out: &mut Vec<u8>) -> Handling {
+        let Some(Executed { parts, transaction }) = self.queue.execute(self.generation, out) else {
+            return Handling::Answered;
+        };
+        let parts = Executed::parts(parts, |own, name, args, out| self.answer(own, name, args, out));
+        let shape = Shape::Parts(parts.into());
+        if transaction.watched.is_empty() && transaction.commands.is_empty() {
+            encode_reply(self.protocol, &shape, &Reply::Many(Replies::default()), out);
+            return Handling::Answered;
+        }
+        Handling::Ask { command: Command::Transact { transaction: Box::new(transaction) }, shape }
+    }
+
     fn words(&self, args: Args) -> Words {
         let Limits { key_max, value_max, .. } = self.facts.limits;
         Words::after_name(args, Lengths { key_max, value_max })
     }
 
     /// Answers a request that concerns only the connection; `args` is what follows the name.
+    #[expect(clippy::too_many_lines, reason = "one arm for each request, each short")]
     fn answer(&mut self, own: Own, name: &str, args: &[Bytes], out: &mut Vec<u8>) {
         // A subcommand's own arguments.
         let rest = args.get(1..).unwrap_or_default();
@@ -317,8 +426,22 @@ impl Conversation {
             Own::Select => select(&args[0], out),
             Own::OfCluster => error(out, NO_CLUSTER),
             // Those are handled before.
-            Own::Hello | Own::Auth | Own::AclGenPass | Own::AclLoad | Own::AclList | Own::AclUsers => {}
+            Own::Hello
+            | Own::Auth
+            | Own::AclGenPass
+            | Own::AclLoad
+            | Own::AclList
+            | Own::AclUsers
+            | Own::Exec
+            | Own::Watch => {}
+            Own::Multi => self.queue.begin(self.generation, out),
+            Own::Discard => self.queue.discard(out),
+            Own::Unwatch => {
+                self.queue.forget();
+                status(out, "OK");
+            }
             Own::Reset => {
+                self.queue = CommandQueue::default();
                 self.protocol = Protocol::Resp2;
                 self.identity = None;
                 self.user = self.accounts.users().anonymous().cloned();
@@ -564,10 +687,15 @@ impl Conversation {
     fn describe(&self, command: &str) -> String {
         // Whoever asks for this has just been heard.
         let (channels, patterns) = self.subscriptions;
-        let flags = if channels + patterns > 0 { "P" } else { "N" };
+        let flags = match self.queue.len() {
+            Some(_) => "x",
+            None if channels + patterns > 0 => "P",
+            None => "N",
+        };
+        let queued = self.queue.len().map_or(-1, |queued| i64::try_from(queued).unwrap_or(i64::MAX));
         format!(
             "id={} addr={} laddr={} fd={} name={} age={} idle=0 flags={flags} db=0 sub={channels} psub={patterns} ssub=0 \
-             multi=-1 events=r cmd={command} user={} redir=-1 resp={} lib-name={} lib-ver={}\n",
+             multi={queued} events=r cmd={command} user={} redir=-1 resp={} lib-name={} lib-ver={}\n",
             self.id,
             self.peer_address,
             self.local_address,
@@ -658,6 +786,32 @@ impl Conversation {
             bulk(out, name);
             bulk(out, value.as_bytes());
         }
+    }
+}
+
+/// Copies the words of a short request: they would keep the buffer that they were read into for as long as they are queued.
+fn detached(args: Args) -> Args {
+    let bytes: usize = args.iter().map(Bytes::len).sum();
+    if bytes > COPIED_BYTES_MAX {
+        return args;
+    }
+    let all = Bytes::from(args.concat());
+    let mut at = 0;
+    let words = args.iter().map(|word| {
+        at += word.len();
+        all.slice(at - word.len()..at)
+    });
+    words.collect()
+}
+
+/// Whether that is done at once within a transaction, too.
+fn is_immediate(does: Does) -> bool {
+    match does {
+        Does::Quit => true,
+        Does::Own(own) => {
+            matches!(own, Own::Multi | Own::Exec | Own::Discard | Own::Watch | Own::Reset)
+        }
+        Does::Ask(_) | Does::AskFor(_) | Does::Describe => false,
     }
 }
 

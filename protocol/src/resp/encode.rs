@@ -19,9 +19,10 @@ use crate::command::{Excerpt, Reply};
 use crate::info::Sections;
 use crate::pieces::Sink;
 use bytes::Bytes;
+use std::sync::Arc;
 
 /// How the reply to a command is encoded. Only the form of texts depends on the command.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Shape {
     /// `Done` is `OK`, a value a bulk string, `NotFound` null, values an array, a count an integer.
     Plain,
@@ -29,14 +30,41 @@ pub enum Shape {
     Info(Sections),
     /// Only this of it is shown.
     Excerpt(Excerpt),
+    /// The answers to the commands of a transaction, each in its own shape.
+    Parts(Arc<[AnswerPart]>),
+}
+
+/// How the answer to one command of a transaction is encoded.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AnswerPart {
+    /// The store has answered it.
+    Asked(Shape),
+    /// The connection has.
+    Said(Vec<u8>),
 }
 
 /// Appends the store's reply to a command that came with `shape`.
-pub fn encode_reply(protocol: Protocol, shape: Shape, reply: &Reply, out: &mut impl Sink) {
+pub fn encode_reply(protocol: Protocol, shape: &Shape, reply: &Reply, out: &mut impl Sink) {
     match (shape, reply) {
         (Shape::Excerpt(Excerpt::Range { .. }), Reply::NotFound) => bulk(out.tail(), b""),
         (Shape::Excerpt(Excerpt::Range { first, last }), Reply::Value(value)) => {
-            stored(out, &cut(value, first, last));
+            stored(out, &cut(value, *first, *last));
+        }
+        // A key that it watched has changed.
+        (Shape::Parts(_), Reply::NotFound) => null_array(protocol, out.tail()),
+        (Shape::Parts(parts), Reply::Many(replies)) => {
+            array(out.tail(), parts.len());
+            let mut replies = replies.0.iter();
+            for part in &**parts {
+                match part {
+                    AnswerPart::Said(said) => out.tail().extend_from_slice(said),
+                    AnswerPart::Asked(shape) => match replies.next() {
+                        Some(reply) => encode_reply(protocol, shape, reply, out),
+                        // Nothing else stands for it.
+                        None => error(out.tail(), "ERR the answer is missing"),
+                    },
+                }
+            }
         }
         (Shape::Excerpt(Excerpt::Type), Reply::Count(count)) => {
             status(out.tail(), if *count > 0 { "string" } else { "none" });
@@ -47,7 +75,7 @@ pub fn encode_reply(protocol: Protocol, shape: Shape, reply: &Reply, out: &mut i
     }
 }
 
-fn encode_whole(protocol: Protocol, shape: Shape, reply: &Reply, out: &mut impl Sink) {
+fn encode_whole(protocol: Protocol, shape: &Shape, reply: &Reply, out: &mut impl Sink) {
     match reply {
         Reply::Done => status(out.tail(), "OK"),
         Reply::Value(value) => stored(out, value),
@@ -64,8 +92,14 @@ fn encode_whole(protocol: Protocol, shape: Shape, reply: &Reply, out: &mut impl 
             array(out.tail(), keys.len());
             keys.iter().for_each(|key| bulk(out.tail(), key));
         }
+        Reply::Many(replies) => {
+            array(out.tail(), replies.0.len());
+            replies.0.iter().for_each(|reply| encode_reply(protocol, &Shape::Plain, reply, out));
+        }
+        // They are for the connection.
+        Reply::Versions(_) => status(out.tail(), "OK"),
         Reply::Text(text) => match shape {
-            Shape::Plain | Shape::Excerpt(_) => bulk(out.tail(), text.as_bytes()),
+            Shape::Plain | Shape::Excerpt(_) | Shape::Parts(_) => bulk(out.tail(), text.as_bytes()),
             Shape::Info(sections) => verbatim(protocol, out.tail(), &sections.select(text)),
         },
         Reply::Error(reply) => {

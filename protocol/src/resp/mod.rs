@@ -13,14 +13,15 @@ mod command;
 mod conversation;
 mod encode;
 mod parse;
+mod queue;
 pub mod sentinel;
 
 pub use acl::{NewPassword, UserListing};
 pub use conversation::{Conversation, Handling, ServerFacts, CLIENT_ATTRIBUTE_MAX};
-pub use encode::{encode_entry, encode_reply, encode_values, Shape};
+pub use encode::{encode_entry, encode_reply, encode_values, AnswerPart, Shape};
 pub use parse::{Parsed, Parser, ProtocolError, STRANGER_ARGS_MAX, STRANGER_BULK_MAX};
 
-use crate::record::PAYLOAD_BYTES_MAX;
+use crate::record::payload_bytes_max;
 use bytes::Bytes;
 use smallvec::SmallVec;
 
@@ -67,8 +68,7 @@ impl Limits {
             value_max,
             key_max: crate::command::KEY_MAX,
             args_max: 1024 * 1024,
-            // An MSET of several values of the longest length must fit, or of many short ones.
-            request_bytes_max: (4 * value_max).clamp(64 * 1024 * 1024, PAYLOAD_BYTES_MAX),
+            request_bytes_max: payload_bytes_max(value_max),
             inline_max: 64 * 1024,
         }
     }

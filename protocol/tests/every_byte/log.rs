@@ -3,7 +3,9 @@
 
 use bytes::Bytes;
 use dsm_protocol::ids::{ClusterId, Epoch, Seq, Version};
-use dsm_protocol::record::{encode_with, line_bytes_max, Operation, Position, Scanner, Step, Trailer};
+use dsm_protocol::record::{
+    encode_with, line_bytes_max, KeyEffect, Operation, Position, Scanner, Step, Trailer,
+};
 
 /// The longest line that a scan takes.
 pub(crate) const LINE_MAX: usize = line_bytes_max(1 << 20);
@@ -64,6 +66,13 @@ impl Numbers {
         let keys = if self.one_in(8) { 2 + self.below(3) } else { 1 };
         if self.one_in(6) {
             return Operation::Delete((0..keys).map(|_| self.key()).collect());
+        }
+        if self.one_in(8) {
+            let effect = |numbers: &mut Self| match numbers.one_in(3) {
+                true => KeyEffect::Del { key: numbers.key() },
+                false => KeyEffect::Set { key: numbers.key(), value: numbers.value(), expires: None },
+            };
+            return Operation::Apply((0..keys + 1).map(|_| effect(self)).collect());
         }
         Operation::Write((0..keys).map(|_| (self.key(), self.value())).collect())
     }
@@ -274,7 +283,7 @@ impl Log {
         let start = self.bytes.len();
         self.seq += u64::from(operation != Operation::Synced);
         let fields = match operation {
-            Operation::Write(_) | Operation::Delete(_) => self.numbers.fields(),
+            Operation::Write(_) | Operation::Delete(_) | Operation::Apply(_) => self.numbers.fields(),
             _ => Vec::new(),
         };
         let borrowed: Vec<_> = fields.iter().map(|(name, value)| (*name, &value[..])).collect();

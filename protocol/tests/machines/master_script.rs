@@ -92,16 +92,14 @@ impl Runner {
         }
     }
 
+    #[expect(clippy::too_many_lines, reason = "one arm for each effect, each short")]
     fn show(&mut self, effect: Effect) -> String {
         match effect {
             Effect::Reply { to, reply } => {
                 format!("answer s{}#{}: {}", to.session, to.tag, show_reply(&reply))
             }
             Effect::Append { write, change, expires, after } => {
-                let values = match &*change {
-                    Change::Put(pairs) => pairs.iter().map(|(_, value)| value.len()).collect(),
-                    Change::Delete(_) => Vec::new(),
-                };
+                let values = change.pairs().iter().map(|(_, value)| value.len()).collect();
                 self.appends.push_back((write, values));
                 self.writes.push(write);
                 let change = match &*change {
@@ -113,6 +111,18 @@ impl Runner {
                     Change::Delete(keys) => {
                         let keys: Vec<String> = keys.iter().map(|k| text(k)).collect();
                         format!("delete {}", keys.join(" "))
+                    }
+                    Change::Apply(mixed) => {
+                        let until = |expires: &Option<UnixMillis>| {
+                            expires.map_or_else(String::new, |expires| format!(" until {expires}"))
+                        };
+                        let pairs =
+                            mixed.pairs.iter().zip(&mixed.expires).map(|((k, v), expires)| {
+                                format!("{}={}{}", text(k), text(v), until(expires))
+                            });
+                        let pairs: Vec<String> = pairs.collect();
+                        let keys: Vec<String> = mixed.deleted.iter().map(|k| text(k)).collect();
+                        format!("put {} delete {}", pairs.join(" "), keys.join(" "))
                     }
                 };
                 let rests = after.map(|after| format!(", not after more than {after} refusals"));

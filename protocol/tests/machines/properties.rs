@@ -28,6 +28,8 @@ fn action() -> impl Strategy<Value = Action> {
         1 => (session, keys).prop_map(|(session, keys)| Action::DeleteMany { session, keys }),
         8 => (session, key, any::<u8>()).prop_map(|(session, key, kind)| Action::Update { session, key, kind }),
         1 => (session, keys).prop_map(|(session, keys)| Action::PutManyIfNone { session, keys }),
+        5 => (session, keys, any::<u8>()).prop_map(|(session, keys, kind)| Action::Transact { session, keys, kind }),
+        1 => (session, keys).prop_map(|(session, keys)| Action::Watch { session, keys }),
         10 => (1..5u8).prop_map(|count| Action::Log { count }),
         1 => Just(Action::LogRefuses),
         4 => (any::<u8>(), prop::bool::weighted(0.1)).prop_map(|(which, fails)| Action::LogRead { which, fails }),
@@ -85,6 +87,7 @@ fn the_driver_reaches_every_way_out() {
     let (mut done, mut unknown, mut read, mut counters) = (0, 0, 0, Counters::default());
     let (mut updated, mut kept, mut rested) = (0, 0, 0);
     let (mut expired, mut timed) = (0, 0);
+    let mut transacted = (0, 0, 0);
     let (mut without_copy, mut repaired, mut moved, mut surplus, mut let_go) = (0, 0, 0, 0, 0);
     for number in 0..250 {
         let memory = memory().new_tree(&mut runner).unwrap().current();
@@ -102,6 +105,8 @@ fn the_driver_reaches_every_way_out() {
         read += world.read;
         (updated, kept, rested) = (updated + world.updated.0, kept + world.updated.1, rested + world.rested);
         (expired, timed) = (expired + world.expired.0, timed + world.expired.1);
+        let (written, kept, changed) = world.transacted;
+        transacted = (transacted.0 + written, transacted.1 + kept, transacted.2 + changed);
         without_copy += world.without_copy;
         repaired += world.repaired;
         let counted = world.counters();
@@ -115,6 +120,8 @@ fn the_driver_reaches_every_way_out() {
     println!("writes {done} unknown {unknown} without copy {without_copy} repaired {repaired} reads {read} {counters:?}");
     assert!(updated > 300 && kept > 100 && rested > 3, "updates {updated} kept {kept} rested {rested}");
     assert!(expired > 50 && timed > 200, "{timed} values with a time, {expired} keys expired");
+    let (written, kept_all, changed) = transacted;
+    assert!(written > 100 && kept_all > 30 && changed > 10, "transactions: {transacted:?}");
     assert!(repaired > 30, "{repaired} keys repaired");
     assert!(let_go > 5, "{let_go} slaves drained");
     assert!(moved > 5 && surplus > 2, "{moved} keys moved, {surplus} copies too many");

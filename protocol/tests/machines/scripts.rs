@@ -3,7 +3,9 @@
 //! A transcript lives in `src/testscripts/MACHINE/`, proves one behaviour, and says which in its first lines.
 //! `UPDATE_GOLDENFILES=1` writes the outputs anew; commit only a difference that you can explain.
 
-use dsm_protocol::command::{Command, Condition, ExpiryCondition, Lifetime, Reply, TimeForm, Update};
+use dsm_protocol::command::{
+    Command, Condition, ExpiryCondition, Lifetime, Reply, TimeForm, Transaction, Update,
+};
 use dsm_protocol::ids::Version;
 use std::error::Error;
 use std::path::Path;
@@ -54,10 +56,19 @@ pub(crate) fn show_reply(reply: &Reply) -> String {
             format!("page {}, {rest}", keys.join(" "))
         }
         Reply::Error(error) => error.to_string(),
+        Reply::Many(replies) => {
+            let replies: Vec<String> = replies.0.iter().map(show_reply).collect();
+            format!("all of ({})", replies.join(") ("))
+        }
+        Reply::Versions(versions) => {
+            let shown = versions.iter().map(|version| version.map_or("-".to_owned(), |v| v.to_string()));
+            format!("versions {}", shown.collect::<Vec<_>>().join(" "))
+        }
     }
 }
 
 /// The command that a line of a script asks for: `get k`, `mget a b`, `set k v`, `mset a=1 b=2`, `del a b`, ...
+#[expect(clippy::too_many_lines, reason = "one arm for each command, each short")]
 pub(crate) fn client_command(
     name: &str,
     args: &mut goldenscript::ArgumentConsumer<'_>,
@@ -125,6 +136,40 @@ pub(crate) fn client_command(
             let pair = |pair: (&str, &str)| (pair.0.to_owned().into(), pair.1.to_owned().into());
             Command::PutManyIfNone { pairs: std::iter::from_fn(|| args.next_key()).map(pair).collect() }
         }
+        "watch" => Command::Watch { keys: rest(args) },
+        // multi "set a 1" "get b" a=1.2 b=none, where a must have that version and b must not be there
+        "multi" => {
+            let commands = std::iter::from_fn(|| args.next_pos()).map(queued).collect::<Res<_>>()?;
+            let watched = std::iter::from_fn(|| args.next_key()).map(|(key, of)| {
+                let of = if of == "none" { None } else { Some(version(of)?) };
+                Ok((bytes::Bytes::from(key.to_owned()), of))
+            });
+            let watched = watched.collect::<Res<_>>()?;
+            Command::Transact { transaction: Box::new(Transaction { watched, commands }) }
+        }
         _ => return Ok(None),
     }))
+}
+
+/// A command of a transaction, as one text.
+fn queued(text: &str) -> Res<Command> {
+    let mut words = text.split(' ').map(|word| bytes::Bytes::from(word.to_owned()));
+    let name = words.next().unwrap_or_default();
+    let key = words.next().ok_or("a key is missing")?;
+    let mut value = || words.next().ok_or("a value is missing");
+    Ok(match &*name {
+        b"get" => Command::Get { key },
+        b"set" => Command::Put { key, value: value()? },
+        b"setpx" => {
+            let life = Lifetime::For(std::str::from_utf8(&value()?)?.parse()?);
+            let update = Update::Set { value: value()?, when: Condition::Always, life };
+            Command::Update { key, update }
+        }
+        b"del" => Command::Delete { keys: vec![key] },
+        b"incr" => Command::Update { key, update: Update::Add { number: 1 } },
+        b"append" => Command::Update { key, update: Update::Append { tail: value()? } },
+        b"getdel" => Command::Take { key },
+        b"ttl" => Command::TimeToLive { key, form: TimeForm::Millis },
+        other => return Err(format!("{other:?} is no command of a transaction").into()),
+    })
 }

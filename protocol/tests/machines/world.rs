@@ -7,7 +7,8 @@
 use bytes::Bytes;
 use dsm_history::{check, Action as Did, Begun, History, OperationOutcome};
 use dsm_protocol::command::{
-    Command, Condition, ErrorWord, ExpiryCondition, Lifetime, Operands, Reply, TimeForm, Update,
+    Command, Condition, ErrorWord, ExpiryCondition, Lifetime, Operands, Replies, Reply, TimeForm,
+    Transaction, Update,
 };
 use dsm_protocol::ids::{LinkId, Millis, Reign, ReignId, Seq, SessionId, SlaveId, UnixMillis, Version};
 use dsm_protocol::info::{RebalanceState, RepairState};
@@ -92,6 +93,16 @@ pub(crate) enum Action {
         kind: u8,
     },
     PutManyIfNone {
+        session: u8,
+        keys: (u8, u8),
+    },
+    /// A transaction on two keys, one of several kinds, that watches both of them or one or none.
+    Transact {
+        session: u8,
+        keys: (u8, u8),
+        kind: u8,
+    },
+    Watch {
         session: u8,
         keys: (u8, u8),
     },
@@ -265,6 +276,8 @@ pub(crate) struct World {
     pub(crate) read: usize,
     /// Updates that have written, and those that were answered without.
     pub(crate) updated: (usize, usize),
+    /// Transactions that have written, those that were answered without, and those whose keys had changed.
+    pub(crate) transacted: (usize, usize, usize),
     /// Appends that were refused because they rest on a refused one.
     pub(crate) rested: usize,
     /// Keys that were deleted because their time had come, and values that were written with a time.
@@ -289,15 +302,22 @@ fn keys_of(command: &Command) -> Vec<Bytes> {
         Operands::Key(key) | Operands::KeyAndValue(key, _) => vec![key.clone()],
         Operands::Keys(keys) => keys.to_vec(),
         Operands::Pairs(pairs) => pairs.iter().map(|(key, _)| key.clone()).collect(),
+        Operands::All(transaction) => {
+            let watched = transaction.watched.iter().map(|(key, _)| key.clone());
+            watched.chain(transaction.commands.iter().flat_map(keys_of)).collect()
+        }
     }
 }
 
 fn value_in(change: &Change, key: &[u8]) -> Option<Option<Bytes>> {
-    match change {
-        Change::Put(pairs) => {
-            pairs.iter().rev().find(|(k, _)| k == key).map(|(_, value)| Some(value.clone()))
-        }
-        Change::Delete(keys) => keys.iter().any(|k| k == key).then_some(None),
+    held_in(change, None, key).map(|held| held.map(|(value, _)| value))
+}
+
+/// What a record makes of a key, if it is one of its keys.
+fn held_in(change: &Change, expires: Option<UnixMillis>, key: &[u8]) -> Option<Held> {
+    match change.pairs().iter().rposition(|(k, _)| k == key) {
+        Some(at) => Some(Some((change.pairs()[at].1.clone(), change.expires(at, expires)))),
+        None => change.deleted().iter().any(|k| k == key).then_some(None),
     }
 }
 
@@ -357,6 +377,7 @@ impl World {
             without_copy: 0,
             read: 0,
             updated: (0, 0),
+            transacted: (0, 0, 0),
             rested: 0,
             expired: (0, 0),
             repaired: 0,
@@ -417,6 +438,13 @@ impl World {
             Action::PutManyIfNone { session, keys: (a, b) } => {
                 let pairs = vec![(key_of(a), self.fresh_value("a")), (key_of(b), self.fresh_value("b"))];
                 self.ask(session, Command::PutManyIfNone { pairs });
+            }
+            Action::Transact { session, keys: (a, b), kind } => {
+                let transaction = Box::new(self.transaction((key_of(a), key_of(b)), kind));
+                self.ask(session, Command::Transact { transaction });
+            }
+            Action::Watch { session, keys: (a, b) } => {
+                self.ask(session, Command::Watch { keys: vec![key_of(a), key_of(b)] });
             }
             Action::Log { count } => (0..count).for_each(|_| self.log_answers(false)),
             Action::LogRefuses => self.log_answers(true),
@@ -521,6 +549,56 @@ impl World {
         Command::Update { key, update }
     }
 
+    fn transaction(&mut self, (a, b): (Bytes, Bytes), kind: u8) -> Transaction {
+        let (value, number) = (self.fresh_value("t"), self.clock as i64 * 1_000_000);
+        let put = |key: &Bytes| Command::Put { key: key.clone(), value: value.clone() };
+        let get = |key: &Bytes| Command::Get { key: key.clone() };
+        let update = |key: &Bytes, update: Update| Command::Update { key: key.clone(), update };
+        let delete =
+            |keys: &[&Bytes]| Command::Delete { keys: keys.iter().map(|key| (*key).clone()).collect() };
+        let add = |key: &Bytes| update(key, Update::Add { number });
+        let append = |key: &Bytes| update(key, Update::Append { tail: value.clone() });
+        let if_absent =
+            Update::Set { value: value.clone(), when: Condition::IfAbsent, life: Lifetime::Endless };
+        let swap = |key: &Bytes| Command::Swap {
+            key: key.clone(),
+            value: value.clone(),
+            when: Condition::Always,
+            life: Lifetime::Until(self.time().plus(40)),
+        };
+        let commands = match kind % 11 {
+            0 => vec![put(&a), put(&b)],
+            1 => vec![get(&a), get(&b)],
+            2 => vec![put(&a), delete(&[&b, &a]), append(&b)],
+            3 => vec![add(&a), add(&b), get(&a)],
+            4 => vec![append(&a), append(&a), delete(&[&b])],
+            5 => vec![
+                Command::Take { key: a.clone() },
+                put(&b),
+                Command::Exists { keys: vec![a.clone(), b.clone()] },
+            ],
+            6 => vec![swap(&a), put(&b), Command::ValueLength { key: a.clone() }],
+            7 => vec![update(&a, if_absent.clone()), update(&b, if_absent), get(&b)],
+            8 => vec![
+                Command::PutManyIfNone {
+                    pairs: vec![(a.clone(), value.clone()), (b.clone(), value.clone())],
+                },
+                get(&a),
+            ],
+            9 => vec![delete(&[&a]), put(&a), delete(&[&a])],
+            _ => vec![Command::GetMany { keys: vec![b.clone(), a.clone()] }, swap(&b), delete(&[&a])],
+        };
+        let watched = match kind / 11 % 4 {
+            0 => vec![a],
+            1 => vec![a, b],
+            _ => Vec::new(),
+        };
+        let directory = self.masters[self.active].directory();
+        let version = |key: Bytes| (directory.get(&key).map(|entry| entry.version), key);
+        let watched = watched.into_iter().map(version).map(|(version, key)| (key, version)).collect();
+        Transaction { watched, commands }
+    }
+
     /// One of several lifetimes, in turn.
     fn lifetime(&self) -> Lifetime {
         match self.clock % 11 {
@@ -536,6 +614,7 @@ impl World {
         BEGAN.plus(self.now.0)
     }
 
+    #[expect(clippy::too_many_lines, reason = "one arm for each command, each short")]
     fn ask(&mut self, session: u8, command: Command) {
         let session = SessionId(u64::from(session % SESSIONS));
         if self.asked.values().filter(|asked| asked.session == session).count() >= PIPELINE_MAX {
@@ -564,13 +643,15 @@ impl World {
             | Command::Scan { .. }
             | Command::Keys { .. }
             | Command::RandomKey
-            | Command::TimeToLive { .. } => Vec::new(),
+            | Command::TimeToLive { .. }
+            | Command::Watch { .. } => Vec::new(),
             // What they write is known once it is appended.
             Command::Update { .. }
             | Command::Swap { .. }
             | Command::Take { .. }
             | Command::Renew { .. }
-            | Command::PutManyIfNone { .. } => Vec::new(),
+            | Command::PutManyIfNone { .. }
+            | Command::Transact { .. } => Vec::new(),
             Command::Status | Command::Failover | Command::RemoveSlave { .. } | Command::DeleteAll => {
                 Vec::new()
             }
@@ -700,11 +781,11 @@ impl World {
             Change::Put(pairs) if is_renewal(&asked.command) => {
                 pairs.iter().map(|(key, _)| (key.clone(), Did::Read(None))).collect()
             }
-            Change::Put(pairs) => {
-                pairs.iter().map(|(key, value)| (key.clone(), Did::Write(value.clone()))).collect()
-            }
-            Change::Delete(keys) => {
-                keys.iter().map(|key| (key.clone(), Did::Delete { existed: None })).collect::<Vec<_>>()
+            change => {
+                let written =
+                    change.pairs().iter().map(|(key, value)| (key.clone(), Did::Write(value.clone())));
+                let deleted = change.deleted().iter().map(|key| (key.clone(), Did::Delete { existed: None }));
+                written.chain(deleted).collect::<Vec<_>>()
             }
         };
         let (client, at) = (asked.session.0, asked.at.0);
@@ -713,10 +794,135 @@ impl World {
 
     /// What `key` holds after so many records of the log.
     fn held_after(&self, records: usize, key: &[u8]) -> Held {
-        self.log[..records].iter().rev().find_map(|record| {
-            let given = value_in(record.change.as_ref()?, key)?;
-            Some(given.map(|value| (value, record.expires)))
-        })?
+        self.log[..records]
+            .iter()
+            .rev()
+            .find_map(|record| held_in(record.change.as_ref()?, record.expires, key))?
+    }
+
+    /// The version that `key` has after so many records of the log.
+    fn version_after(&self, records: usize, key: &[u8]) -> Option<Version> {
+        let mut before = self.log[..records].iter().rev();
+        let last = before.find_map(|record| Some((record.version, value_in(record.change.as_ref()?, key)?)));
+        last.and_then(|(version, value)| value.map(|_| version))
+    }
+
+    /// What a transaction makes of its keys, and what it answers, after so many records of the log.
+    fn transacted(
+        &self,
+        transaction: &Transaction,
+        records: usize,
+        time: UnixMillis,
+    ) -> (BTreeMap<Bytes, Held>, Reply) {
+        let is_same =
+            |(key, version): &(Bytes, Option<Version>)| self.version_after(records, key) == *version;
+        let mut now: BTreeMap<Bytes, Held> = BTreeMap::new();
+        if !transaction.watched.iter().all(is_same) {
+            return (now, Reply::NotFound);
+        }
+        let mut replies = Vec::new();
+        for command in &transaction.commands {
+            let holds = |now: &BTreeMap<Bytes, Held>, key: &Bytes| {
+                now.get(key).cloned().unwrap_or_else(|| self.held_after(records, key))
+            };
+            let value = |now: &BTreeMap<Bytes, Held>, key: &Bytes| holds(now, key).map(|(value, _)| value);
+            replies.push(match command {
+                Command::Put { key, value } => {
+                    now.insert(key.clone(), Some((value.clone(), None)));
+                    Reply::Done
+                }
+                Command::Get { key } => value(&now, key).map_or(Reply::NotFound, Reply::Value),
+                Command::GetMany { keys } => Reply::Values(keys.iter().map(|key| value(&now, key)).collect()),
+                Command::Exists { keys } => {
+                    Reply::Count(keys.iter().filter(|key| holds(&now, key).is_some()).count() as u64)
+                }
+                Command::ValueLength { key } => {
+                    Reply::Count(value(&now, key).map_or(0, |value| value.len() as u64))
+                }
+                Command::Delete { keys } => Reply::Count(
+                    keys.iter()
+                        .filter(|key| {
+                            let was_there = holds(&now, key).is_some();
+                            now.insert((*key).clone(), None);
+                            was_there
+                        })
+                        .count() as u64,
+                ),
+                command => {
+                    let held: Vec<_> = keys_of(command).iter().map(|key| holds(&now, key)).collect();
+                    let (change, ends, reply) = outcome_of(command, &held, time);
+                    let expires = match ends {
+                        Ends::Never => None,
+                        Ends::At(end) => Some(end),
+                        Ends::After(ms) => panic!("a lifetime of {ms} in a transaction"),
+                    };
+                    for (key, value) in change.iter().flat_map(Change::pairs) {
+                        now.insert(key.clone(), Some((value.clone(), expires)));
+                    }
+                    for key in change.iter().flat_map(Change::deleted) {
+                        now.insert(key.clone(), None);
+                    }
+                    reply
+                }
+            });
+        }
+        (now, Reply::Many(Replies(replies)))
+    }
+
+    /// A transaction was answered: by what its keys hold at its place in the log, all of them at once.
+    fn check_transaction(
+        &mut self,
+        asked: Asked,
+        transaction: &Transaction,
+        reply: &Reply,
+        fate: Option<Fate>,
+    ) {
+        if let Some(Fate::Written(version)) = fate {
+            let place = self.log.iter().position(|record| record.version == version).expect("it is written");
+            // It was decided at some time between.
+            let [early, late] =
+                [asked.time, self.time()].map(|time| self.transacted(transaction, place, time));
+            let change = self.log[place].change.as_ref().expect("it changes something");
+            let fits = |(made, expected): &(BTreeMap<Bytes, Held>, Reply)| {
+                let mut changed = change.pairs().iter().map(|(key, _)| key).chain(change.deleted());
+                expected == reply
+                    && made.iter().all(|(key, held)| *held == self.held_after(place + 1, key))
+                    && changed.all(|key| made.contains_key(key))
+            };
+            assert!(
+                fits(&early) || fits(&late),
+                "{transaction:?}: {change:?} and {reply:?}, not {early:?} or {late:?}"
+            );
+            for begun in asked.begun {
+                self.history.finish(begun, OperationOutcome::Done, self.clock);
+            }
+            self.transacted.0 += 1;
+            return;
+        }
+        let is_of_store = |word| word != ErrorWord::Bad;
+        if !matches!(reply, Reply::Error(error) if is_of_store(error.word) || error.detail == NOT_READ) {
+            let own = asked.own_before.iter().filter_map(|(_, own)| own.as_ref());
+            let own = own.filter_map(|(tag, _)| match self.fates[tag] {
+                Fate::Written(version) => Some(version),
+                Fate::Open | Fate::Refused => None,
+            });
+            let after = own.max().map_or(0, |version| version.seq.0 as usize);
+            let places = asked.at.1.max(after)..=self.log.len();
+            let fits = places.clone().any(|records| {
+                [asked.time, self.time()].into_iter().any(|time| {
+                    let (made, expected) = self.transacted(transaction, records, time);
+                    let is_same = |(key, held): (&Bytes, &Held)| self.held_after(records, key) == *held;
+                    expected == *reply && made.iter().all(is_same)
+                })
+            });
+            assert!(fits, "{reply:?} to {transaction:?} at no place of {places:?}");
+            let was_changed = *reply == Reply::NotFound;
+            self.transacted.1 += usize::from(!was_changed);
+            self.transacted.2 += usize::from(was_changed);
+        }
+        for begun in asked.begun {
+            self.history.finish(begun, OperationOutcome::NotExecuted, self.clock);
+        }
     }
 
     /// A key was deleted because its time had come: it had, and nothing has been written since.
@@ -803,6 +1009,7 @@ impl World {
         }
     }
 
+    #[expect(clippy::too_many_lines, reason = "one arm for each answer, each short")]
     fn answered(&mut self, to: Asker, reply: Reply) {
         self.clock += 1;
         let now = self.clock;
@@ -822,6 +1029,10 @@ impl World {
                 let is_sliced = keys_of(&asked.command).len() > self.config.slice_keys;
                 assert!(active == 0 || is_sliced, "{reply:?} with {active} slaves, full or not");
                 self.unknown += 1;
+            }
+            reply if matches!(asked.command, Command::Transact { .. }) => {
+                let Command::Transact { transaction } = asked.command.clone() else { return };
+                self.check_transaction(asked, &transaction, reply, fate);
             }
             reply if is_update(&asked.command) => self.check_update(asked, reply, fate),
             Reply::Error(_) => {
@@ -873,7 +1084,20 @@ impl World {
                 (command, _) => self.counts_what_is_there(command, *count),
             },
             Reply::Integer(told) => self.tells_time(&asked.command, *told),
-            other @ (Reply::Text(_) | Reply::Page { .. }) => panic!("nobody asked for {other:?}"),
+            Reply::Versions(told) => {
+                let Command::Watch { keys } = &asked.command else {
+                    panic!("versions for {:?}", asked.command)
+                };
+                let directory = self.masters[self.active].directory();
+                let alive = keys.iter().map(|key| {
+                    let entry = directory.get(key)?;
+                    entry.expires.is_none_or(|expires| expires >= self.time()).then_some(entry.version)
+                });
+                assert!(alive.eq(told.iter().copied()), "{told:?} of {keys:?}");
+            }
+            other @ (Reply::Text(_) | Reply::Page { .. } | Reply::Many(_)) => {
+                panic!("nobody asked for {other:?}")
+            }
         }
     }
 
@@ -1007,6 +1231,12 @@ impl World {
     fn sees_its_own(&self, key: &Bytes, own: Option<(u64, bool)>, value: Option<&Bytes>, single: bool) {
         let Some((tag, waited)) = own else { return };
         let Fate::Written(own) = self.fates[&tag] else { return };
+        // A transaction does not change all keys that it names.
+        let written = self.log.iter().find(|record| record.version == own);
+        let change = written.and_then(|record| record.change.as_ref());
+        if change.is_none_or(|change| value_in(change, key).is_none()) {
+            return;
+        }
         let gives = |record: &&Record| {
             record.change.as_ref().is_some_and(|change| value_in(change, key) == Some(value.cloned()))
         };
@@ -1043,10 +1273,8 @@ impl World {
             self.clock += 1;
             self.end_expiry(write, OperationOutcome::Done);
         }
-        let pairs = match &self.log.last().expect("it was just appended").change {
-            Some(Change::Put(pairs)) => pairs.len(),
-            Some(Change::Delete(_)) | None => 0,
-        };
+        let change = &self.log.last().expect("it was just appended").change;
+        let pairs = change.as_ref().map_or(0, |change| change.pairs().len());
         let places = std::iter::repeat_n(place, pairs).collect();
         self.step(Event::Written { write, version, places });
     }
@@ -1326,15 +1554,11 @@ impl World {
         assert!(self.asked.is_empty(), "requests without an answer");
         let mut state: BTreeMap<Bytes, (Version, Bytes)> = BTreeMap::new();
         for record in &self.log {
-            match &record.change {
-                Some(Change::Put(pairs)) => {
-                    for (key, value) in pairs {
-                        state.insert(key.clone(), (record.version, value.clone()));
-                    }
-                }
-                Some(Change::Delete(keys)) => keys.iter().for_each(|key| drop(state.remove(key))),
-                None => {}
+            let Some(change) = &record.change else { continue };
+            for (key, value) in change.pairs() {
+                state.insert(key.clone(), (record.version, value.clone()));
             }
+            change.deleted().iter().for_each(|key| drop(state.remove(key)));
         }
         for master in &self.masters {
             let named: BTreeMap<&[u8], Version> =
@@ -1460,6 +1684,7 @@ fn is_update(command: &Command) -> bool {
             | Command::Take { .. }
             | Command::Renew { .. }
             | Command::PutManyIfNone { .. }
+            | Command::Transact { .. }
     )
 }
 
@@ -1633,12 +1858,10 @@ fn replay(
     change: &Change,
     (version, place, expires): (Version, Place, Option<UnixMillis>),
 ) {
-    match change {
-        Change::Put(pairs) => {
-            pairs.iter().for_each(|(key, _)| master.replay_put(key, version, place, expires));
-        }
-        Change::Delete(keys) => keys.iter().for_each(|key| master.replay_delete(key)),
+    for (at, (key, _)) in change.pairs().iter().enumerate() {
+        master.replay_put(key, version, place, change.expires(at, expires));
     }
+    change.deleted().iter().for_each(|key| master.replay_delete(key));
 }
 
 fn hand_in(slave: &mut Slave, link: LinkId, batch: Vec<ToSlave>, effects: &mut Vec<slave::Effect>) {

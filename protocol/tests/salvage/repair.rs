@@ -246,6 +246,7 @@ impl Text {
             Body::Delete(keys) => keys.for_each(|key| {
                 latest.remove(&key.to_bytes());
             }),
+            Body::Apply(_) => panic!("no transaction is written here"),
             Body::Cluster(_) | Body::Epoch { .. } | Body::Members(_) | Body::Synced => {}
         });
         let mut live = Vec::new();

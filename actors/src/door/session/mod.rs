@@ -26,7 +26,7 @@ use pending::{AnswerState, PendingAnswer, PendingAnswers};
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::time::Duration;
-use tokio::sync::Notify;
+use tokio::sync::{oneshot, Notify};
 
 /// The memory of a request or an answer in addition to its own bytes, while it waits for an earlier one.
 const ENTRY_BYTES: usize = 128;
@@ -138,7 +138,17 @@ impl Session {
         pending.bytes += permit.as_ref().map_or(0, RequestPermit::bytes);
         let user = self.user.borrow().clone();
         let state = AnswerState::Asked;
-        pending.open(PendingAnswer { coding, user, is_quick, permit, expected_bytes: 0, state })
+        pending.open(PendingAnswer { coding, user, heard: None, is_quick, permit, expected_bytes: 0, state })
+    }
+
+    /// Tells the reply to the request `tag` to this connection, too.
+    pub(crate) fn hear(&self, tag: u64) -> oneshot::Receiver<Reply> {
+        let (heard, reply) = oneshot::channel();
+        let pending = &mut *self.pending.borrow_mut();
+        if let Some(entry) = pending.index(tag).and_then(|index| pending.queue.get_mut(index)) {
+            entry.heard = Some(heard);
+        }
+        reply
     }
 
     /// Notes for which user it asks from here on.
@@ -169,15 +179,21 @@ impl Session {
     pub(crate) fn answer(&self, tag: u64, reply: &Reply) -> bool {
         let pending = &mut *self.pending.borrow_mut();
         let is_first = match pending.index(tag) {
-            Some(index) => self.answer_in_order(pending, index, |protocol, shape, out| {
-                resp::encode_reply(protocol, shape, reply, out);
-            }),
+            Some(index) => {
+                if let Some(heard) = pending.queue[index].heard.take() {
+                    // A connection that has ended needs no answer.
+                    drop(heard.send(reply.clone()));
+                }
+                self.answer_in_order(pending, index, |protocol, shape, out| {
+                    resp::encode_reply(protocol, shape, reply, out);
+                })
+            }
             None => self.answer_at_once(pending, tag, |coding, outbox| match coding {
                 Coding::Native(id) => outbox.append_pieces(|out| frame::encode_response(id, reply, out)),
                 // A caller that no longer waits needs no answer.
                 Coding::Embedded(caller) => drop(caller.send(reply.clone())),
                 Coding::Resp(protocol, shape) => {
-                    outbox.append_pieces(|out| resp::encode_reply(protocol, shape, reply, out));
+                    outbox.append_pieces(|out| resp::encode_reply(protocol, &shape, reply, out));
                 }
             }),
         };
@@ -229,13 +245,14 @@ impl Session {
         &self,
         pending: &mut PendingAnswers,
         index: usize,
-        encode: impl FnOnce(Protocol, Shape, &mut Pieces),
+        encode: impl FnOnce(Protocol, &Shape, &mut Pieces),
     ) -> bool {
         let entry = &mut pending.queue[index];
-        let Coding::Resp(protocol, shape) = entry.coding else { return false };
         if !matches!(entry.state, AnswerState::Asked) {
             return false;
         }
+        let Coding::Resp(protocol, shape) = &entry.coding else { return false };
+        let protocol = *protocol;
         let mut ready_bytes = 0;
         if index == 0 || planted!(AnswersOutOfOrder) {
             self.outbox.append_pieces(|out| encode(protocol, shape, out));
@@ -270,6 +287,7 @@ impl Session {
         pending.open(PendingAnswer {
             coding: Coding::Resp(Protocol::Resp2, Shape::Plain),
             user: None,
+            heard: None,
             is_quick: true,
             permit: None,
             expected_bytes: 0,

@@ -27,6 +27,8 @@ pub(super) struct PendingAnswer {
     pub(super) coding: Coding,
     /// The user for whom it is, where there are users.
     pub(super) user: Option<Rc<str>>,
+    /// Who is told the reply, too, beside the client.
+    pub(super) heard: Option<oneshot::Sender<Reply>>,
     /// Whether it waits for no disk: when those in front of it are answered, it is about to be.
     pub(super) is_quick: bool,
     /// Held until the request is answered; `None` for a request that never reached the master.

@@ -602,6 +602,9 @@ impl RaftKeeper {
                 let words = match &*record.change {
                     Change::Put(pairs) => record::write_words(pairs, record.expires),
                     Change::Delete(keys) => record::delete_words(keys),
+                    Change::Apply(mixed) => {
+                        record::apply_words((&mixed.pairs, &mixed.expires), &mixed.deleted)
+                    }
                 };
                 entries.push((self.appends.propose(record.write), Bytes::from(words)));
             }

@@ -1112,10 +1112,10 @@ impl Queued {
     /// Bytes of keys and values, and what a line has beside them.
     fn payload_bytes(&self) -> usize {
         let keys_and_values: usize = match self {
-            Queued::Change(record) => match &*record.change {
-                Change::Put(pairs) => pairs.iter().map(|(key, value)| key.len() + value.len()).sum(),
-                Change::Delete(keys) => keys.iter().map(|key| key.len()).sum(),
-            },
+            Queued::Change(record) => {
+                let pairs = record.change.pairs().iter().map(|(key, value)| key.len() + value.len());
+                pairs.chain(record.change.deleted().iter().map(|key| key.len())).sum()
+            }
             Queued::Epoch => 0,
         };
         keys_and_values + LINE_BYTES
@@ -1163,6 +1163,11 @@ impl Draft {
                         record::encode_write_at(pairs, trailer, at, &mut bytes, &mut places);
                     }
                     Change::Delete(keys) => record::encode_delete(keys, last, epoch, synced, &mut bytes),
+                    Change::Apply(mixed) => {
+                        let at = (self.number, self.offset + before as u64);
+                        let pairs = (&mixed.pairs[..], &mixed.expires[..]);
+                        record::encode_apply_at(pairs, &mixed.deleted, trailer, at, &mut bytes, &mut places);
+                    }
                 },
                 Queued::Epoch => {
                     if let Some(head) = &self.head {

@@ -1,6 +1,7 @@
 //! Acknowledgements: what a slave's ACK covers, how many a write needs, and when the write is done or unknown.
 
 use super::membership::{CopyCause, Sent, SLAVES_MAX};
+use super::writes::Write;
 use super::{Effect, Master, Slot, WriteId};
 use crate::command::{ErrorWord, Reply};
 use crate::ids::LinkId;
@@ -150,7 +151,9 @@ impl Master {
     }
 
     pub(super) fn finish_if_closed(&mut self, id: WriteId, effects: &mut Vec<Effect>) {
-        if self.writes.all.get(id.0).is_none_or(|write| write.items_open > 0) || self.writes.is_bereft(id) {
+        // One that also deletes may have all its acknowledgements before all its deletions are taken in.
+        let is_open = |write: &Write| write.items_open > 0 || !write.is_resolved;
+        if self.writes.all.get(id.0).is_none_or(is_open) || self.writes.is_bereft(id) {
             return;
         }
         let Some(write) = self.end_write(id) else { return };

@@ -1,7 +1,7 @@
 //! A master and slaves that answer at once, for tests of what goes on in the background.
 
 use super::leaving::Leaving;
-use super::{Asker, Change, Config, CopyCount, Effect, Event, Master, ReadId, Slot};
+use super::{Asker, Config, CopyCount, Effect, Event, Master, ReadId, Slot};
 use crate::command::Command;
 use crate::ids::{LinkId, Millis, ReignId, SessionId, SlaveId, Stamp, Version};
 use crate::info::RepairState;
@@ -66,10 +66,7 @@ impl RepairBench {
         for effect in effects {
             if let Effect::Append { write, change, .. } = effect {
                 self.seq += 1;
-                let items = match &*change {
-                    Change::Put(pairs) => pairs.len(),
-                    Change::Delete(_) => 0,
-                };
+                let items = change.pairs().len();
                 let places = SmallVec::from_elem(Place { bytes: 1, ..Place::default() }, items);
                 self.step(Event::Written { write, version: Version::new(1, self.seq), places });
             } else if let Effect::SendWrite { link, .. } = effect {

@@ -25,6 +25,7 @@ mod latest;
 mod leaving;
 mod log_reads;
 mod membership;
+mod outlook;
 mod placement;
 mod read_deadlines;
 mod reads;
@@ -36,6 +37,7 @@ mod session_order;
 mod slices;
 mod slots;
 mod substitutes;
+mod transactions;
 mod unwritten;
 mod updates;
 mod work;
@@ -120,6 +122,57 @@ pub enum Change {
     Put(SmallVec<[(Bytes, Bytes); 1]>),
     /// These keys are removed.
     Delete(SmallVec<[Bytes; 1]>),
+    /// Both, or values that expire at different times.
+    Apply(Box<MixedChange>),
+}
+
+/// What a transaction changes. No key stands twice.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct MixedChange {
+    /// These keys get these values.
+    pub pairs: SmallVec<[(Bytes, Bytes); 1]>,
+    /// When each of them expires, if it does, in the order of the pairs.
+    pub expires: Vec<Option<UnixMillis>>,
+    /// These keys are removed.
+    pub deleted: Vec<Bytes>,
+}
+
+impl Change {
+    /// The keys that get values, and the values.
+    pub fn pairs(&self) -> &[(Bytes, Bytes)] {
+        match self {
+            Change::Put(pairs) => pairs,
+            Change::Delete(_) => &[],
+            Change::Apply(mixed) => &mixed.pairs,
+        }
+    }
+
+    /// The keys that are removed.
+    pub fn deleted(&self) -> &[Bytes] {
+        match self {
+            Change::Put(_) => &[],
+            Change::Delete(keys) => keys,
+            Change::Apply(mixed) => &mixed.deleted,
+        }
+    }
+
+    /// How many keys there are. One that a deletion names twice counts twice.
+    pub fn key_count(&self) -> usize {
+        self.pairs().len() + self.deleted().len()
+    }
+
+    /// Each of its keys, those with values first.
+    fn keys(&self) -> impl Iterator<Item = &Bytes> {
+        self.pairs().iter().map(|(key, _)| key).chain(self.deleted())
+    }
+
+    /// When the value at `index` expires, if it does; `common` is the time of those that have none of their own.
+    pub fn expires(&self, index: usize, common: Option<UnixMillis>) -> Option<UnixMillis> {
+        match self {
+            Change::Put(_) | Change::Delete(_) => common,
+            Change::Apply(mixed) => mixed.expires.get(index).copied().flatten(),
+        }
+    }
 }
 
 /// The settings of the machine.
@@ -320,7 +373,7 @@ pub enum Effect {
         write: WriteId,
         /// The keys and values of the record.
         change: Arc<Change>,
-        /// When the values expire, if they do.
+        /// When all of the values of a `Put` expire, if they do.
         expires: Option<UnixMillis>,
         /// The log refuses it, too, if it has refused more than so many appends of this reign: it rests on one that was not
         /// written when it was decided.
@@ -744,7 +797,9 @@ impl Master {
             | Command::Swap { .. }
             | Command::Take { .. }
             | Command::Renew { .. }
-            | Command::PutManyIfNone { .. }) => self.update(now, asker, deadline, command, effects),
+            | Command::PutManyIfNone { .. }
+            | Command::Transact { .. }) => self.update(now, asker, deadline, command, effects),
+            Command::Watch { keys } => self.watch(asker, keys, effects),
             Command::Scan { cursor, pattern, count, strings: shows } => {
                 self.scan(KeyScan { asker, deadline, cursor, pattern, count, shows, time: None }, effects);
             }

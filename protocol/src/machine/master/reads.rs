@@ -13,7 +13,7 @@ pub(super) use super::work::{CopyPurpose, Destination};
 use super::work::{ExistCount, GatherKey, HeldRead, Work};
 use super::{Asker, Effect, Entry, Master, ReadId, ReadKey, Slot};
 use crate::command::{ErrorWord, Reply, TimeForm};
-use crate::ids::{Millis, Stamp, Version};
+use crate::ids::{Millis, Stamp, UnixMillis, Version};
 use crate::planted;
 use crate::record;
 use bytes::Bytes;
@@ -350,13 +350,18 @@ impl Master {
                 return;
             }
         }
-        let told = match entry {
-            None => NO_KEY,
-            Some(Entry { expires: None, .. }) => NO_EXPIRY,
-            Some(Entry { expires: Some(expires), .. }) => form.tell(self.time, expires),
-        };
         self.counters.reads += 1;
-        effects.push(Effect::Reply { to: asker, reply: Reply::Integer(told) });
+        let reply = self.told_time(entry.map(|entry| entry.expires), form);
+        effects.push(Effect::Reply { to: asker, reply });
+    }
+
+    /// What is told of a key that expires then, if it does; `None` for one that is not there.
+    pub(super) fn told_time(&self, expires: Option<Option<UnixMillis>>, form: TimeForm) -> Reply {
+        Reply::Integer(match expires {
+            None => NO_KEY,
+            Some(None) => NO_EXPIRY,
+            Some(Some(expires)) => form.tell(self.time, expires),
+        })
     }
 
     /// Who waits for a read; `None` when no client does.
@@ -364,7 +369,7 @@ impl Master {
         match to {
             Destination::Asker(asker) => Some(asker),
             Destination::Part(gather, _) => self.reads.gathers.get(gather).map(|gather| gather.asker),
-            Destination::Update(_) | Destination::Repair { .. } => None,
+            Destination::Update(_) | Destination::Wanted(..) | Destination::Repair { .. } => None,
         }
     }
 
@@ -584,6 +589,7 @@ impl Master {
                     self.repair_read((read.key, read.wanted), (bytes, purpose), reply, effects);
                 }
                 Destination::Update(update) => self.fetched(update, read.wanted, reply, effects),
+                Destination::Wanted(update, place) => self.wanted_came(update, place, reply, effects),
                 to @ (Destination::Asker(_) | Destination::Part(..)) => self.answer(to, reply, effects),
             }
         }
@@ -592,7 +598,7 @@ impl Master {
     pub(super) fn answer(&mut self, to: Destination, reply: Reply, effects: &mut Vec<Effect>) {
         match to {
             // What they read comes to `end_read`.
-            Destination::Repair { .. } | Destination::Update(_) => {}
+            Destination::Repair { .. } | Destination::Update(_) | Destination::Wanted(..) => {}
             Destination::Asker(asker) => {
                 self.counters.reads += 1;
                 effects.push(Effect::Reply { to: asker, reply });
@@ -610,6 +616,8 @@ impl Master {
                     | Reply::Count(_)
                     | Reply::Integer(_)
                     | Reply::Page { .. }
+                    | Reply::Many(_)
+                    | Reply::Versions(_)
                     | Reply::Text(_)
                     | Reply::Error(_)) => all.failed = Some(other),
                 }

@@ -63,7 +63,7 @@ impl Master {
             return Err(Reply::error(ErrorWord::NoQuorum, detail));
         }
         let mut admission = RoomSought::default();
-        let Change::Put(pairs) = change else { return Ok(admission) };
+        let pairs = change.pairs();
         if self.members.iter().all(|(_, member)| member.is_unlimited()) {
             return Ok(admission);
         }
@@ -92,7 +92,7 @@ impl Master {
         admission: &mut RoomSought,
         left: &mut usize,
     ) -> Result<bool, Reply> {
-        let Change::Put(pairs) = change else { return Ok(true) };
+        let pairs = change.pairs();
         let needed = self.config.slaves_min.max(1);
         let RoomSought { reserved, done, pairs: placed } = admission;
         while *done < *placed {

@@ -106,7 +106,7 @@ impl Master {
             HeldRead::Count(count) => return Some(Work::Count(count)),
             HeldRead::Expired { to, deadline, key } => match written {
                 // So it was when that was written.
-                Some(Change::Delete(keys)) if keys.contains(&key) => {
+                Some(change) if change.deleted().contains(&key) => {
                     self.answer(to, Reply::NotFound, effects);
                 }
                 written => self.resume_read(now, (to, false), deadline, key, written, effects),
@@ -115,6 +115,7 @@ impl Master {
                 self.tell_time(asker, deadline, (key, form), effects);
             }
             HeldRead::KeyCount { asker } => self.count_keys(asker, effects),
+            HeldRead::Watch { asker, keys } => self.tell_versions(asker, &keys, effects),
             HeldRead::ValueLength { asker, deadline, key } => self.measure(asker, deadline, key, effects),
         }
         None
@@ -166,6 +167,7 @@ impl Master {
             | HeldRead::Count(ExistCount { asker: to, .. })
             | HeldRead::Scan(KeyScan { asker: to, .. })
             | HeldRead::KeyCount { asker: to }
+            | HeldRead::Watch { asker: to, .. }
             | HeldRead::TimeToLive { asker: to, .. }
             | HeldRead::ValueLength { asker: to, .. } => effects.push(Effect::Reply { to, reply }),
         }
@@ -180,7 +182,11 @@ impl HeldRead {
             HeldRead::Line { .. }
             | HeldRead::Walk { .. }
             | HeldRead::Expired {
-                to: Destination::Part(..) | Destination::Update(_) | Destination::Repair { .. },
+                to:
+                    Destination::Part(..)
+                    | Destination::Update(_)
+                    | Destination::Wanted(..)
+                    | Destination::Repair { .. },
                 ..
             } => None,
             HeldRead::Expired { to: Destination::Asker(asker), .. }
@@ -190,6 +196,7 @@ impl HeldRead {
             | HeldRead::Count(ExistCount { asker, .. })
             | HeldRead::Scan(KeyScan { asker, .. })
             | HeldRead::KeyCount { asker }
+            | HeldRead::Watch { asker, .. }
             | HeldRead::TimeToLive { asker, .. }
             | HeldRead::ValueLength { asker, .. } => Some(asker.session),
         }
@@ -198,9 +205,6 @@ impl HeldRead {
 
 /// The value that `change` gives to `key`, if that is found at once: many reads may wait for one write of many keys.
 fn value_in(change: &Change, key: &Bytes) -> Option<Bytes> {
-    match change {
-        Change::Put(pairs) if pairs.len() > PAIRS_SEARCHED_MAX => None,
-        Change::Put(pairs) => pairs.iter().find(|(k, _)| k == key).map(|(_, value)| value.clone()),
-        Change::Delete(_) => None,
-    }
+    let pairs = Some(change.pairs()).filter(|pairs| pairs.len() <= PAIRS_SEARCHED_MAX)?;
+    pairs.iter().find(|(k, _)| k == key).map(|(_, value)| value.clone())
 }

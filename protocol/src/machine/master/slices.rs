@@ -58,7 +58,10 @@ impl Slices {
             Some(Change::Put(pairs)) if pairs.len() > keys_at_once => {
                 self.queue.push_back(Work::Forget { pairs: pairs.into_iter() });
             }
-            Some(Change::Put(_) | Change::Delete(_)) | None => {}
+            Some(Change::Apply(mixed)) if mixed.pairs.len() > keys_at_once => {
+                self.queue.push_back(Work::Forget { pairs: mixed.pairs.into_iter() });
+            }
+            Some(Change::Put(_) | Change::Delete(_) | Change::Apply(_)) | None => {}
         }
     }
 

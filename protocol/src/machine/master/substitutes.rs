@@ -3,7 +3,7 @@
 //! Owns the part of that work that is not done yet: until a write is checked, it cannot end.
 
 use super::room::payload;
-use super::{Change, Effect, Master, ReadId, Slot, WriteId};
+use super::{Effect, Master, ReadId, Slot, WriteId};
 use crate::ids::Millis;
 use crate::planted;
 
@@ -40,7 +40,7 @@ impl Master {
         let taken = item.pending.union(item.acked).union(item.failed);
         // A slave that failed this write once and has come back since is chosen only when no other is left.
         let returned = self.members.once_in(item.failed);
-        let Change::Put(pairs) = &*write.change else { return };
+        let pairs = write.change.pairs();
         let (key, value) = pairs[index].clone();
         let version = write.version;
         let bytes = payload(&key, &value);

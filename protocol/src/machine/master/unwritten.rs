@@ -112,6 +112,11 @@ impl Unwritten {
         last.map(|last| last.write)
     }
 
+    /// The last write of all.
+    pub(super) fn last(&self) -> Option<WriteId> {
+        self.order.back().copied()
+    }
+
     /// Whether `session` has none.
     pub(super) fn is_none_of(&self, session: SessionId) -> bool {
         !self.of_session.contains_key(&session)
@@ -153,7 +158,7 @@ mod tests {
     use super::*;
     use crate::command::{Command, Reply};
     use crate::ids::{LinkId, Millis, ReignId, SlaveId, Version};
-    use crate::machine::master::{Asker, Change, Config, Effect, Event, Master};
+    use crate::machine::master::{Asker, Config, Effect, Event, Master};
     use crate::record::Place;
     use bytes::Bytes;
     use smallvec::smallvec;
@@ -195,10 +200,7 @@ mod tests {
             for effect in effects {
                 match effect {
                     Effect::Append { write, change, .. } => {
-                        let lengths = match &*change {
-                            Change::Put(pairs) => pairs.iter().map(|(_, value)| value.len() as u32).collect(),
-                            Change::Delete(_) => Vec::new(),
-                        };
+                        let lengths = change.pairs().iter().map(|(_, value)| value.len() as u32).collect();
                         self.appended.push((write, lengths));
                     }
                     Effect::Reply { to, reply } => self.replies.push((to, reply)),

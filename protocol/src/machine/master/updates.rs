@@ -11,12 +11,15 @@
 use super::hash::hash_bytes;
 use super::keyspace::{Sought, Walks};
 use super::latest::Found;
+use super::outlook::{Holds, Outlook, WantedValues, FETCHED_AHEAD_MAX};
 use super::reads::Destination;
 use super::room::payload;
 use super::work::{DistinctPairs, HeldRead, UpdateKey, WalkKey, Work, UNKNOWN_BEFORE};
 use super::writes::Terms;
 use super::{Asker, Change, Effect, Entry, Master, WriteId};
-use crate::command::{Command, DecidedBy, Decision, ErrorWord, KnownValue, Reply, Rule, CHECKED_KEYS_MAX};
+use crate::command::{
+    Command, DecidedBy, Decision, ErrorWord, KnownValue, OneKey, Reply, Rule, CHECKED_KEYS_MAX,
+};
 use crate::ids::{Millis, SessionId, UnixMillis, Version};
 use crate::planted;
 use bytes::Bytes;
@@ -28,9 +31,6 @@ use std::collections::{HashMap, VecDeque};
 /// Values that updates fetch, or have made longer than their requests, are in memory up to so many bytes in all, unless it is
 /// one alone.
 const MADE_BYTES_MAX: u64 = 64 << 20;
-
-/// A value that is not longer is fetched before its update's turn comes, in bytes.
-const FETCHED_AHEAD_MAX: u32 = 4 * 1024;
 
 /// At most so many requests of one session have their values fetched before their turn.
 const FETCHES_AHEAD_MAX: usize = 32;
@@ -92,43 +92,30 @@ struct Undecided {
     /// Bytes set aside for it.
     set_aside: u64,
     fetched: Option<(Version, Bytes)>,
+    /// The values for a transaction.
+    wanted: Option<Box<WantedValues>>,
     /// Whether it goes on only once a write is resolved.
     is_held: bool,
-    /// The answer without a write, if that one is written.
-    rests: Option<Reply>,
+    /// The answer without a write, if that one is written and no more than so many were refused.
+    rests: Option<(Reply, u64)>,
 }
 
-/// What has become of a decision.
-enum Outlook {
-    /// It is made: the request is appended or answered.
-    Decided,
-    /// The value of this key is needed, and so many bytes are to be set aside for it.
-    Fetch(Bytes, Entry, u64),
-    /// That depends on what becomes of this write.
-    Behind(WriteId),
-    /// The answer, if that write is written.
-    RestsOn(WriteId, Reply),
-    /// Too many values are in flight.
-    Crowded,
-}
-
-/// What a key holds by the last accepted write.
-enum Holds {
-    Nothing,
-    /// This value, which expires then.
-    Value(Bytes, Option<UnixMillis>),
-    /// Its value is not in memory.
-    Stored(Entry),
-}
-
-impl Holds {
-    fn expires(&self) -> Option<UnixMillis> {
-        match self {
-            Holds::Nothing => None,
-            Holds::Value(_, expires) => *expires,
-            Holds::Stored(entry) => entry.expires,
-        }
+impl Undecided {
+    /// Whether values for a transaction are under way.
+    fn wants(&self) -> bool {
+        self.wanted.as_ref().is_some_and(|wanted| !wanted.are_there())
     }
+}
+
+/// What has come of trying to decide an update.
+struct Attempt {
+    asker: Asker,
+    deadline: Millis,
+    /// How many keys it names.
+    keys: usize,
+    /// As how many requests counts what it has made.
+    made: usize,
+    outlook: Outlook,
 }
 
 impl Lines {
@@ -161,9 +148,29 @@ impl Lines {
     }
 
     /// Whether so many more bytes may be in memory. Nobody overtakes those who wait: `is_next` is the first of them.
-    fn may_make(&self, bytes: u64, is_next: bool) -> bool {
+    pub(super) fn may_make(&self, bytes: u64, is_next: bool) -> bool {
         let has_room = self.made_bytes == 0 || self.made_bytes + bytes <= MADE_BYTES_MAX;
         bytes == 0 || (has_room && (is_next || self.crowded.is_empty()))
+    }
+
+    /// The values for a transaction whose turn it is, and who has asked for it.
+    pub(super) fn wanted_of(&mut self, update: UpdateKey) -> Option<(Asker, &mut WantedValues)> {
+        let session = self.updates.get(update)?.asker.session;
+        if !self.is_first(session, update) {
+            return None;
+        }
+        let undecided = self.updates.get_mut(update)?;
+        Some((undecided.asker, undecided.wanted.as_deref_mut()?))
+    }
+
+    /// A session's line may go on.
+    pub(super) fn ready_again(&mut self, session: SessionId) {
+        self.ready.push_back(session);
+    }
+
+    /// Takes the first request out of a session's line: it is answered.
+    pub(super) fn end_first(&mut self, session: SessionId) {
+        self.pop(session);
     }
 
     /// Takes the first request out of a session's line.
@@ -212,9 +219,13 @@ impl Master {
         command: Command,
         effects: &mut Vec<Effect>,
     ) {
-        match self.decide(asker, &command, None, false, effects) {
+        match self.decide(asker, &command, (None, None), false, effects) {
             Outlook::Decided => {}
-            outlook @ (Outlook::Fetch(..) | Outlook::Behind(_) | Outlook::RestsOn(..) | Outlook::Crowded) => {
+            outlook @ (Outlook::Fetch(..)
+            | Outlook::FetchAll(..)
+            | Outlook::Behind(_)
+            | Outlook::RestsOn(..)
+            | Outlook::Crowded) => {
                 let update = self.line_up(asker, deadline, command);
                 if self.hold(now, update, outlook, effects) {
                     self.lines.crowded.push_back(asker.session);
@@ -277,10 +288,33 @@ impl Master {
 
     /// An upper bound of the value that the command of this session leaves, in bytes, after those that wait.
     fn longest_after(&self, session: SessionId, command: &Command) -> usize {
-        let Some(Rule::One(key, rule)) = Rule::of(command) else { return command.operands().longest_value() };
+        let (key, rule) = match Rule::of(command) {
+            Some(Rule::One(key, rule)) => (key, rule),
+            Some(Rule::Together(transaction)) => {
+                let longest = self.lines.longest_of(session);
+                return transaction
+                    .commands
+                    .iter()
+                    .fold(longest, |longest, command| self.longest_of_one(longest, command));
+            }
+            Some(Rule::IfNone(_)) | None => return command.operands().longest_value(),
+        };
+        self.longest_of_rule(self.lines.longest_of(session), key, rule)
+    }
+
+    /// The same after values of up to so many bytes.
+    fn longest_of_one(&self, longest: usize, command: &Command) -> usize {
+        match Rule::of(command) {
+            Some(Rule::One(key, rule)) => longest.max(self.longest_of_rule(longest, key, rule)),
+            Some(Rule::IfNone(_) | Rule::Together(_)) | None => {
+                longest.max(command.operands().longest_value())
+            }
+        }
+    }
+
+    fn longest_of_rule(&self, longest: usize, key: &Bytes, rule: OneKey<'_>) -> usize {
         let written = self.directory.get(key).map_or(0, |entry| u64::from(entry.place.bytes));
-        let present = written.max(self.lines.longest_of(session) as u64);
-        rule.longest_after(present, self.config.value_max) as usize
+        rule.longest_after(written.max(longest as u64), self.config.value_max) as usize
     }
 
     fn push(&mut self, session: SessionId, longest: usize, waiter: Waiter) {
@@ -292,9 +326,17 @@ impl Master {
 
     fn line_up(&mut self, asker: Asker, deadline: Millis, command: Command) -> UpdateKey {
         let longest = self.longest_after(asker.session, &command);
-        let (asked, fetched, rests) = (None, None, None);
-        let undecided =
-            Undecided { asker, deadline, command, asked, set_aside: 0, fetched, is_held: false, rests };
+        let undecided = Undecided {
+            asker,
+            deadline,
+            command,
+            asked: None,
+            set_aside: 0,
+            fetched: None,
+            wanted: None,
+            is_held: false,
+            rests: None,
+        };
         let update = self.lines.updates.insert(undecided);
         self.push(asker.session, longest, Waiter::Update(update));
         update
@@ -334,6 +376,28 @@ impl Master {
         self.read_entry(now, Destination::Update(update), deadline, key, entry, effects);
     }
 
+    fn fetch_all(
+        &mut self,
+        now: Millis,
+        update: UpdateKey,
+        entries: Vec<(Bytes, Entry)>,
+        bytes: u64,
+        effects: &mut Vec<Effect>,
+    ) {
+        let Some(undecided) = self.lines.updates.get_mut(update) else { return };
+        let wanted = undecided.wanted.get_or_insert_default();
+        // With those that are there from an earlier time.
+        let bytes = bytes + wanted.bytes();
+        let (deadline, asked) = (undecided.deadline, wanted.want(entries));
+        if undecided.set_aside == 0 {
+            undecided.set_aside = bytes;
+            self.lines.made_bytes += bytes;
+        }
+        for (place, key, entry) in asked {
+            self.read_entry(now, Destination::Wanted(update, place), deadline, key, entry, effects);
+        }
+    }
+
     /// The value for an update has come, or why there is none.
     pub(super) fn fetched(
         &mut self,
@@ -363,7 +427,9 @@ impl Master {
             | Reply::Text(_)
             | Reply::Error(_)
             | Reply::Page { .. }
-            | Reply::Integer(_)) => Some(refusal),
+            | Reply::Integer(_)
+            | Reply::Many(_)
+            | Reply::Versions(_)) => Some(refusal),
         };
         if is_held || !self.lines.is_first(asker.session, update) {
             // What was not had ahead is asked for again when its turn comes.
@@ -381,7 +447,8 @@ impl Master {
         let Some(undecided) = self.lines.updates.get_mut(update) else { return };
         undecided.is_held = false;
         let (rests, asker) = (undecided.rests.take(), undecided.asker);
-        if let Some(reply) = rests.filter(|_| written) {
+        let refusals = self.writes.refusals;
+        if let Some((reply, _)) = rests.filter(|(_, since)| written && *since == refusals) {
             self.keep(asker, reply, effects);
             self.lines.pop(asker.session);
         }
@@ -429,7 +496,7 @@ impl Master {
     /// Refuses updates that are the first of their lines and have waited for other writes until their deadlines.
     pub(super) fn expire_lines(&mut self, now: Millis, effects: &mut Vec<Effect>) {
         let is_late = |(update, undecided): &(UpdateKey, &Undecided)| {
-            let waits = undecided.is_held || undecided.asked.is_none();
+            let waits = undecided.is_held || (undecided.asked.is_none() && !undecided.wants());
             undecided.deadline <= now && waits && self.lines.is_first(undecided.asker.session, *update)
         };
         let late = self.lines.updates.iter().filter(is_late).take(EXPIRED_AT_ONCE);
@@ -485,44 +552,31 @@ impl Master {
                 return false;
             } else if let Waiter::Update(update) = first {
                 let update = *update;
-                let may_try = |undecided: &&mut Undecided| {
-                    !undecided.is_held && (undecided.asked.is_none() || undecided.set_aside == 0)
-                };
-                let Some(undecided) = self.lines.updates.get_mut(update).filter(may_try) else {
+                let Some(Attempt { asker, deadline, keys, made, outlook }) =
+                    self.attempt(update, is_next, effects)
+                else {
                     return false;
                 };
-                let (asker, deadline) = (undecided.asker, undecided.deadline);
-                let (command, fetched) = (undecided.command.clone(), undecided.fetched.take());
-                // What it makes is counted when it is decided.
-                let set_aside = std::mem::take(&mut undecided.set_aside);
-                self.lines.unmake(set_aside);
-                let (made_bytes, kept) = (self.lines.made_bytes, fetched.clone());
-                let outlook = self.decide(asker, &command, fetched, is_next || set_aside > 0, effects);
-                let is_kept = match &outlook {
-                    Outlook::Behind(_) => true,
-                    Outlook::Crowded => set_aside == 0,
-                    Outlook::Decided | Outlook::Fetch(..) | Outlook::RestsOn(..) => false,
-                };
-                if let Some(undecided) = self.lines.updates.get_mut(update) {
-                    if is_kept && kept.is_some() {
-                        (undecided.fetched, undecided.set_aside) = (kept, set_aside);
-                        self.lines.made_bytes += set_aside;
-                    }
-                }
                 match outlook {
-                    Outlook::Behind(_) | Outlook::RestsOn(..) | Outlook::Crowded if deadline <= now => {
+                    Outlook::Behind(_) | Outlook::RestsOn(..) | Outlook::Crowded | Outlook::FetchAll(..)
+                        if deadline <= now =>
+                    {
                         self.refuse_late(asker, effects);
                     }
                     Outlook::Decided => {
                         self.lines.pop(session);
                         self.fetch_behind(now, session, effects);
-                        let made = self.lines.made_bytes.saturating_sub(made_bytes) / BYTES_FOR_ONE;
-                        *left = left.saturating_sub(made as usize + command.keys());
+                        *left = left.saturating_sub(keys + made);
                     }
                     outlook @ (Outlook::Fetch(..)
+                    | Outlook::FetchAll(..)
                     | Outlook::Behind(_)
                     | Outlook::RestsOn(..)
-                    | Outlook::Crowded) => return self.hold(now, update, outlook, effects),
+                    | Outlook::Crowded) => {
+                        // What was tried in vain took its time, too.
+                        *left = left.saturating_sub(keys + made);
+                        return self.hold(now, update, outlook, effects);
+                    }
                 }
             } else if let Some(Waiter::Request { asker, deadline, command }) = self.lines.pop(session) {
                 self.fetch_behind(now, session, effects);
@@ -535,6 +589,45 @@ impl Master {
             }
         }
         false
+    }
+
+    /// Tries to decide the first update of a line; `None` if it waits for something.
+    fn attempt(&mut self, update: UpdateKey, is_next: bool, effects: &mut Vec<Effect>) -> Option<Attempt> {
+        let undecided = self.lines.updates.get_mut(update)?;
+        let may = undecided.asked.is_none() || undecided.set_aside == 0;
+        if undecided.is_held || !may || undecided.wants() {
+            return None;
+        }
+        let (asker, deadline) = (undecided.asker, undecided.deadline);
+        let (fetched, wanted) = (undecided.fetched.take(), undecided.wanted.take());
+        // It is put back if it is not decided.
+        let command = std::mem::replace(&mut undecided.command, Command::KeyCount);
+        // What it makes is counted when it is decided.
+        let set_aside = std::mem::take(&mut undecided.set_aside);
+        self.lines.unmake(set_aside);
+        let (before, kept) = (self.lines.made_bytes, fetched.clone());
+        let at_hand = (fetched, wanted.as_deref());
+        let outlook = self.decide(asker, &command, at_hand, is_next || set_aside > 0, effects);
+        let made_bytes = self.lines.made_bytes.saturating_sub(before);
+        let is_kept = match &outlook {
+            Outlook::Behind(_) => true,
+            Outlook::Crowded => set_aside == 0,
+            // Those that are fetched now are counted with them.
+            Outlook::Decided | Outlook::Fetch(..) | Outlook::FetchAll(..) | Outlook::RestsOn(..) => false,
+        };
+        let keys = command.keys();
+        if let Some(undecided) = self.lines.updates.get_mut(update) {
+            undecided.command = command;
+            if matches!(outlook, Outlook::FetchAll(..)) || (is_kept && wanted.is_some()) {
+                undecided.wanted = wanted;
+            }
+            if is_kept && (kept.is_some() || undecided.wanted.is_some()) {
+                (undecided.fetched, undecided.set_aside) = (kept, set_aside);
+                self.lines.made_bytes += set_aside;
+            }
+        }
+        let made = (made_bytes / BYTES_FOR_ONE) as usize;
+        Some(Attempt { asker, deadline, keys, made, outlook })
     }
 
     /// Fetches ahead for the one that came near with the last step of the line.
@@ -558,9 +651,13 @@ impl Master {
                 self.fetch(now, update, (key, entry), bytes, effects);
                 return false;
             }
+            Outlook::FetchAll(entries, bytes) => {
+                self.fetch_all(now, update, entries, bytes, effects);
+                return false;
+            }
             Outlook::Crowded => return true,
             Outlook::Behind(write) => (write, None),
-            Outlook::RestsOn(write, reply) => (write, Some(reply)),
+            Outlook::RestsOn(write, reply) => (write, Some((reply, self.writes.refusals))),
         };
         if let Some(undecided) = self.lines.updates.get_mut(update) {
             (undecided.is_held, undecided.rests) = (true, rests);
@@ -582,13 +679,14 @@ impl Master {
         };
         planted!(UpdateIgnoresUnwritten => { return Ok((stored(), None)); });
         let Some(write) = self.writes.all.get(id.0) else { return Ok((stored(), None)) };
-        let given = match &*write.change {
-            Change::Put(pairs) => {
-                let pair = pairs.iter().find(|(k, _)| k == key);
-                pair.map(|(_, value)| Holds::Value(value.clone(), write.expires))
-            }
-            Change::Delete(keys) => keys.contains(key).then_some(Holds::Nothing),
+        let change = &*write.change;
+        let at = change.pairs().iter().position(|(k, _)| k == key);
+        let value = |at: usize| {
+            let expires = change.expires(at, write.expires);
+            Holds::Value(change.pairs()[at].1.clone(), expires)
         };
+        let deleted = || change.deleted().contains(key).then_some(Holds::Nothing);
+        let given = at.map(value).or_else(deleted);
         if write.is_resolved {
             // A write of many keys may have come after it, and has been taken in.
             let is_latest = self.directory.get(key).is_some_and(|entry| entry.version == write.version);
@@ -599,7 +697,7 @@ impl Master {
     }
 
     /// The same of a key that is gone if its time has come: then it is deleted first, and that is its last accepted write.
-    fn look_now(
+    pub(super) fn look_now(
         &mut self,
         key: &Bytes,
         effects: &mut Vec<Effect>,
@@ -613,7 +711,7 @@ impl Master {
         Ok((Holds::Nothing, Some(deletion)))
     }
 
-    fn setting(&self, expires: Option<UnixMillis>) -> DecidedBy {
+    pub(super) fn setting(&self, expires: Option<UnixMillis>) -> DecidedBy {
         DecidedBy { time: self.time, expires, value_max: self.config.value_max }
     }
 
@@ -622,13 +720,16 @@ impl Master {
         &mut self,
         asker: Asker,
         command: &Command,
-        fetched: Option<(Version, Bytes)>,
+        (fetched, wanted): (Option<(Version, Bytes)>, Option<&WantedValues>),
         is_next: bool,
         effects: &mut Vec<Effect>,
     ) -> Outlook {
         let (key, rule) = match Rule::of(command) {
             Some(Rule::One(key, rule)) => (key, rule),
             Some(Rule::IfNone(pairs)) => return self.put_if_none(asker, pairs, effects),
+            Some(Rule::Together(transaction)) => {
+                return self.transact(asker, transaction, wanted, is_next, effects);
+            }
             None => return Outlook::Decided,
         };
         let (holds, unwritten) = if rule.is_blind() {
@@ -711,7 +812,7 @@ impl Master {
     }
 
     /// Answers without a write, as soon as what that rests on is written.
-    fn keep_if_written(
+    pub(super) fn keep_if_written(
         &mut self,
         asker: Asker,
         reply: Reply,
@@ -733,7 +834,7 @@ impl Master {
     }
 
     /// `bytes` as room is counted, and by how many the value is longer than its request.
-    fn write_update(
+    pub(super) fn write_update(
         &mut self,
         asker: Asker,
         (change, expires): (Change, Option<UnixMillis>),

@@ -125,6 +125,8 @@ pub(super) enum Destination {
     Part(GatherKey, usize),
     /// An update that depends on the value.
     Update(UpdateKey),
+    /// A transaction that depends on it, and its place among those that it depends on.
+    Wanted(UpdateKey, u32),
     /// Repair or rebalancing, with so many bytes of their window.
     Repair {
         bytes: u64,
@@ -210,6 +212,11 @@ pub(super) enum HeldRead {
     },
     KeyCount {
         asker: Asker,
+    },
+    /// Which versions keys have.
+    Watch {
+        asker: Asker,
+        keys: Vec<Bytes>,
     },
     ValueLength {
         asker: Asker,

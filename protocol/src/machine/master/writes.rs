@@ -99,10 +99,7 @@ impl Writes {
     #[cfg(feature = "mutants")]
     pub(super) fn unwritten_value(&self, key: &[u8]) -> Option<Bytes> {
         let changes = self.unwritten.newest_first().filter_map(|id| Some(&*self.all.get(id.0)?.change));
-        let mut puts = changes.filter_map(|change| match change {
-            Change::Put(pairs) => Some(pairs),
-            Change::Delete(_) => None,
-        });
+        let mut puts = changes.map(Change::pairs);
         puts.find_map(|pairs| pairs.iter().find(|(k, _)| k == key).map(|(_, value)| value.clone()))
     }
 
@@ -132,18 +129,14 @@ impl Writes {
             return (None, 0);
         }
         let write = self.unwritten.last_of_key(session, hash_bytes(key)).and_then(|id| self.all.get(id.0));
-        let bytes = write.map(|write| match &*write.change {
-            Change::Put(pairs) => pairs.iter().find(|(k, _)| k == key).map_or(0, |(_, value)| value.len()),
-            Change::Delete(_) => 0,
+        let bytes = write.map(|write| {
+            write.change.pairs().iter().find(|(k, _)| k == key).map_or(0, |(_, value)| value.len())
         });
         (bytes, self.unwritten.longest_of_many(session))
     }
 
     fn keys_of(&self, id: WriteId) -> usize {
-        self.all.get(id.0).map_or(0, |write| match &*write.change {
-            Change::Put(pairs) => pairs.len(),
-            Change::Delete(keys) => keys.len(),
-        })
+        self.all.get(id.0).map_or(0, |write| write.change.key_count())
     }
 
     /// Whether something waits for [`Master::make_good`].
@@ -178,33 +171,17 @@ impl Writes {
 }
 
 fn longest_value(change: &Change) -> usize {
-    match change {
-        Change::Put(pairs) => pairs.iter().map(|(_, value)| value.len()).max().unwrap_or_default(),
-        Change::Delete(_) => 0,
-    }
+    change.pairs().iter().map(|(_, value)| value.len()).max().unwrap_or_default()
 }
 
 /// The hashes of a write's keys by which it is found as the last one of each; `None` for a write of too many.
 fn sought_hashes(change: &Change) -> Option<SmallVec<[u64; 4]>> {
-    let keys = match change {
-        Change::Put(pairs) => pairs.len(),
-        Change::Delete(keys) => keys.len(),
-    };
-    (keys <= KEYS_SOUGHT_MAX).then(|| match change {
-        Change::Put(pairs) => pairs.iter().map(|(key, _)| hash_bytes(key)).collect(),
-        Change::Delete(keys) => keys.iter().map(|key| hash_bytes(key)).collect(),
-    })
+    (change.key_count() <= KEYS_SOUGHT_MAX).then(|| change.keys().map(|key| hash_bytes(key)).collect())
 }
 
 /// The hashes of a write's keys; `None` for a write of many keys.
 fn key_hashes(change: &Change) -> Option<SmallVec<[u64; 4]>> {
-    match change {
-        Change::Put(pairs) => (pairs.len() <= KEYS_REMEMBERED_MAX)
-            .then(|| pairs.iter().map(|(key, _)| hash_bytes(key)).collect()),
-        Change::Delete(keys) => {
-            (keys.len() <= KEYS_REMEMBERED_MAX).then(|| keys.iter().map(|key| hash_bytes(key)).collect())
-        }
-    }
+    (change.key_count() <= KEYS_REMEMBERED_MAX).then(|| change.keys().map(|key| hash_bytes(key)).collect())
 }
 
 impl Master {
@@ -291,7 +268,7 @@ impl Master {
     ) {
         let write = self.writes.all.get_mut(id.0).expect("an unwritten write is in flight");
         write.version = version;
-        if let Change::Put(pairs) = &*write.change {
+        if let pairs @ [_, ..] = write.change.pairs() {
             assert_eq!(places.len(), pairs.len(), "each value of a written record has its place");
             write.items_open = pairs.len();
             write.items = SmallVec::from_elem(Item::default(), pairs.len());
@@ -324,6 +301,12 @@ impl Master {
         match outcome {
             LogOutcome::Written { write, places, done, existed } => {
                 let keys = self.writes.keys_of(write);
+                // Nobody sees a part of a record that fits into one step.
+                let slice = self.config.slice_keys;
+                if done == 0 && keys > *left && keys <= slice && *left < slice {
+                    *left = 0;
+                    return Some(LogOutcome::Written { write, places, done, existed });
+                }
                 let (done, existed) = self.take_in_keys(write, &places, done, existed, left, effects);
                 if done < keys {
                     return Some(LogOutcome::Written { write, places, done, existed });
@@ -372,25 +355,23 @@ impl Master {
         let write = self.writes.all.get(id.0).expect("an unwritten write is in flight");
         let (change, version, expires) = (Arc::clone(&write.change), write.version, write.expires);
         let is_expiry = write.asker.is_nobody();
-        match &*change {
-            Change::Put(pairs) => {
-                while let Some((key, value)) = pairs.get(done).filter(|_| *left > 0) {
-                    self.place_item(id, done, (version, places[done], expires), key, value, effects);
-                    done += 1;
-                    *left -= 1;
-                }
+        let (pairs, deleted) = (change.pairs(), change.deleted());
+        while let Some((key, value)) = pairs.get(done).filter(|_| *left > 0) {
+            let expires = change.expires(done, expires);
+            self.place_item(id, done, (version, places[done], expires), key, value, effects);
+            done += 1;
+            *left -= 1;
+        }
+        while let Some(key) =
+            done.checked_sub(pairs.len()).and_then(|at| deleted.get(at)).filter(|_| *left > 0)
+        {
+            if let Some(old) = self.directory.remove(key) {
+                // One whose time had come is deleted with this record, but not by who has asked for it.
+                existed += u64::from(!self.is_expired(&old) || is_expiry);
+                self.drop_copies(key, old, SlotSet::EMPTY, effects);
             }
-            Change::Delete(keys) => {
-                while let Some(key) = keys.get(done).filter(|_| *left > 0) {
-                    if let Some(old) = self.directory.remove(key) {
-                        // One whose time had come is deleted with this record, but not by who has asked for it.
-                        existed += u64::from(!self.is_expired(&old) || is_expiry);
-                        self.drop_copies(key, old, SlotSet::EMPTY, effects);
-                    }
-                    done += 1;
-                    *left -= 1;
-                }
-            }
+            done += 1;
+            *left -= 1;
         }
         (done, existed)
     }
@@ -401,21 +382,18 @@ impl Master {
         let write = self.writes.all.get_mut(id.0).expect("an unwritten write is in flight");
         let waiting = std::mem::take(&mut write.waiting);
         let (change, asker) = (Arc::clone(&write.change), write.asker);
-        match &*change {
-            Change::Put(_) => {
-                self.release_rest(id);
-                self.finish_if_closed(id, effects);
-            }
+        if !change.pairs().is_empty() {
+            self.release_rest(id);
+            self.finish_if_closed(id, effects);
+        } else {
             // The directory alone decides what exists: a deletion needs no slave's word.
-            Change::Delete(_) => {
-                let reply = self.end_write(id).and_then(|write| write.reply);
-                if asker.is_nobody() {
-                    self.expiry_ended(now, Some(existed));
-                } else if !asker.is_of_part() {
-                    self.counters.writes += 1;
-                    let reply = reply.unwrap_or(Reply::Count(existed));
-                    effects.push(Effect::Reply { to: asker, reply });
-                }
+            let reply = self.end_write(id).and_then(|write| write.reply);
+            if asker.is_nobody() {
+                self.expiry_ended(now, Some(existed));
+            } else if !asker.is_of_part() {
+                self.counters.writes += 1;
+                let reply = reply.unwrap_or(Reply::Count(existed));
+                effects.push(Effect::Reply { to: asker, reply });
             }
         }
         self.resume_all(asker.session, waiting, Some(change), None);
@@ -484,10 +462,7 @@ impl Master {
 
     pub(super) fn item_key(&self, id: WriteId, index: u32) -> Option<(Bytes, Version)> {
         let write = self.writes.all.get(id.0)?;
-        match &*write.change {
-            Change::Put(pairs) => pairs.get(index as usize).map(|(key, _)| (key.clone(), write.version)),
-            Change::Delete(_) => None,
-        }
+        write.change.pairs().get(index as usize).map(|(key, _)| (key.clone(), write.version))
     }
 }
 
@@ -553,10 +528,7 @@ pub(super) mod tests {
             for effect in effects {
                 match effect {
                     Effect::Append { write, change, .. } => {
-                        self.last_appended = match &*change {
-                            Change::Put(pairs) => pairs.to_vec(),
-                            Change::Delete(_) => Vec::new(),
-                        };
+                        self.last_appended = change.pairs().to_vec();
                         self.appended.push_back((write, self.last_appended.len()));
                     }
                     Effect::Reply { to, reply } => self.replies.push((to, reply)),

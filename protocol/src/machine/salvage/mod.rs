@@ -446,7 +446,7 @@ impl Salvage {
     fn read_loss(&mut self, record: &Record<'_>) {
         let is_lost = record.fields.get(LOST).is_some();
         let epoch = match record.body {
-            Body::Write(_) | Body::Delete(_) => record.epoch,
+            Body::Write(_) | Body::Delete(_) | Body::Apply(_) => record.epoch,
             Body::Synced if is_lost => record.epoch,
             Body::Epoch { .. } if is_lost => Epoch(record.epoch.0.saturating_sub(1)),
             Body::Cluster(_) | Body::Epoch { .. } | Body::Members(_) | Body::Synced => return,
@@ -456,7 +456,7 @@ impl Salvage {
         }
         let first = record.after.map_or(record.seq, Seq::next);
         let unnamed = ReignRecord { reign: Reign { epoch, ..Reign::default() }, first, durable: false };
-        let is_write = matches!(record.body, Body::Write(_) | Body::Delete(_));
+        let is_write = matches!(record.body, Body::Write(_) | Body::Delete(_) | Body::Apply(_));
         let is_repairs =
             record.fields.get(RECOVERED).is_some() || (!is_write && self.lineage.is_unfinished());
         self.lineage.begin(unnamed, is_repairs, std::iter::empty());
@@ -774,6 +774,9 @@ impl Salvage {
                 pairs.for_each(|(key, _)| self.copies.touch(&key.decode(), record.seq, true));
             }
             Body::Delete(keys) => keys.for_each(|key| self.copies.touch(&key.decode(), record.seq, false)),
+            Body::Apply(effects) => effects.for_each(|effect| {
+                self.copies.touch(&effect.key().decode(), record.seq, effect.value().is_some());
+            }),
             Body::Cluster(_) | Body::Epoch { .. } | Body::Members(_) | Body::Synced => {}
         }
     }

@@ -279,7 +279,7 @@ impl World {
         if version.epoch < last.epoch {
             self.wrong(format!("{version} is written after {last}"));
         }
-        if let Some(Change::Put(pairs)) = &record.change {
+        if let Some(pairs) = record.change.as_ref().map(Change::pairs) {
             let value = &pairs[0].1;
             if self.place_of(|old| value_in(old, &key()) == Some(Some(value.clone())), 0).is_some() {
                 self.wrong(format!("{value:?} is executed twice"));
@@ -324,10 +324,8 @@ impl World {
             match *done {
                 InGroup::Change(write, place) => {
                     let version = self.disk.log[place - 1].version;
-                    let pairs = match &self.disk.log[place - 1].change {
-                        Some(Change::Put(pairs)) => pairs.len(),
-                        Some(Change::Delete(_)) | None => 0,
-                    };
+                    let change = self.disk.log[place - 1].change.as_ref();
+                    let pairs = change.map_or(0, |change| change.pairs().len());
                     let place = Place { offset: place as u64, bytes: 1, ..Place::default() };
                     let places = std::iter::repeat_n(place, pairs).collect();
                     self.core(m, master::Event::Written { write, version, places });
@@ -355,13 +353,12 @@ impl World {
         for (index, record) in self.disk.log.iter().enumerate().skip(from) {
             let place = Place { offset: index as u64 + 1, bytes: 1, ..Place::default() };
             match &record.change {
-                Some(Change::Put(pairs)) => {
-                    pairs.iter().for_each(|(key, _)| {
-                        node.core.change().replay_put(key, record.version, place, None);
-                    });
-                }
-                Some(Change::Delete(keys)) => {
-                    keys.iter().for_each(|key| node.core.change().replay_delete(key));
+                Some(change) => {
+                    for (at, (key, _)) in change.pairs().iter().enumerate() {
+                        let expires = change.expires(at, None);
+                        node.core.change().replay_put(key, record.version, place, expires);
+                    }
+                    change.deleted().iter().for_each(|key| node.core.change().replay_delete(key));
                 }
                 None => {
                     let (reign, first) = (reign_of(record.version), record.version.seq);

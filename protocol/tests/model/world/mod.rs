@@ -364,12 +364,9 @@ impl World {
 
 /// The effect of a record on a key: `None` when there is none, `Some(None)` when it deletes the key.
 fn value_in(record: &Record, key: &Bytes) -> Option<Option<Bytes>> {
-    match record.change.as_ref()? {
-        Change::Put(pairs) => {
-            pairs.iter().rev().find(|(k, _)| k == key).map(|(_, value)| Some(value.clone()))
-        }
-        Change::Delete(keys) => keys.contains(key).then_some(None),
-    }
+    let change = record.change.as_ref()?;
+    let given = change.pairs().iter().rev().find(|(k, _)| k == key).map(|(_, value)| Some(value.clone()));
+    given.or_else(|| change.deleted().contains(key).then_some(None))
 }
 
 impl Model for World {
