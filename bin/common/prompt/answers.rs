@@ -113,6 +113,7 @@ mod tests {
              STATUS                describes the master that serves\n\
              FAILOVER              asks the master that serves to hand over to the other one\n\
              REMOVE-SLAVE <slave>  moves the copies of that slave to others and lets it go\n\
+             KEYS <pattern>        prints the keys that match: * is any text\n\
              EXIT                  leaves\n\
              READ, WRITE and DELETE alone ask for key and value. A key, or a whole value, may be in quotes, as in \
              redis-cli:\n\
@@ -120,7 +121,8 @@ mod tests {
         );
         assert_eq!(
             usage(),
-            "READ <key>, WRITE <key> <value>, DELETE <key>, STATUS, FAILOVER, REMOVE-SLAVE <slave>, HELP or EXIT"
+            "READ <key>, WRITE <key> <value>, DELETE <key>, STATUS, FAILOVER, REMOVE-SLAVE <slave>, KEYS <pattern>, \
+             HELP or EXIT"
         );
         assert_eq!(usage_of("WRITE"), "WRITE <key> <value>");
         let both = help("status   shows more\nkill N   kills");

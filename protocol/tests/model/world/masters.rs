@@ -279,8 +279,7 @@ impl World {
         if version.epoch < last.epoch {
             self.wrong(format!("{version} is written after {last}"));
         }
-        if let Some(pairs) = record.change.as_ref().map(Change::pairs) {
-            let value = &pairs[0].1;
+        if let Some((_, value)) = record.change.as_ref().and_then(|change| change.pairs().first()) {
             if self.place_of(|old| value_in(old, &key()) == Some(Some(value.clone())), 0).is_some() {
                 self.wrong(format!("{value:?} is executed twice"));
             }
