@@ -1,5 +1,5 @@
-//! What is asked of the store for a transaction: commands that are executed together, and what was watched, as versions, which are the
-//! same at every master.
+//! What is asked of the store for a transaction: the commands, which are executed together, and the versions of the keys that were
+//! watched, which are the same at every master.
 
 use super::{Command, KEYS_MAX, KEY_MAX};
 use crate::ids::Version;
@@ -27,7 +27,7 @@ const TRANSACTION_BYTES: usize = 16 * 1024 * 1024;
 
 /// Commands that are executed in one step, as one record.
 ///
-/// It has a frame of its own on the wire, since it holds commands itself: what nests is never read by a parser that follows it.
+/// On the wire it has a frame of its own, in which no command can be another transaction: so decoding never recurses.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Transaction {
     /// Keys, and the versions that they must have; `None` for one that must not be there.

@@ -75,6 +75,18 @@ pub enum Excerpt {
 }
 
 impl Reply {
+    /// The value, if that is what it is.
+    ///
+    /// # Errors
+    /// The reply itself, if it is another one.
+    pub(crate) fn into_value(self) -> Result<Bytes, Reply> {
+        if let Reply::Value(value) = self {
+            Ok(value)
+        } else {
+            Err(self)
+        }
+    }
+
     /// Builds an error reply.
     pub fn error(word: ErrorWord, detail: impl Into<String>) -> Reply {
         Reply::Error(ReplyError { word, detail: detail.into() })

@@ -115,10 +115,7 @@ pub(super) fn encode_live<'a>(
     if live.peek().is_none() {
         return false;
     }
-    let fields = further_fields(record, is_of_trailer);
-    let mut fields: Vec<_> = fields.iter().map(|(name, value)| (&name[..], &value[..])).collect();
-    fields.extend_from_slice(trailer.fields);
-    sealed(Trailer { fields: &fields, expires: record.expires, ..trailer }, out, |out| {
+    sealed_again(record, trailer, out, |out| {
         out.extend_from_slice(b"WRITE");
         for (key, value) in live {
             out.push(b' ');
@@ -143,10 +140,7 @@ pub(super) fn encode_live_effects<'a>(
         EncodedEffect::Del { .. } => None,
     });
     let Some(first) = live.next() else { return false };
-    let fields = further_fields(record, is_of_trailer);
-    let mut fields: Vec<_> = fields.iter().map(|(name, value)| (&name[..], &value[..])).collect();
-    fields.extend_from_slice(trailer.fields);
-    sealed(Trailer { fields: &fields, ..trailer }, out, |out| {
+    sealed_again(record, trailer, out, |out| {
         out.extend_from_slice(b"APPLY");
         for (key, value, expires) in std::iter::once(first).chain(live) {
             put_kind(expires, out);
@@ -156,6 +150,19 @@ pub(super) fn encode_live_effects<'a>(
         }
     });
     true
+}
+
+/// Writes the body of a line again, with another trailer and the fields that it has.
+fn sealed_again(
+    record: &Record<'_>,
+    trailer: Trailer<'_>,
+    out: &mut Vec<u8>,
+    body: impl FnOnce(&mut Vec<u8>),
+) {
+    let fields = further_fields(record, is_of_trailer);
+    let mut fields: Vec<_> = fields.iter().map(|(name, value)| (&name[..], &value[..])).collect();
+    fields.extend_from_slice(trailer.fields);
+    sealed(Trailer { fields: &fields, expires: record.expires, ..trailer }, out, body);
 }
 
 /// Whether a field says which records before the line are left out or lost.

@@ -283,32 +283,14 @@ impl Scanner {
     /// Checks a well-formed line against the lines before it.
     fn admit(&self, record: &Record<'_>) -> Result<(), RecordError> {
         let before = &self.position;
-        match (record.body, before.seen_trailer) {
-            (Body::Members(_), _) if !self.takes_members => {
-                return Err(RecordError::Operation("MEMBERS".to_owned()));
-            }
-            (Body::Cluster(_), true) => return Err(RecordError::SecondCluster),
-            (
-                Body::Epoch { .. }
-                | Body::Write(_)
-                | Body::Delete(_)
-                | Body::Apply(_)
-                | Body::Members(_)
-                | Body::Synced,
-                false,
-            ) => {
-                return Err(RecordError::NoCluster);
-            }
-            (Body::Cluster(_), false)
-            | (
-                Body::Epoch { .. }
-                | Body::Write(_)
-                | Body::Delete(_)
-                | Body::Apply(_)
-                | Body::Members(_)
-                | Body::Synced,
-                true,
-            ) => {}
+        if matches!(record.body, Body::Members(_)) && !self.takes_members {
+            return Err(RecordError::Operation("MEMBERS".to_owned()));
+        }
+        let is_cluster = matches!(record.body, Body::Cluster(_));
+        match (is_cluster, before.seen_trailer) {
+            (true, true) => return Err(RecordError::SecondCluster),
+            (false, false) => return Err(RecordError::NoCluster),
+            (true, false) | (false, true) => {}
         }
         let is_mark = matches!(record.body, Body::Synced);
         let expected = if is_mark { before.seq } else { before.expected_seq() };

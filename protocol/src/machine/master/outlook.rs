@@ -44,6 +44,16 @@ impl Holds {
     }
 }
 
+/// A value as it is kept until it is needed: a short one would keep the buffer that it was read into.
+pub(super) fn kept(value: Bytes) -> Bytes {
+    let is_short = value.len() <= FETCHED_AHEAD_MAX as usize;
+    if is_short {
+        Bytes::copy_from_slice(&value)
+    } else {
+        value
+    }
+}
+
 /// The values for a transaction that are fetched together.
 #[derive(Clone, Debug, Default)]
 pub(super) struct WantedValues {
@@ -84,26 +94,14 @@ impl WantedValues {
 
     /// The value at that place has come, or why there is none; the answer to the request once nothing is under way, if it fails.
     pub(super) fn came(&mut self, place: u32, reply: Reply) -> Option<Reply> {
-        match reply {
-            Reply::Value(value) => {
-                // A short one would keep the buffer that it was read into.
-                let is_short = value.len() <= FETCHED_AHEAD_MAX as usize;
-                let value = if is_short { Bytes::copy_from_slice(&value) } else { value };
+        match reply.into_value() {
+            Ok(value) => {
                 let key = self.asked.get(place as usize);
                 if let Some((_, wanted)) = key.and_then(|key| self.values.get_mut(key)) {
-                    *wanted = Some(value);
+                    *wanted = Some(kept(value));
                 }
             }
-            refusal @ (Reply::Done
-            | Reply::NotFound
-            | Reply::Values(_)
-            | Reply::Count(_)
-            | Reply::Text(_)
-            | Reply::Error(_)
-            | Reply::Integer(_)
-            | Reply::Page { .. }
-            | Reply::Many(_)
-            | Reply::Versions(_)) => self.failed = Some(refusal),
+            Err(refusal) => self.failed = Some(refusal),
         }
         self.open = self.open.saturating_sub(1);
         if self.open > 0 {

@@ -11,7 +11,7 @@
 use super::hash::hash_bytes;
 use super::keyspace::{Sought, Walks};
 use super::latest::Found;
-use super::outlook::{Holds, Outlook, WantedValues, FETCHED_AHEAD_MAX};
+use super::outlook::{kept, Holds, Outlook, WantedValues, FETCHED_AHEAD_MAX};
 use super::reads::Destination;
 use super::room::payload;
 use super::work::{DistinctPairs, HeldRead, UpdateKey, WalkKey, Work, UNKNOWN_BEFORE};
@@ -412,24 +412,12 @@ impl Master {
         }
         undecided.asked = None;
         let (asker, is_held) = (undecided.asker, undecided.is_held);
-        let failed = match reply {
-            Reply::Value(value) => {
-                // A short one would keep the buffer that it was read into.
-                let is_short = value.len() <= FETCHED_AHEAD_MAX as usize;
-                let value = if is_short { Bytes::copy_from_slice(&value) } else { value };
-                undecided.fetched = Some((version, value));
+        let failed = match reply.into_value() {
+            Ok(value) => {
+                undecided.fetched = Some((version, kept(value)));
                 None
             }
-            refusal @ (Reply::Done
-            | Reply::NotFound
-            | Reply::Values(_)
-            | Reply::Count(_)
-            | Reply::Text(_)
-            | Reply::Error(_)
-            | Reply::Page { .. }
-            | Reply::Integer(_)
-            | Reply::Many(_)
-            | Reply::Versions(_)) => Some(refusal),
+            Err(refusal) => Some(refusal),
         };
         if is_held || !self.lines.is_first(asker.session, update) {
             // What was not had ahead is asked for again when its turn comes.
