@@ -73,6 +73,11 @@ struct Args {
     #[arg(long, env = "DSM_SENTINEL_PORTS", value_name = "PORT,PORT", value_parser = two_ports)]
     sentinel_ports: Option<[u16; 2]>,
 
+    /// First of the ports at which the processes tell health, status and metrics over HTTP: the primary's; the backup and the
+    /// slaves have the next ones; without it there are none
+    #[arg(long, env = "DSM_HTTP_PORT", value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
+    http_port: Option<u16>,
+
     /// When a write counts as written to the log [default: that of dsm-master]
     #[arg(long, env = "DSM_FSYNC", value_name = "POLICY", value_enum)]
     fsync: Option<Fsync>,
@@ -115,6 +120,18 @@ impl Flags for Args {
         let [(first, first_flag), (second, second_flag)] = self.ports();
         if first.is_some() && first == second {
             return Err(format!("{first_flag} and {second_flag} are the same"));
+        }
+        if let Some(first_http) = self.http_port {
+            let Some(last) = first_http.checked_add(1 + self.slaves) else {
+                return Err(format!("--http-port {first_http} leaves no port for the slaves"));
+            };
+            for (port, flag) in [(first, first_flag), (second, second_flag)] {
+                if port.is_some_and(|port| (first_http..=last).contains(&port)) {
+                    return Err(format!(
+                        "--http-port takes the ports {first_http} to {last}, and {flag} is one of them"
+                    ));
+                }
+            }
         }
         config::check_timeout("--request-timeout", self.request_timeout)
             .and_then(|()| config::check_timeout("--start-timeout", self.start_timeout))
@@ -236,6 +253,7 @@ fn launcher_config(args: &Args) -> anyhow::Result<LauncherConfig> {
     config.tls = args.tls.clone();
     config.secret_file = args.secret_file.clone();
     config.client_secret_file = args.client_secret_file.clone();
+    config.http_port = args.http_port;
     config.ready_timeout = args.start_timeout;
     Ok(config)
 }

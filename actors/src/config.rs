@@ -305,6 +305,10 @@ pub struct MasterConfig {
           value_parser = address::to_connect_by_tcp)]
     pub sentinel_peers: Vec<String>,
 
+    /// Address at which health, status and metrics are told over HTTP, PORT (of 127.0.0.1), HOST:PORT or unix:/PATH
+    #[arg(long, env = "DSM_HTTP", value_name = "ADDR", value_parser = to_listen_or_port)]
+    pub http: Option<String>,
+
     /// Write-ahead log; both masters must name the same file
     #[arg(long, env = "DSM_LOG", value_name = "FILE", default_value = "kv_store.log")]
     pub log: PathBuf,
@@ -485,6 +489,7 @@ impl Default for MasterConfig {
             sentinel: None,
             sentinel_name: SENTINEL_NAME_DEFAULT.to_owned(),
             sentinel_peers: Vec::new(),
+            http: None,
             log: PathBuf::from("kv_store.log"),
             new: false,
             users_file: None,
@@ -642,6 +647,9 @@ impl MasterConfig {
         for address in &self.sentinel_peers {
             given("--sentinel-peer", address, address::to_connect_by_tcp)?;
         }
+        if let Some(address) = &self.http {
+            given("--http", address, to_listen_or_port)?;
+        }
         if !is_master_name(&self.sentinel_name) {
             return Err(ConfigError::OutOfBounds {
                 flag: "--sentinel-name",
@@ -677,6 +685,14 @@ impl MasterConfig {
             return Err(ConfigError::OutOfBounds { flag: "--min-slaves", bound: "at least 1" });
         }
         check_max_value("--max-value", self.max_value)?;
+        self.validate_limits()
+    }
+
+    /// Checks that every limit leaves room for something.
+    ///
+    /// # Errors
+    /// The first that is 0.
+    fn validate_limits(&self) -> Result<(), ConfigError> {
         let positive = |flag, number: u64| {
             if number == 0 {
                 Err(ConfigError::OutOfBounds { flag, bound: "at least 1" })
@@ -758,6 +774,10 @@ pub struct SlaveConfig {
     #[arg(long, env = "DSM_MAX_VALUE", value_name = "BYTES", default_value = "16MiB")]
     pub max_value: ByteSize,
 
+    /// Address at which health, status and metrics are told over HTTP, PORT (of 127.0.0.1), HOST:PORT or unix:/PATH
+    #[arg(long, env = "DSM_HTTP", value_name = "ADDR", value_parser = to_listen_or_port)]
+    pub http: Option<String>,
+
     /// How long a connection to a master may take to open
     #[arg(long, env = "DSM_CONNECT_TIMEOUT", value_name = "DURATION", default_value = "2s", value_parser = humantime::parse_duration)]
     pub connect_timeout: Duration,
@@ -777,6 +797,7 @@ impl Default for SlaveConfig {
             id: None,
             max_memory: None,
             max_value: ByteSize(VALUE_MAX_DEFAULT as u64),
+            http: None,
             connect_timeout: Duration::from_secs(2),
             tcp_keepalive: TCP_KEEPALIVE_DEFAULT,
         }
@@ -795,6 +816,11 @@ impl SlaveConfig {
         for address in &self.masters {
             if let Err(why) = address::to_connect(address) {
                 return Err(ConfigError::Address { flag: "--masters", address: address.clone(), why });
+            }
+        }
+        if let Some(address) = &self.http {
+            if let Err(why) = to_listen_or_port(address) {
+                return Err(ConfigError::Address { flag: "--http", address: address.clone(), why });
             }
         }
         if self.max_memory.is_some_and(|max| max.as_u64() == 0) {

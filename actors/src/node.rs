@@ -7,19 +7,21 @@
 use crate::address::{self, Transport};
 use crate::certificates;
 use crate::config::{
-    ClientAuth, ConfigError, ListenAddresses, MasterConfig, MasterKind, ProtectedMode, SlaveConfig,
+    ClientAuth, ConfigError, ListenAddresses, MasterConfig, MasterKind, ProtectedMode, SlaveConfig, UnixMode,
 };
 use crate::door::dialed::{self, Introduction};
 use crate::door::switchboard::Switchboard;
 use crate::door::{self, Context};
 use crate::env::{Env, Listener};
+use crate::http::{self, Guard, HttpHost};
 use crate::journal::JournalKind;
 use crate::master::{self, MasterActor};
 use crate::node_error::NodeError;
 use crate::reload;
 use crate::secrets;
-use crate::slave::SlaveActor;
+use crate::slave::{BegunSlave, SlaveActor};
 use crate::supervision::{Dismiss, Fate, Stop};
+use crate::turns::TurnLengths;
 use actix::prelude::*;
 use dsm_protocol::handshake::Security;
 use dsm_protocol::ids::SlaveId;
@@ -115,6 +117,8 @@ pub(crate) struct OpenMaster {
     accepting: JoinSet<()>,
     /// Ends with the node, and delays no end.
     _reloading: JoinSet<()>,
+    /// The same.
+    _telling: JoinSet<()>,
     linking: JoinSet<()>,
 }
 
@@ -144,6 +148,7 @@ pub(crate) async fn open_master(
     }
     tell_of_strangers(&listeners, &config, accounts.must_log_in(), true);
     let sentinel = open_sentinel(&env, &config, accounts.must_log_in()).await?;
+    let http = open_http(&env, &config, accounts.must_log_in()).await?;
     let cluster = Rc::new(Cell::new(None));
     let mut introductions = Vec::new();
     for dial in config.peer_dials(kind) {
@@ -187,6 +192,19 @@ pub(crate) async fn open_master(
     for introduction in introductions {
         linking.spawn_local(dialed::keep(introduction, context.clone(), fate.clone()));
     }
+    let accepting = accept(listeners, sentinel, &context, &fate);
+    let _telling = http::keep(http, || host_of_master(&master, &context), &fate);
+    let _reloading = reload::keep(tls, has_users.then_some(context), asks, &fate);
+    Ok(OpenMaster { address, master, fate, switchboard, accepting, _reloading, _telling, linking })
+}
+
+/// Accepts connections at all addresses of a master, that of its Sentinel included.
+fn accept(
+    listeners: Vec<Listener>,
+    sentinel: Option<Listener>,
+    context: &Context,
+    fate: &Fate,
+) -> JoinSet<()> {
     let mut accepting = JoinSet::new();
     for listener in listeners {
         accepting.spawn_local(door::accept::accept(listener, context.clone(), fate.clone()));
@@ -194,8 +212,17 @@ pub(crate) async fn open_master(
     if let Some(listener) = sentinel {
         accepting.spawn_local(door::accept::accept(listener, context.at_sentinel(), fate.clone()));
     }
-    let reloading = reload::keep(tls, has_users.then_some(context), asks, &fate);
-    Ok(OpenMaster { address, master, fate, switchboard, accepting, _reloading: reloading, linking })
+    accepting
+}
+
+/// What the HTTP port of a master needs of it.
+fn host_of_master(master: &Addr<MasterActor>, context: &Context) -> HttpHost {
+    HttpHost {
+        env: Rc::clone(&context.env),
+        look: master.clone().recipient(),
+        guard: Guard::Master(Box::new(context.clone())),
+        turns: Rc::clone(&context.switchboard.turns),
+    }
 }
 
 /// Listens at all addresses of a master; the first is the one that others know.
@@ -225,6 +252,18 @@ async fn open_sentinel(
     let listener = open_door(env, address, config).await?;
     let bound = listener.local_address().unwrap_or_default();
     log::info!("listening as a Sentinel address={bound} master={}", config.sentinel_name);
+    tell_of_strangers(std::slice::from_ref(&listener), config, must_log_in, false);
+    Ok(Some(listener))
+}
+
+/// Listens where a master is asked over HTTP, if it is.
+async fn open_http(
+    env: &Env,
+    config: &MasterConfig,
+    must_log_in: bool,
+) -> Result<Option<Listener>, NodeError> {
+    let Some(address) = &config.http else { return Ok(None) };
+    let listener = open_door(env, address, config).await?;
     tell_of_strangers(std::slice::from_ref(&listener), config, must_log_in, false);
     Ok(Some(listener))
 }
@@ -360,6 +399,10 @@ pub(crate) struct OpenSlave {
     /// Ends with the node, and delays no end.
     _reloading: JoinSet<()>,
     links: JoinSet<()>,
+    env: Env,
+    turns: Rc<TurnLengths>,
+    /// Where it is asked over HTTP.
+    http: Option<String>,
 }
 
 pub(crate) fn open_slave(config: SlaveConfig, env: &Env) -> Result<OpenSlave, NodeError> {
@@ -369,16 +412,42 @@ pub(crate) fn open_slave(config: SlaveConfig, env: &Env) -> Result<OpenSlave, No
     let dialed = config.masters.iter().map(|address| ("--masters", address.trim().to_owned()));
     check_ways(&env, secret.as_ref(), dialed)?;
     let fate = Fate::default();
-    let masters = config.masters.join(",");
+    let (masters, http) = (config.masters.join(","), config.http.clone());
     let reloading = reload::keep(tls, None, config.reload.clone(), &fate);
-    let (slave, id, links) = SlaveActor::begin(&env, &Rc::new(config), secret.as_ref(), &fate);
+    let (slave, begun) = SlaveActor::begin(&env, &Rc::new(config), secret.as_ref(), &fate);
+    let BegunSlave { id, links, turns } = begun;
     log::info!("started as=Slave slave={id} masters={masters} pid={}", std::process::id());
-    Ok(OpenSlave { id, slave, fate, _reloading: reloading, links })
+    Ok(OpenSlave { id, slave, fate, _reloading: reloading, links, env, turns, http })
+}
+
+/// Listens where a slave is asked over HTTP. Of its Unix socket it is for the user of the slave alone.
+async fn open_slave_http(env: &Env, address: &str) -> Result<Listener, NodeError> {
+    let opened = match address::unix_path(address) {
+        Some(path) => env.listen_unix(path, UnixMode::default().bits()).await,
+        None => env.listen(address).await,
+    };
+    let listener = opened.map_err(|error| NodeError::listen(address, error))?;
+    if listener.open_to_others() == Some(Security::Plain) {
+        let address = listener.local_address().unwrap_or_default();
+        log::warn!("HTTP is refused to other machines address={address}: give certificates (--tls-cert, --tls-key, --tls-ca)");
+    }
+    Ok(listener)
 }
 
 impl OpenSlave {
     /// Waits for the node's end; once `stop` resolves, asks for it.
     pub(crate) async fn run(mut self, stop: impl Future<Output = ()>) -> Result<(), NodeError> {
+        let http = match &self.http {
+            None => None,
+            Some(address) => Some(open_slave_http(&self.env, address).await?),
+        };
+        let host = || HttpHost {
+            env: Rc::clone(&self.env),
+            look: self.slave.clone().recipient(),
+            guard: Guard::Slave,
+            turns: Rc::clone(&self.turns),
+        };
+        let _telling = http::keep(http, host, &self.fate);
         let outcome = ended(stop, || self.slave.do_send(Stop), &self.fate).await;
         end_tasks(&mut self.links, outcome.is_ok().then_some(Linger::CLEAN), || 0).await;
         self.slave.do_send(Dismiss);

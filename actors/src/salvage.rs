@@ -142,8 +142,8 @@ pub async fn recover_from_slaves<S: SalvageStore>(
     let turns = TurnLengths::new(Rc::clone(&env));
     let drain = Waker(Rc::clone(&arrives)).start().recipient();
     let answers = AnswerPool::new(config.max_answer_bytes.as_u64() as usize);
-    let board =
-        Rc::new(Switchboard::new(inbox.clone(), drain, Gate::new(&config), answers, turns, Rc::default()));
+    let gate = Gate::new(&config, turns.timings());
+    let board = Rc::new(Switchboard::new(inbox.clone(), drain, gate, answers, turns, Rc::default()));
     let (facts, config) = (door::server_facts(&config), Rc::new(config));
     let context = DoorContext {
         env: Rc::clone(&env),

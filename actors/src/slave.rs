@@ -3,6 +3,8 @@
 //! Owns the slave machine. The link to each master is a plain task, which keeps the connection and hands over in
 //! batches what arrives. A slave is connected to all masters and obeys the one with the latest reign.
 
+mod status;
+
 use crate::batch::{Inbox, Outbox, Turns};
 use crate::config::SlaveConfig;
 use crate::dial::{self, DialError, Greeted, Kept, Manner};
@@ -88,9 +90,29 @@ struct Facts {
     room_bytes: Cell<u64>,
 }
 
+/// What belongs to a slave that has begun, beside its actor.
+pub(crate) struct BegunSlave {
+    pub(crate) id: SlaveId,
+    /// The tasks of the links. Dropping them cuts the links.
+    pub(crate) links: JoinSet<()>,
+    /// The lengths of its turns.
+    pub(crate) turns: Rc<TurnLengths>,
+}
+
+/// What a slave has done since its start.
+#[derive(Debug, Default)]
+struct Done {
+    writes_taken: u64,
+    writes_refused: u64,
+    reads_answered: u64,
+}
+
 /// The actor. See the module.
 pub struct SlaveActor {
+    env: Env,
+    config: Rc<SlaveConfig>,
     machine: Slave,
+    done: Done,
     facts: Rc<Facts>,
     inbox: Inbox<Arrived>,
     arrived: Vec<Arrived>,
@@ -132,13 +154,13 @@ impl Board {
 }
 
 impl SlaveActor {
-    /// Starts a slave and its links, and gives the tasks of the links. Dropping them cuts the links.
+    /// Starts a slave and its links.
     pub(crate) fn begin(
         env: &Env,
         config: &Rc<SlaveConfig>,
         secret: Option<&Secret>,
         fate: &Fate,
-    ) -> (Addr<Self>, SlaveId, JoinSet<()>) {
+    ) -> (Addr<Self>, BegunSlave) {
         let (slave, board, facts) = Self::without_links(env, config, fate);
         let mut links = JoinSet::new();
         for address in &config.masters {
@@ -166,11 +188,11 @@ impl SlaveActor {
                 fate.clone(),
             ));
         }
-        (slave, facts.id.clone(), links)
+        (slave, BegunSlave { id: facts.id.clone(), links, turns: Rc::clone(&board.turns) })
     }
 
     /// Starts the actor, and gives what it shares with its links.
-    fn without_links(env: &Env, config: &SlaveConfig, fate: &Fate) -> (Addr<Self>, Rc<Board>, Rc<Facts>) {
+    fn without_links(env: &Env, config: &Rc<SlaveConfig>, fate: &Fate) -> (Addr<Self>, Rc<Board>, Rc<Facts>) {
         let random_id = || format!("slave-{:08x}", env.random() as u32);
         let id = config.id.clone().unwrap_or_else(|| {
             SlaveId::new(random_id()).expect("letters, digits and a dash make a valid slave id")
@@ -187,7 +209,10 @@ impl SlaveActor {
         let turns = TurnLengths::new(Rc::clone(env));
         let backlog = Rc::new(Cell::new(0));
         let slave = SlaveActor {
+            env: Rc::clone(env),
+            config: Rc::clone(config),
             machine,
+            done: Done::default(),
             facts: Rc::clone(&facts),
             inbox: inbox.clone(),
             arrived: Vec::new(),
@@ -260,6 +285,7 @@ impl SlaveActor {
         }
         match message {
             Wire::Write { version, reign, key, value } => {
+                self.done.writes_taken += 1;
                 self.step(Event::Write { link, version, reign, key, value });
             }
             Wire::Read { tag, version, reign, key } => {
@@ -319,9 +345,10 @@ impl SlaveActor {
         }
     }
 
-    fn perform(&self, effect: Effect) {
+    fn perform(&mut self, effect: Effect) {
         match effect {
             Effect::Value { link, tag, version, reign, value, checksum } => {
+                self.done.reads_answered += 1;
                 if let Some((_, outbox)) = self.links.get(&link) {
                     let stamp = Stamp { version, reign };
                     outbox.append_pieces(|out| frame::encode_value(tag, stamp, &value, checksum, out));
@@ -344,7 +371,11 @@ impl SlaveActor {
                 );
                 self.send(link, &Wire::Control(Control::Outdated { seen }));
             }
-            Effect::Full { link, number } => self.send(link, &Wire::Control(Control::Full { number })),
+            Effect::Full { link, number } => {
+                self.done.writes_taken = self.done.writes_taken.saturating_sub(1);
+                self.done.writes_refused += 1;
+                self.send(link, &Wire::Control(Control::Full { number }));
+            }
             Effect::Holdings { link, entries, last } => {
                 self.send(link, &Wire::Control(Control::Holdings { entries, last }));
             }
@@ -568,7 +599,7 @@ mod tests {
         let near = env.connect(&listener.local_address().unwrap()).await.unwrap();
         let (far, _) = listener.accept().await.unwrap();
         let fate = Fate::default();
-        let (slave, board, _) = SlaveActor::without_links(&env, &SlaveConfig::default(), &fate);
+        let (slave, board, _) = SlaveActor::without_links(&env, &Rc::default(), &fate);
         let (link, outbox) = (LinkId(1), Outbox::default());
         let pumped = outbox.clone();
         let pump = actix::spawn(async move { pumped.pump(&near, WRITE_TIMEOUT).await });

@@ -64,6 +64,18 @@ pub struct SlaveEnded {
 pub struct End(pub EndReason);
 
 impl EndReason {
+    /// The reason in one word, of which there are few.
+    pub(crate) fn word(&self) -> &'static str {
+        match self {
+            EndReason::Closed(_) => "closed",
+            EndReason::Dismissed(_) => "dismissed",
+            EndReason::AckTimeout => "ack-timeout",
+            EndReason::Replaced => "replaced",
+            EndReason::Protocol(_) => "protocol-error",
+            EndReason::Refused(_) => "refused",
+        }
+    }
+
     /// What the reason means for the slave.
     pub(crate) fn ending(&self) -> LinkEnding {
         match self {

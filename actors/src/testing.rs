@@ -505,7 +505,7 @@ impl File for MemoryFile {
             let write_error = (written < bytes.len()).then(|| io::ErrorKind::StorageFull.into());
             let sync_error = if sync && written > 0 { self.disk.synced().err() } else { None };
             let displaced = self.displaced(post.as_ref(), offset + written as u64);
-            Appended { bytes, written, write_error, sync_error, displaced, unseen: None }
+            Appended { bytes, written, write_error, sync_error, displaced, unseen: None, sync_us: None }
         })
     }
 

@@ -3,9 +3,10 @@
 //! One thread runs everything in a node, so whatever runs long holds everything else up. Owns the count of turns by their
 //! length, which INFO shows: a turn is one message to an actor, or what a task does between two waits. How long it took
 //! and how long it computed are two things where others have the processors. Judges nothing, and takes two looks at a
-//! clock for each turn; the one for computing, which is a system call, is asked a thousand times a second at most.
+//! clock for each turn, which `timings.rs` measures other things by; the one for computing, which is a system call, is asked a thousand times a second at most.
 
 use crate::env::Env;
+use crate::timings::Timings;
 use dsm_protocol::info::TurnsInfo;
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -19,6 +20,8 @@ const CLASS_ENDS_US: [u64; 4] = [1_000, 10_000, 100_000, 1_000_000];
 /// The turns of one node.
 pub(crate) struct TurnLengths {
     env: Env,
+    /// Where all is counted that this node measures.
+    timings: Rc<Timings>,
     /// How many turns there were, by their length.
     counts: [Cell<u64>; CLASS_ENDS_US.len() + 1],
     longest: Cell<Longest>,
@@ -61,6 +64,7 @@ impl TurnLengths {
     pub(crate) fn new(env: Env) -> Rc<Self> {
         Rc::new(TurnLengths {
             env,
+            timings: Rc::default(),
             counts: Default::default(),
             longest: Cell::new(Longest::NONE),
             computing_long: Cell::new(0),
@@ -70,9 +74,15 @@ impl TurnLengths {
         })
     }
 
+    /// Where all is counted that this node measures.
+    pub(crate) fn timings(&self) -> &Rc<Timings> {
+        &self.timings
+    }
+
     /// Begins a turn in what is called `name`; it ends with the drop of what this gives.
     pub(crate) fn begin(self: &Rc<Self>, name: &'static str) -> Turn {
         let began_us = self.env.clock_us();
+        self.timings.note_clock(began_us);
         if began_us.saturating_sub(self.computed.get().0) >= COMPUTED_EVERY_US {
             self.computed.set((began_us, self.env.computed_us()));
         }
@@ -92,6 +102,7 @@ impl TurnLengths {
     }
 
     fn note(&self, name: &'static str, took_us: u64) {
+        self.timings.turns.note(took_us);
         let class = CLASS_ENDS_US.iter().position(|end| took_us < *end).unwrap_or(CLASS_ENDS_US.len());
         let count = &self.counts[class];
         count.set(count.get() + 1);
@@ -157,6 +168,8 @@ impl Turn {
 
 impl Drop for Turn {
     fn drop(&mut self) {
-        self.lengths.note(self.name, self.took_us());
+        let now_us = self.lengths.env.clock_us();
+        self.lengths.timings.note_clock(now_us);
+        self.lengths.note(self.name, now_us.saturating_sub(self.began_us));
     }
 }

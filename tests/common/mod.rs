@@ -1,6 +1,6 @@
 //! What the tests of the whole system share: real processes on free ports ([`cluster`]), a client of the RESP
 //! door ([`resp`]), one of the native door ([`native`]), clients that load the cluster and record what they saw ([`load`]),
-//! what they ask ([`requests`]), disks and networks that can be cut ([`isolation`]), small C programs ([`programs`]), what
+//! what they ask ([`requests`]), a client of the HTTP ports ([`http`]), disks and networks that can be cut ([`isolation`]), small C programs ([`programs`]), what
 //! a test does that cannot run here ([`skip`]), what is said of wrong flags ([`flags`]), conditions ([`wait`]).
 //!
 //! Nothing here knows how the servers are built: it sees binaries, flags, sockets, exit codes and the log.
@@ -10,6 +10,7 @@
 
 pub(crate) mod cluster;
 pub(crate) mod flags;
+pub(crate) mod http;
 pub(crate) mod isolation;
 pub(crate) mod load;
 pub(crate) mod native;

@@ -6,6 +6,7 @@
 use super::counters::{count, LimitCounters};
 use crate::config::MasterConfig;
 use crate::reading::READ_BYTES;
+use crate::timings::{Began, Timings};
 use dsm_protocol::command::{Command, ErrorWord, Reply};
 use dsm_protocol::resp::Limits;
 use std::cell::{Cell, RefCell};
@@ -37,13 +38,15 @@ pub(crate) struct Gate {
     /// Connections whose places are taken back and who have not left yet.
     leaving: Cell<usize>,
     pub(crate) counters: LimitCounters,
+    /// Where it is counted how long requests take.
+    timings: Rc<Timings>,
 }
 
 /// All who have not said who they are have at most this part of what there is: one in so many.
 const STRANGERS_PART: usize = 4;
 
 impl Gate {
-    pub(crate) fn new(config: &MasterConfig) -> Rc<Self> {
+    pub(crate) fn new(config: &MasterConfig, timings: &Rc<Timings>) -> Rc<Self> {
         let request_bytes_max = config.max_request_bytes.as_u64() as usize;
         let link_bytes_max = config.max_link_bytes.as_u64() as usize;
         Rc::new(Gate {
@@ -61,6 +64,7 @@ impl Gate {
             last_stranger: Cell::new(0),
             leaving: Cell::new(0),
             counters: LimitCounters::default(),
+            timings: Rc::clone(timings),
         })
     }
 
@@ -172,7 +176,7 @@ impl Gate {
     pub(super) fn request_always(self: &Rc<Self>, bytes: usize) -> RequestPermit {
         self.requests.set(self.requests.get() + 1);
         self.request_bytes.set(self.request_bytes.get() + bytes);
-        RequestPermit { gate: Rc::clone(self), bytes }
+        RequestPermit { gate: Rc::clone(self), bytes, began: None }
     }
 }
 
@@ -241,9 +245,17 @@ impl Drop for ConnectionPermit {
 pub(crate) struct RequestPermit {
     gate: Rc<Gate>,
     bytes: usize,
+    /// If it is measured: what it is and when it came.
+    began: Option<Began>,
 }
 
 impl RequestPermit {
+    /// The same, and measures how long it takes until the permit is returned.
+    pub(super) fn measuring(mut self, command: &Command) -> Self {
+        self.began = Some(self.gate.timings.begin(command));
+        self
+    }
+
     /// Bytes of the request's keys and values.
     pub(super) fn bytes(&self) -> usize {
         self.bytes
@@ -252,7 +264,10 @@ impl RequestPermit {
 
 impl Drop for RequestPermit {
     fn drop(&mut self) {
-        let Gate { requests, request_bytes, .. } = &*self.gate;
+        let Gate { requests, request_bytes, timings, .. } = &*self.gate;
+        if let Some(began) = self.began {
+            timings.end(began);
+        }
         requests.set(requests.get() - 1);
         request_bytes.set(request_bytes.get() - self.bytes);
     }

@@ -89,6 +89,7 @@ impl EmbeddedCaller {
             return Err(Reply::Error(busy()));
         };
         let (caller, answer) = oneshot::channel();
+        let permit = permit.measuring(&command);
         let tag = session.ask_for(Coding::Embedded(caller), Some(permit), !command.is_write());
         let asker = Asker { session: session.id(), tag };
         self.switchboard.push(Arrived::Request { asker, command });

@@ -33,6 +33,15 @@ pub(super) fn is_denied(
     is_denied
 }
 
+/// Whether whoever comes so is let in as a Redis client would be that has shown nothing else. If not, it is counted.
+pub(super) fn lets_in(stream: &Stream, address: &str, context: &Context) -> bool {
+    let is_kept_out = is_kept_out(Comer::Text, false, stream, address, context);
+    if is_kept_out {
+        count(&context.switchboard.gate.counters.denied);
+    }
+    !is_kept_out
+}
+
 /// Whether protected mode keeps out who comes so.
 fn is_kept_out(comer: Comer, has_proved: bool, stream: &Stream, address: &str, context: &Context) -> bool {
     if context.config.protected_mode == ProtectedMode::No {

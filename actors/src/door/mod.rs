@@ -104,6 +104,11 @@ impl Context {
     }
 }
 
+/// Whether the other side of a connection whose first bytes are read may come in as it is. If not, it is counted.
+pub(crate) fn lets_in(stream: &Stream, address: &str, context: &Context) -> bool {
+    kept_out::lets_in(stream, address, context)
+}
+
 /// What Redis clients may ask about the server.
 pub(crate) fn server_facts(config: &MasterConfig) -> ServerFacts {
     ServerFacts {

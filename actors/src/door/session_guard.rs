@@ -62,6 +62,7 @@ impl SessionGuard {
             self.refuse(coding, &Reply::error(ErrorWord::Busy, "too many requests in flight"));
             return;
         };
+        let permit = permit.measuring(&command);
         let tag = self.session.ask_for(coding, Some(permit), !command.is_write());
         asked(tag);
         let asker = Asker { session: self.session.id(), tag };

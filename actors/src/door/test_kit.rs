@@ -37,7 +37,14 @@ pub(super) fn deaf_master(config: MasterConfig) -> (Context, Inbox<Arrived>) {
     let env = crate::env::real::RealEnv::new();
     let turns = TurnLengths::new(Rc::clone(&env));
     let (answers, drain) = (AnswerPool::new(usize::MAX), Drains.start().recipient());
-    let board = Switchboard::new(inbox.clone(), drain, Gate::new(&config), answers, turns, Rc::default());
+    let board = Switchboard::new(
+        inbox.clone(),
+        drain,
+        Gate::new(&config, turns.timings()),
+        answers,
+        turns,
+        Rc::default(),
+    );
     let facts = server_facts(&config);
     let secrets = Rc::new(config.open_secrets().unwrap());
     let (config, switchboard) = (Rc::new(config), Rc::new(board));

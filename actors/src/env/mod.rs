@@ -466,12 +466,22 @@ pub struct Appended {
     pub displaced: Option<Displaced>,
     /// Why it is not known whether the file is at its path.
     pub unseen: Option<io::Error>,
+    /// How long the sync took, in microseconds, if there was one and it was measured.
+    pub sync_us: Option<u64>,
 }
 
 impl Appended {
     /// Nothing is written yet.
     pub fn nothing(bytes: Vec<u8>) -> Self {
-        Appended { bytes, written: 0, write_error: None, sync_error: None, displaced: None, unseen: None }
+        Appended {
+            bytes,
+            written: 0,
+            write_error: None,
+            sync_error: None,
+            displaced: None,
+            unseen: None,
+            sync_us: None,
+        }
     }
 }
 

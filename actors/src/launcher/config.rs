@@ -73,6 +73,9 @@ pub struct LauncherConfig {
     pub secret_file: Option<PathBuf>,
     /// The file of the secret of native clients, by which this process asks the masters, too. Default: none.
     pub client_secret_file: Option<PathBuf>,
+    /// The first of the ports of 127.0.0.1 at which the processes are asked over HTTP, one after the other: that of the first
+    /// master; the other masters have the next ones, and then the slaves. Default: none.
+    pub http_port: Option<u16>,
     /// How long a process may take until it is ready. Default 30 s: a long log takes time to replay.
     pub ready_timeout: Duration,
     /// How long a process may take to stop when asked to, before it is killed. Default 5 s.
@@ -95,6 +98,7 @@ impl LauncherConfig {
             tls: TlsFiles::default(),
             secret_file: None,
             client_secret_file: None,
+            http_port: None,
             ready_timeout: Duration::from_secs(30),
             stop_timeout: Duration::from_secs(5),
         }

@@ -104,6 +104,16 @@ impl Launcher {
         }
     }
 
+    /// Where `role` is asked over HTTP; `None` if it is not.
+    pub fn http_address(&self, role: Role) -> Option<SocketAddr> {
+        let place = match role {
+            Role::Master(place) => place,
+            Role::Slave(number) => self.masters.len() + number - 1,
+        };
+        let port = self.config.http_port?.checked_add(u16::try_from(place).ok()?)?;
+        Some(SocketAddr::from(([127, 0, 0, 1], port)))
+    }
+
     /// The masters' addresses, the primary's first: what clients are configured with.
     pub fn masters(&self) -> Vec<String> {
         self.masters.iter().map(SocketAddr::to_string).collect()
@@ -192,6 +202,11 @@ impl Launcher {
         }
         if let Some(file) = &self.config.secret_file {
             command.arg("--secret-file").arg(file);
+        }
+        // One port for all of them would be that of the first alone.
+        command.env_remove("DSM_HTTP");
+        if let Some(address) = self.http_address(role) {
+            command.arg("--http").arg(address.to_string());
         }
         command.arg("--die-with-parent").arg(std::process::id().to_string());
         command.args(&how.extra);
@@ -404,6 +419,23 @@ mod tests {
             wait_for_output(&launcher, Role::Slave(2)),
             format!("--masters {primary},{backup} --id slave-2 {parent}")
         );
+    }
+
+    #[test]
+    fn each_role_has_an_http_port_of_its_own_if_one_is_given() {
+        let data = tempfile::tempdir().unwrap();
+        let role = RoleCommand::new("/bin/sh").with_prefix(["-c", "echo \"$@\"", "role"]);
+        let masters = std::iter::repeat_n(MasterCommand::from(role.clone()), 2);
+        let config = quick(LauncherConfig::new(masters, role, data.path()));
+        let mut launcher = Launcher::new(LauncherConfig { http_port: Some(9345), ..config }).unwrap();
+        for (role, port) in
+            [(Role::PRIMARY, 9345), (Role::BACKUP, 9346), (Role::Slave(1), 9347), (Role::Slave(3), 9349)]
+        {
+            assert_eq!(launcher.http_address(role).unwrap().port(), port);
+            launcher.start(role).unwrap();
+            let told = wait_for_output(&launcher, role);
+            assert!(told.contains(&format!(" --http 127.0.0.1:{port} --die-with-parent ")), "{told}");
+        }
     }
 
     #[test]

@@ -148,7 +148,8 @@ impl MasterActor {
             let turns = TurnLengths::new(Rc::clone(&parts.env));
             let drain = ctx.address().recipient();
             let switchboard = {
-                let (gate, accounts) = (Gate::new(&parts.config), Rc::clone(&parts.accounts));
+                let (gate, accounts) =
+                    (Gate::new(&parts.config, turns.timings()), Rc::clone(&parts.accounts));
                 Rc::new(Switchboard::new(for_switchboard, drain, gate, answers, turns, accounts))
             };
             *shared_board.borrow_mut() = Some(Rc::clone(&switchboard));

@@ -82,7 +82,8 @@ impl MasterActor {
         let welcome = self.welcome();
         self.switchboard.welcome(link);
         send(&outbox, &Message::Control(Control::Welcome(welcome)));
-        let slave = SlaveLink::new(book, outbox, proxy, (hello.cluster, seen));
+        let slave =
+            SlaveLink::new(book, outbox, proxy, (hello.cluster, seen), self.switchboard.turns.timings());
         log::debug!("slave connected slave={} link={link}", slave.id());
         self.slaves.insert(link, slave);
         self.announce_to(now, link);

@@ -6,6 +6,7 @@
 use super::send;
 use crate::batch::Outbox;
 use crate::slave_proxy::{End, EndReason, SharedLink, SlaveProxy};
+use crate::timings::Timings;
 use actix::Addr;
 use bytes::Bytes;
 use dsm_protocol::frame;
@@ -13,6 +14,8 @@ use dsm_protocol::ids::{ClusterId, Incarnation, Millis, SlaveId, Stamp};
 use dsm_protocol::machine::link::{Announcement, Challenge, Quarantine, ReadWindow, Standing, WaitingRead};
 use dsm_protocol::machine::master::{Master, ReignRecord};
 use dsm_protocol::message::{Control, Message, Seen};
+use std::cell::Cell;
+use std::rc::Rc;
 
 /// A connected slave.
 pub(super) struct SlaveLink {
@@ -27,6 +30,10 @@ pub(super) struct SlaveLink {
     seen: Option<Seen>,
     /// What it says it has seen is not in the log: it gets no place in this reign, and nothing of it is dropped.
     disputes: bool,
+    /// Where it is counted how long acknowledgements take.
+    timings: Rc<Timings>,
+    /// The write whose acknowledgement is measured: its number, and when it was sent.
+    measured: Cell<Option<(u64, u64)>>,
 }
 
 /// What slaves are told of a reign whose EPOCH record is durable.
@@ -45,9 +52,11 @@ impl SlaveLink {
         outbox: Outbox,
         proxy: Addr<SlaveProxy>,
         (cluster, seen): (Option<ClusterId>, Option<Seen>),
+        timings: &Rc<Timings>,
     ) -> Self {
         let id = book.borrow().life().id.clone();
-        SlaveLink { id, book, outbox, proxy, cluster, seen, disputes: false }
+        let (timings, measured) = (Rc::clone(timings), Cell::new(None));
+        SlaveLink { id, book, outbox, proxy, cluster, seen, disputes: false, timings, measured }
     }
 
     /// Its name.
@@ -184,6 +193,7 @@ impl SlaveLink {
 
     /// It has its place: its messages are counted from now on. Gives the window of reads of an earlier one.
     pub(super) fn begin(&self, now: Millis) -> ReadWindow {
+        self.measured.set(None);
         self.book.borrow_mut().begin(now, self.outbox.queued())
     }
 
@@ -204,6 +214,10 @@ impl SlaveLink {
 
     /// How many more writes an ACK covers; `None` for one that it cannot have.
     pub(super) fn note_acked(&self, now: Millis, through: u64) -> Option<u64> {
+        if let Some((_, sent_us)) = self.measured.get().filter(|(number, _)| *number <= through) {
+            self.timings.acks.note(self.timings.now_us().saturating_sub(sent_us));
+            self.measured.set(None);
+        }
         self.book.borrow_mut().note_acked(now, through, self.outbox.reached())
     }
 
@@ -239,7 +253,10 @@ impl SlaveLink {
     /// Sends a value to be held.
     pub(super) fn write(&self, now: Millis, stamp: Stamp, key: &Bytes, value: &Bytes) {
         self.outbox.append_pieces(|out| frame::encode_write(stamp, key, value, out));
-        self.book.borrow_mut().note_write(now, self.outbox.queued());
+        let number = self.book.borrow_mut().note_write(now, self.outbox.queued());
+        if self.measured.get().is_none() {
+            self.measured.set(Some((number, self.timings.now_us())));
+        }
     }
 
     /// Asks for the next part of its report.

@@ -32,6 +32,8 @@ pub(super) struct Slaves {
     /// Those whose name is taken, until it is known whether the other one lives. One for each name.
     parked: BTreeMap<LinkId, (Hello, Outbox)>,
     removed: u64,
+    /// The same by the reason.
+    removed_by: BTreeMap<&'static str, u64>,
     refused: u64,
     /// Which processes the slaves are that were removed by command in this reign. The machine bounds them.
     sent_away: BTreeMap<SlaveId, Incarnation>,
@@ -91,6 +93,7 @@ impl Slaves {
         }
         if slave.is_active() {
             self.removed += 1;
+            *self.removed_by.entry(ended.reason.word()).or_default() += 1;
         }
         self.give_up_reads(slave.take_reads());
         Some(slave)
@@ -271,6 +274,11 @@ impl Slaves {
     /// How many were removed from a reign since the start.
     pub(super) fn removed(&self) -> u64 {
         self.removed
+    }
+
+    /// The same by the reason, in one word.
+    pub(super) fn removed_by(&self) -> &BTreeMap<&'static str, u64> {
+        &self.removed_by
     }
 
     /// How many were refused since the start.

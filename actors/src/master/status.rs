@@ -5,15 +5,17 @@ use super::slave_link::SlaveLink;
 use super::MasterActor;
 use crate::config::{Fsync, MasterKind};
 use crate::door::admission::Pool;
+use crate::http::{AskNode, NodeFacts, NodeTold};
 use crate::journal::{Sight, Wording};
+use crate::process_info::{cpu_info, memory_info};
+use actix::prelude::Handler;
 use dsm_protocol::acl::IncidentKind;
 use dsm_protocol::command::ErrorWord;
 use dsm_protocol::ids::SlaveId;
 use dsm_protocol::info::{
-    human_bytes, ActiveSlave, ClientsInfo, ConnectedSlave, CpuInfo, CpuSeconds, DatabaseInfo, ErrorsInfo,
-    KeyspaceInfo, LogInfo, MasterInfo, MasterRole, MemoryInfo, OrEmpty, OrUnlimited, PeerInfo,
-    PersistenceInfo, QuarantinedSlave, RedisRole, ReplicationInfo, RequestsInfo, ServerInfo, SlaveInfo,
-    SlavesInfo, StartedAs, StatsInfo,
+    ActiveSlave, ClientsInfo, ConnectedSlave, DatabaseInfo, ErrorsInfo, KeyspaceInfo, LogInfo, MasterInfo,
+    MasterRole, OrEmpty, OrUnlimited, PeerInfo, PersistenceInfo, QuarantinedSlave, RedisRole,
+    ReplicationInfo, RequestsInfo, ServerInfo, SlaveInfo, SlavesInfo, StartedAs, StatsInfo,
 };
 use dsm_protocol::machine::master::{Lacking, Slot};
 use dsm_protocol::resp::REDIS_VERSION;
@@ -22,13 +24,17 @@ use dsm_protocol::serving_view::host_and_port;
 impl MasterActor {
     /// The text of STATUS.
     pub(super) fn status(&self) -> String {
-        let info = MasterInfo {
+        self.info().print()
+    }
+
+    fn info(&self) -> MasterInfo {
+        MasterInfo {
             server: self.server_info(),
-            memory: self.memory_info(),
+            memory: memory_info(&self.env),
             persistence: self.persistence_info(),
             stats: self.stats_info(),
             replication: self.replication_info(),
-            cpu: self.cpu_info(),
+            cpu: cpu_info(&self.env),
             slaves: self.slaves_info(),
             keyspace: self.keyspace_info(),
             log: self.log_info(),
@@ -36,8 +42,7 @@ impl MasterActor {
             turns: self.switchboard.turns.info(),
             errors: self.errors_info(),
             clients: self.clients_info(),
-        };
-        info.print()
+        }
     }
 
     fn server_info(&self) -> ServerInfo {
@@ -63,18 +68,6 @@ impl MasterActor {
         }
     }
 
-    fn memory_info(&self) -> MemoryInfo {
-        let (private, resident) = (self.env.private_bytes(), self.env.resident_bytes());
-        MemoryInfo {
-            used_memory: private,
-            used_memory_human: human_bytes(private),
-            used_memory_rss: resident,
-            used_memory_rss_human: human_bytes(resident),
-            maxmemory: 0,
-            maxmemory_policy: "noeviction".to_owned(),
-        }
-    }
-
     fn persistence_info(&self) -> PersistenceInfo {
         let known = self.log.compactions();
         PersistenceInfo {
@@ -96,14 +89,6 @@ impl MasterActor {
             rejected_connections: counters.connections_refused.get(),
             evicted_keys: 0,
             total_error_replies: self.errors_info().errors.iter().map(|(_, answered)| answered).sum(),
-        }
-    }
-
-    fn cpu_info(&self) -> CpuInfo {
-        let used = self.env.processor_time_us();
-        CpuInfo {
-            used_cpu_sys: used.map(|(_, kernel)| CpuSeconds(kernel)),
-            used_cpu_user: used.map(|(program, _)| CpuSeconds(program)),
         }
     }
 
@@ -358,6 +343,21 @@ impl MasterActor {
             protocol_errors: counters.protocol_errors.get(),
             idle_closed: counters.idle_closed.get(),
             accept_errors: counters.accept_errors.get(),
+        }
+    }
+}
+
+impl Handler<AskNode> for MasterActor {
+    type Result = NodeTold;
+
+    fn handle(&mut self, _: AskNode, _: &mut Self::Context) -> NodeTold {
+        let _turn = self.switchboard.turns.begin("look");
+        NodeTold {
+            node: NodeFacts::Master {
+                info: Box::new(self.info()),
+                removed_by: self.slaves.removed_by().clone(),
+            },
+            wall_clock_ms: self.env.wall_clock().0,
         }
     }
 }

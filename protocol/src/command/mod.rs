@@ -83,7 +83,8 @@ macro_rules! commands {
         pub static COMMAND_FACTS: &[&CommandFacts] = &[$(&$facts),+];
 
         impl Command {
-            fn number(&self) -> u8 {
+            /// Its place in [`COMMAND_FACTS`], which is its number on the wire, too.
+            pub fn number(&self) -> u8 {
                 match self {
                     $(Command::$name { .. } => Number::$name as u8,)+
                 }

@@ -6,15 +6,19 @@
 
 mod lines;
 mod value;
+mod verdict;
 
 pub use lines::{Info, Sections};
 pub use value::{
-    human_bytes, ActiveSlave, ConnectedSlave, CpuSeconds, DatabaseInfo, InfoError, MasterRole, OrEmpty,
-    OrUnlimited, PeerInfo, QuarantinedSlave, RebalanceState, RedisRole, RepairState, SlaveInfo, StartedAs,
+    human_bytes, ActiveSlave, ConnectedSlave, CpuSeconds, DatabaseInfo, InfoError, MasterLinkInfo,
+    MasterRole, OrEmpty, OrUnlimited, PeerInfo, QuarantinedSlave, RebalanceState, RedisRole, RepairState,
+    SlaveInfo, StartedAs,
 };
+pub use verdict::{NodeState, NodeVerdict};
 
 use crate::command::ErrorWord;
-use crate::ids::{ClusterId, Epoch, ReignId, Seq};
+use crate::ids::{ClusterId, Epoch, ReignId, Seq, SlaveId};
+use serde_json::{Map, Value};
 use value::InfoField;
 
 /// What is fixed about a field.
@@ -28,6 +32,44 @@ pub struct FieldFacts {
     pub unit: &'static str,
 }
 
+/// Makes the struct of a section.
+macro_rules! section {
+    (
+        $(#[$section_doc:meta])*
+        $type:ident = $heading:literal {
+            $( $(#[$doc:meta])* $field:ident: $value:ty, )*
+        }
+    ) => {
+        $(#[$section_doc])*
+        #[derive(Clone, Debug, PartialEq, Eq)]
+        pub struct $type {
+            $( $(#[$doc])* pub $field: $value, )*
+        }
+
+        impl $type {
+            /// Adds its lines to a text.
+            fn print(&self, text: &mut String) {
+                if !text.is_empty() {
+                    text.push('\n');
+                }
+                text.push_str(concat!("# ", $heading, "\n"));
+                $( self.$field.print(stringify!($field), text); )*
+            }
+
+            fn parse(lines: &Info) -> Result<Self, InfoError> {
+                Ok($type { $( $field: InfoField::parse(stringify!($field), lines)?, )* })
+            }
+
+            /// Its fields as an object of JSON.
+            fn json(&self) -> Value {
+                let mut object = Map::new();
+                $( self.$field.add_json(stringify!($field), &mut object); )*
+                Value::Object(object)
+            }
+        }
+    };
+}
+
 /// Makes a struct of each section, [`MasterInfo`] of all of them, and the lists of both. Fields are printed in the order
 /// of their declaration.
 macro_rules! sections {
@@ -38,23 +80,10 @@ macro_rules! sections {
         }
     )*) => {
         $(
-            $(#[$section_doc])*
-            #[derive(Clone, Debug, PartialEq, Eq)]
-            pub struct $type {
-                $( $(#[$doc])* pub $field: $value, )*
-            }
-
-            impl $type {
-                fn print(&self, text: &mut String) {
-                    if !text.is_empty() {
-                        text.push('\n');
-                    }
-                    text.push_str(concat!("# ", $heading, "\n"));
-                    $( self.$field.print(stringify!($field), text); )*
-                }
-
-                fn parse(lines: &Info) -> Result<Self, InfoError> {
-                    Ok($type { $( $field: InfoField::parse(stringify!($field), lines)?, )* })
+            section! {
+                $(#[$section_doc])*
+                $type = $heading {
+                    $( $(#[$doc])* $field: $value, )*
                 }
             }
         )*
@@ -80,6 +109,13 @@ macro_rules! sections {
                 let mut text = String::with_capacity(4096);
                 $( self.$section.print(&mut text); )*
                 text
+            }
+
+            /// The same as an object of JSON: an object for each section, by the name by which it can be asked for.
+            pub fn json(&self) -> Value {
+                let mut object = Map::new();
+                $( object.insert(stringify!($section).to_owned(), self.$section.json()); )*
+                Value::Object(object)
             }
 
             /// Reads the text of a master of this version, with either kind of line ends. Lines that are not fields are
@@ -466,6 +502,94 @@ sections! {
         idle_closed: u64,
         /// Errors of `accept`.
         accept_errors: u64,
+    }
+}
+
+section! {
+    /// What a slave shows of itself, beside its memory and its turns.
+    HolderInfo = "Slave" {
+        /// Version of the program.
+        dsm_version: String,
+        /// The process, as the system numbers it.
+        process_id: u32,
+        /// The name by which masters know it.
+        id: SlaveId,
+        /// Since its start, in seconds.
+        uptime_in_seconds: u64,
+        /// Until when its certificate is valid, in seconds since 1970; empty without TLS.
+        tls_certificate_expires: OrEmpty<u64>,
+        /// Log lines that standard error did not take in time, and that are dropped.
+        log_lines_lost: u64,
+        /// The cluster to which its values belong; missing until a master has named one.
+        cluster_id: Option<ClusterId>,
+        /// The epoch of the reign in which it has a place, or had last; 0 before the first.
+        epoch: Epoch,
+        /// Whether the master that it obeys has given it a place, and it is connected to that one.
+        admitted: bool,
+        /// Each of `--masters`, in the order of the settings.
+        master: Vec<MasterLinkInfo>,
+        /// Keys that it holds.
+        keys: u64,
+        /// What they take, keys and values and their entries, in bytes.
+        held_bytes: u64,
+        /// For how many more bytes it has room.
+        room_bytes: OrUnlimited,
+        /// Values that it has taken from masters since its start.
+        writes_taken: u64,
+        /// Values that it has given to masters since its start.
+        reads_answered: u64,
+        /// Values for which it had no room.
+        writes_refused: u64,
+    }
+}
+
+/// All that a slave shows of itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SlaveNodeInfo {
+    /// What it is and holds.
+    pub slave: HolderInfo,
+    /// What its process has in memory.
+    pub memory: MemoryInfo,
+    /// The time that its process has computed.
+    pub cpu: CpuInfo,
+    /// Its turns.
+    pub turns: TurnsInfo,
+}
+
+impl SlaveNodeInfo {
+    /// The text, in the form of [`MasterInfo::print`].
+    pub fn print(&self) -> String {
+        let mut text = String::with_capacity(1024);
+        self.slave.print(&mut text);
+        self.memory.print(&mut text);
+        self.cpu.print(&mut text);
+        self.turns.print(&mut text);
+        text
+    }
+
+    /// The same as an object of JSON.
+    pub fn json(&self) -> Value {
+        let sections = [
+            ("slave", self.slave.json()),
+            ("memory", self.memory.json()),
+            ("cpu", self.cpu.json()),
+            ("turns", self.turns.json()),
+        ];
+        Value::Object(sections.into_iter().map(|(name, section)| (name.to_owned(), section)).collect())
+    }
+
+    /// Reads the text of a slave of this version.
+    ///
+    /// # Errors
+    /// The field that is missing or has a value of another kind.
+    pub fn parse(text: &str) -> Result<SlaveNodeInfo, InfoError> {
+        let lines = Info::parse(text);
+        Ok(SlaveNodeInfo {
+            slave: HolderInfo::parse(&lines)?,
+            memory: MemoryInfo::parse(&lines)?,
+            cpu: CpuInfo::parse(&lines)?,
+            turns: TurnsInfo::parse(&lines)?,
+        })
     }
 }
 

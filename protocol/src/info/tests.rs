@@ -195,8 +195,70 @@ idle_closed:0
 accept_errors:0
 ";
 
-fn example() -> MasterInfo {
+pub(super) fn example() -> MasterInfo {
     MasterInfo::parse(TEXT).unwrap()
+}
+
+/// The text of [`slave_example`], as far as it has no section of masters.
+const SLAVE_TEXT: &str = "\
+# Slave
+dsm_version:0.1.0
+process_id:4712
+id:slave-1
+uptime_in_seconds:60
+tls_certificate_expires:
+log_lines_lost:0
+cluster_id:00000000000000ab
+epoch:3
+admitted:1
+master0:address=a:1,connected=1,obeyed=1
+master1:address=b:2,connected=1,obeyed=0
+keys:5
+held_bytes:700
+room_bytes:unlimited
+writes_taken:9
+reads_answered:2
+writes_refused:0
+";
+
+/// A slave that does its part.
+pub(super) fn slave_example() -> SlaveNodeInfo {
+    let section = |from: &str, to: &str| {
+        let begin = TEXT.find(from).unwrap();
+        &TEXT[begin..begin + TEXT[begin..].find(to).unwrap()]
+    };
+    let (memory, cpu, turns) =
+        (section("# Memory", "\n# Pers"), section("# CPU", "\n# Key"), section("# Turns", "\n# Err"));
+    let text = format!("{SLAVE_TEXT}\n{memory}\n{cpu}\n{turns}");
+    let info = SlaveNodeInfo::parse(&text).unwrap();
+    assert_eq!(info.print(), text);
+    info
+}
+
+#[test]
+fn in_json_numbers_are_numbers_and_lists_are_lists() {
+    let json = example().json();
+    let sections: Vec<&str> = json.as_object().unwrap().keys().map(String::as_str).collect();
+    assert_eq!(sections.len(), SECTIONS.len());
+    for (place, expected) in [
+        ("/server/cluster_id", Value::from("00000000000000ab")),
+        ("/server/tls", true.into()),
+        ("/server/tls_certificate_expires", 1_795_989_165_u64.into()),
+        ("/replication/epoch", 3.into()),
+        ("/replication/dsm_role", "primary".into()),
+        ("/replication/peers/1/address", "there:12346".into()),
+        ("/slaves/slaves/0/room_bytes", Value::Null),
+        ("/slaves/slaves/2/state", "quarantined".into()),
+        ("/cpu/used_cpu_user", 1.000_25.into()),
+        ("/turns/turn_longest_computing_by_kind/slave-link", 1200.into()),
+        ("/errors/errors_noquorum", 3.into()),
+    ] {
+        assert_eq!(json.pointer(place), Some(&expected), "{place}");
+    }
+    assert_eq!(json.pointer("/replication/master_host"), None, "what is missing is missing");
+    let json = slave_example().json();
+    assert_eq!(json.pointer("/slave/masters/0/obeyed"), Some(&Value::Bool(true)));
+    assert_eq!(json.pointer("/slave/tls_certificate_expires"), Some(&Value::Null));
 }
 
 /// `TEXT` with one line replaced.

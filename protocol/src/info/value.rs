@@ -4,6 +4,7 @@
 
 use super::{ErrorWord, Info};
 use crate::ids::{ClusterId, Epoch, ReignId, Seq, SlaveId};
+use serde_json::{Map, Value};
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::str::FromStr;
@@ -25,6 +26,13 @@ pub(super) trait Word: Sized {
     fn push(&self, text: &mut String);
 
     fn read(word: &str) -> Option<Self>;
+
+    /// The same in JSON: its text, unless it is a number or no word at all.
+    fn json(&self) -> Value {
+        let mut text = String::new();
+        self.push(&mut text);
+        Value::String(text)
+    }
 }
 
 /// The value of a field: none, one or several lines.
@@ -32,6 +40,9 @@ pub(super) trait InfoField: Sized {
     fn print(&self, name: &str, text: &mut String);
 
     fn parse(name: &str, lines: &Info) -> Result<Self, InfoError>;
+
+    /// Adds it to an object of JSON: a list of numbered fields by its name and an `s`, a field that is missing not at all.
+    fn add_json(&self, name: &str, object: &mut Map<String, Value>);
 }
 
 /// Bytes in short, as Redis writes them: `512B`, `1.50K`, `2.00G`.
@@ -59,11 +70,15 @@ impl<W: Word> InfoField for W {
         let word = lines.get(name).ok_or_else(|| InfoError::Missing(name.to_owned()))?;
         Word::read(word).ok_or_else(|| InfoError::Value(name.to_owned(), word.to_owned()))
     }
+
+    fn add_json(&self, name: &str, object: &mut Map<String, Value>) {
+        object.insert(name.to_owned(), self.json());
+    }
 }
 
 /// Words that are written as they are displayed, and read by `FromStr` of the type that is named last.
 macro_rules! displayed {
-    ($($type:ty, $parse:expr;)*) => {$(
+    ($($type:ty, $parse:expr $(, $number:expr)?;)*) => {$(
         impl Word for $type {
             fn push(&self, text: &mut String) {
                 add(text, format_args!("{self}"));
@@ -73,6 +88,11 @@ macro_rules! displayed {
                 let parse: fn(&str) -> Option<Self> = $parse;
                 parse(word)
             }
+
+            $(fn json(&self) -> Value {
+                let number: fn(&Self) -> u64 = $number;
+                number(self).into()
+            })?
         }
     )*};
 }
@@ -82,13 +102,13 @@ fn parsed<T: FromStr>(word: &str) -> Option<T> {
 }
 
 displayed! {
-    u32, parsed;
-    u64, parsed;
+    u32, parsed, |number| u64::from(*number);
+    u64, parsed, |number| *number;
     String, parsed;
     SlaveId, parsed;
     ClusterId, parsed;
-    Epoch, |word| parsed(word).map(Epoch);
-    Seq, |word| parsed(word).map(Seq);
+    Epoch, |word| parsed(word).map(Epoch), |epoch| epoch.0;
+    Seq, |word| parsed(word).map(Seq), |seq| seq.0;
     ReignId, |word| u64::from_str_radix(word, 16).ok().map(ReignId);
 }
 
@@ -104,6 +124,10 @@ impl Word for bool {
             "1" => Some(true),
             _ => None,
         }
+    }
+
+    fn json(&self) -> Value {
+        Value::Bool(*self)
     }
 }
 
@@ -124,6 +148,10 @@ impl<W: Word> Word for OrEmpty<W> {
         }
         W::read(word).map(|value| OrEmpty(Some(value)))
     }
+
+    fn json(&self) -> Value {
+        self.0.as_ref().map_or(Value::Null, Word::json)
+    }
 }
 
 /// A number; `None` is printed as `unlimited`.
@@ -143,6 +171,10 @@ impl Word for OrUnlimited {
             return Some(OrUnlimited(None));
         }
         u64::read(word).map(|number| OrUnlimited(Some(number)))
+    }
+
+    fn json(&self) -> Value {
+        self.0.map_or(Value::Null, Value::from)
     }
 }
 
@@ -246,6 +278,10 @@ impl Word for CpuSeconds {
         let micros: u64 = (micros.len() == 6).then(|| parsed(micros))??;
         parsed::<u64>(seconds)?.checked_mul(1_000_000)?.checked_add(micros).map(CpuSeconds)
     }
+
+    fn json(&self) -> Value {
+        (self.0 as f64 / 1e6).into()
+    }
 }
 
 /// A field that is missing when its value is `None`.
@@ -258,6 +294,12 @@ impl<W: Word> InfoField for Option<W> {
 
     fn parse(name: &str, lines: &Info) -> Result<Self, InfoError> {
         lines.get(name).map(|_| InfoField::parse(name, lines)).transpose()
+    }
+
+    fn add_json(&self, name: &str, object: &mut Map<String, Value>) {
+        if let Some(value) = self {
+            value.add_json(name, object);
+        }
     }
 }
 
@@ -272,6 +314,12 @@ impl InfoField for Vec<(ErrorWord, u64)> {
     fn parse(name: &str, lines: &Info) -> Result<Self, InfoError> {
         let words = ErrorWord::ALL.into_iter().filter(|word| !word.is_reserved());
         words.map(|word| Ok((word, InfoField::parse(&error_name(name, word), lines)?))).collect()
+    }
+
+    fn add_json(&self, name: &str, object: &mut Map<String, Value>) {
+        for (word, answered) in self {
+            object.insert(error_name(name, *word), (*answered).into());
+        }
     }
 }
 
@@ -296,6 +344,10 @@ impl Word for Vec<(String, u64)> {
             })
             .collect()
     }
+
+    fn json(&self) -> Value {
+        self.iter().map(|(name, number)| (name.replace(' ', "-"), Value::from(*number))).collect()
+    }
 }
 
 /// The value of a numbered field: parts `name=value`, separated by commas.
@@ -303,6 +355,8 @@ trait Parts: Sized {
     fn print_parts(&self, text: &mut String);
 
     fn parse_parts(parts: &BTreeMap<&str, &str>) -> Option<Self>;
+
+    fn json_parts(&self) -> Value;
 }
 
 /// Fields `name0`, `name1` and so on.
@@ -321,6 +375,10 @@ impl<P: Parts> InfoField for Vec<P> {
         };
         let fields = (0..).map(|index| format!("{name}{index}"));
         fields.map_while(|field| lines.get(&field).map(|value| (field, value))).map(item).collect()
+    }
+
+    fn add_json(&self, name: &str, object: &mut Map<String, Value>) {
+        object.insert(format!("{name}s"), self.iter().map(Parts::json_parts).collect());
     }
 }
 
@@ -357,6 +415,16 @@ macro_rules! parts {
                     $( $( $then: Word::read(parts.get(stringify!($then))?)?, )* )?
                 })
             }
+
+            fn json_parts(&self) -> Value {
+                let mut object = Map::new();
+                $( object.insert(stringify!($first).to_owned(), self.$first.json()); )*
+                $(
+                    object.insert("state".to_owned(), $state.into());
+                    $( object.insert(stringify!($then).to_owned(), self.$then.json()); )*
+                )?
+                Value::Object(object)
+            }
         }
     };
 }
@@ -378,6 +446,18 @@ parts! {
         serves: bool,
         /// The last record that it has told of; 0 while it is not connected.
         seq: Seq,
+    }
+}
+
+parts! {
+    /// A master to which a slave is to be connected.
+    MasterLinkInfo {
+        /// Where it is, as the settings name it.
+        address: String,
+        /// Whether the link stands.
+        connected: bool,
+        /// Whether it is the one that the slave obeys, which has given it a place.
+        obeyed: bool,
     }
 }
 
@@ -451,6 +531,14 @@ impl Parts for SlaveInfo {
             SlaveInfo::Active(slave) => slave.print_parts(text),
             SlaveInfo::Quarantined(slave) => slave.print_parts(text),
             SlaveInfo::Connected(slave) => slave.print_parts(text),
+        }
+    }
+
+    fn json_parts(&self) -> Value {
+        match self {
+            SlaveInfo::Active(slave) => slave.json_parts(),
+            SlaveInfo::Quarantined(slave) => slave.json_parts(),
+            SlaveInfo::Connected(slave) => slave.json_parts(),
         }
     }
 

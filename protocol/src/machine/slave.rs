@@ -261,6 +261,12 @@ impl Slave {
         self.seen
     }
 
+    /// The link to the master that is obeyed, if that one has given this slave a place and is connected.
+    pub fn obeyed(&self) -> Option<LinkId> {
+        let reign = self.seen?.reign;
+        self.masters.iter().find(|(_, master)| master.reign == Some(reign)).map(|(link, _)| *link)
+    }
+
     /// The last reigns of the log in which this slave had its last place, a repair aside.
     pub fn lineage(&self) -> &[ReignStart] {
         &self.lineage

@@ -10,7 +10,7 @@ use futures_util::FutureExt as _;
 use tokio::sync::oneshot;
 
 fn permit(bytes: usize) -> Option<RequestPermit> {
-    Some(Gate::new(&MasterConfig::default()).request_always(bytes))
+    Some(Gate::new(&MasterConfig::default(), &Rc::default()).request_always(bytes))
 }
 
 fn pool(bytes_max: usize) -> Rc<AnswerPool> {

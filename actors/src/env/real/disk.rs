@@ -30,6 +30,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{mpsc, Arc};
 use std::time::Duration;
 use tokio::sync::{oneshot, Notify};
+use tokio::time::Instant;
 
 /// Waits for no one at the other end of a pipe.
 fn open_to_read(path: &Path) -> io::Result<fs::File> {
@@ -505,9 +506,14 @@ fn append(file: &fs::File, group: Group) -> Appended {
             }
         }
     }
-    let sync_error = if sync && written > 0 { file.sync_data().err() } else { None };
+    let (mut sync_error, mut sync_us) = (None, None);
+    if sync && written > 0 {
+        let began = Instant::now();
+        sync_error = file.sync_data().err();
+        sync_us = Some(u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX));
+    }
     let displaced = displaced(offset + written as u64);
-    Appended { bytes, written, write_error, sync_error, displaced, unseen }
+    Appended { bytes, written, write_error, sync_error, displaced, unseen, sync_us }
 }
 
 /// A notice of changes, from a thread that waits for inotify.

@@ -892,7 +892,7 @@ impl Opened {
         };
         let sync_error = if sync && written > 0 { self.sync().await.err() } else { None };
         let displaced = self.displaced(post.as_ref(), offset + written as u64);
-        Appended { bytes, written, write_error, sync_error, displaced, unseen: None }
+        Appended { bytes, written, write_error, sync_error, displaced, unseen: None, sync_us: None }
     }
 
     fn displaced(&self, post: Option<&Post>, length: u64) -> Option<Displaced> {

@@ -419,6 +419,13 @@ impl LogWriter {
         self.turns.as_ref().map(|turns| turns.begin("log writer"))
     }
 
+    /// Counts how long a sync took, in microseconds, if there was one.
+    fn note_sync(&self, us: Option<u64>) {
+        if let Some((turns, us)) = self.turns.as_ref().zip(us) {
+            turns.timings().syncs.note(us);
+        }
+    }
+
     /// Sends what waits to the disk, unless a group is there already.
     fn next_group(&mut self, ctx: &mut Context<Self>) {
         if self.busy || self.failed || self.is_held() {
@@ -691,7 +698,8 @@ impl LogWriter {
     ) {
         let _turn = self.begin_turn();
         self.busy = false;
-        let Appended { bytes, written, write_error, sync_error, displaced, unseen } = appended;
+        let Appended { bytes, written, write_error, sync_error, displaced, unseen, sync_us } = appended;
+        self.note_sync(sync_us);
         if let Some(error) = sync_error {
             planted!(FailedSyncNotExecuted => {
                 self.answer(in_flight, 0, Some((ErrorWord::ReadOnly, error.to_string())));
@@ -1010,9 +1018,11 @@ impl LogWriter {
         let asked = std::mem::take(&mut self.sync_asked);
         let file = Rc::clone(&self.start.sync_file);
         let through = self.seq;
+        let began_us = self.start.env.clock_us();
         let syncing = async move { file.sync().await };
         ctx.spawn(syncing.into_actor(self).map(move |result, writer, ctx| {
             writer.syncing = false;
+            writer.note_sync(Some(writer.start.env.clock_us().saturating_sub(began_us)));
             match result {
                 Ok(()) => {
                     writer.synced = writer.synced.max(through);

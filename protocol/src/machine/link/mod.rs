@@ -277,10 +277,11 @@ impl Link {
         &mut self.reads
     }
 
-    /// Notes a counted write that ends at `queued` in the bytes given to the link.
-    pub fn note_write(&mut self, now: Millis, queued: u64) {
+    /// Notes a counted write that ends at `queued` in the bytes given to the link; gives its number.
+    pub fn note_write(&mut self, now: Millis, queued: u64) -> u64 {
         self.count.write();
         self.deadlines.note_sent(now, self.count.sent(), queued);
+        self.count.sent()
     }
 
     /// Notes a ping that was sent because of [`LinkVerdict::Ping`], and ends at `queued` in these bytes.
