@@ -45,10 +45,55 @@ const DIFFERENCES: &[Difference] = &[
         answers: &[("GETEX k EX 0", "-ERR invalid expire time in 'getex' command^")],
     },
     Difference {
-        why: "No other types, no scripts, no subscriptions",
+        why: "No other types, no functions, no subscriptions",
         answers: &[
             ("LPUSH k v", "-ERR unknown command 'LPUSH', with args beginning with: 'k' 'v' ^"),
+            (
+                "EVAL \"return redis.call('SUBSCRIBE','x')\" 0",
+                "-ERR Unknown Redis command called from script script: 29e26abf7d6c5f139b1a70728e41ec7c6997fe5a, on @user_script:1.^",
+            ),
             ("PUBLISH x y", "-ERR unknown command 'PUBLISH', with args beginning with: 'x' 'y' ^"),
+        ],
+    },
+    Difference {
+        why: "A script that ends with an error has no effect",
+        answers: &[(
+            "EVAL \"redis.call('SET','k','v') error('x')\" 0; EXISTS k",
+            "-ERR user_script:1: x script: f8e3ff3577946967d0882abf69aee2a6381b7f43, on @user_script:1.^:0^",
+        )],
+    },
+    Difference {
+        why: "A script calls commands on keys that it names, and PING, ECHO, SELECT, TIME",
+        answers: &[(
+            "EVAL \"return redis.call('DBSIZE')\" 0",
+            "-ERR This Redis command is not allowed from script script: d1df1372d92f8e6fa0a2fd40c3baa73fe325f647, on @user_script:1.^",
+        )],
+    },
+    // `tests/scripts.rs`: a_script_that_takes_too_long_or_too_much_is_refused_and_the_master_goes_on.
+    Difference { why: "A script has a million steps, and the memory of three values and 8 MiB", answers: &[] },
+    Difference {
+        why: "Scripts have no `cmsgpack` and no `struct`",
+        answers: &[(
+            "EVAL \"return cmsgpack.pack(1)\" 0",
+            "-ERR user_script:1: Script attempted to access nonexistent global variable 'cmsgpack' script: 43b26a55c844c1bea5d58ec163f7a4235e51a18e, on \
+             @user_script:1.^",
+        )],
+    },
+    Difference {
+        why: "SCRIPT DEBUG is unknown",
+        answers: &[("SCRIPT DEBUG x", "-ERR unknown subcommand 'DEBUG'. Try SCRIPT HELP.^")],
+    },
+    Difference {
+        why: "An error in a tail call of a function of a library has no place",
+        answers: &[
+            (
+                "EVAL \"return load('return 1')\" 0",
+                "-ERR bad argument #1 to 'load' (function expected, got string) script: 311925b1490955a8f8c4ba46f2dea77f20c31b4e^",
+            ),
+            (
+                "EVAL \"return redis.acl_check_cmd('nosuch')\" 0",
+                "-ERR Invalid command passed to redis.acl_check_cmd() script: d2491587bab5149c93be0dce4426f7a06ba9e1a1^",
+            ),
         ],
     },
     Difference {
@@ -181,7 +226,7 @@ struct Difference {
 const PATIENCE: Duration = seconds(20);
 
 /// Every key that a script sets. They are deleted before the next script.
-const KEYS: [&str; 7] = ["k", "a", "b", "c", "l", "n", "\"\""];
+const KEYS: [&str; 10] = ["k", "a", "b", "c", "l", "n", "x", "lst", "undeclared", "\"\""];
 
 /// The last request of a script that does not end the connection.
 const SENTINEL: &[u8] = b"the end of the script";
@@ -230,6 +275,27 @@ impl Script {
         for line in lines.split('\n') {
             let words: Vec<&[u8]> =
                 line.split(' ').map(|word| if word == "\"\"" { &b""[..] } else { word.as_bytes() }).collect();
+            bytes.extend(encoded(&words));
+        }
+        Script::raw(lines.replace('\n', "; "), bytes)
+    }
+
+    /// The same, where a word in quotation marks may have spaces, and line ends as `\\n`.
+    fn quoted(lines: &str) -> Script {
+        let mut bytes = Vec::new();
+        let plain = |text: &str| text.split(' ').filter(|word| !word.is_empty()).map(str::to_owned).collect();
+        for line in lines.split('\n') {
+            let words: Vec<String> = match line.split_once('"') {
+                None => plain(line),
+                Some((before, rest)) => {
+                    let (text, after) = rest.rsplit_once('"').expect("two marks");
+                    let mut words: Vec<String> = plain(before);
+                    words.push(text.replace("\\n", "\n"));
+                    words.extend(plain(after));
+                    words
+                }
+            };
+            let words: Vec<&[u8]> = words.iter().map(String::as_bytes).collect();
             bytes.extend(encoded(&words));
         }
         Script::raw(lines.replace('\n', "; "), bytes)
@@ -662,6 +728,7 @@ fn scripts() -> Vec<Script> {
     let mut scripts = Vec::new();
     scripts.extend(data());
     scripts.extend(transactions());
+    scripts.extend(lua());
     scripts.extend(connection());
     scripts.extend(framing());
     scripts.extend(unknown());
@@ -669,6 +736,160 @@ fn scripts() -> Vec<Script> {
     scripts.extend(introspection());
     scripts.extend(users());
     scripts
+}
+
+#[expect(clippy::too_many_lines, reason = "a list of scripts")]
+fn lua() -> Vec<Script> {
+    let all = [
+        "EVAL \"return 1\" 0",
+        "EVAL \"return 3.99\" 0",
+        "EVAL \"return true\" 0",
+        "EVAL \"return false\" 0",
+        "EVAL \"return nil\" 0",
+        "EVAL \"return 'a'\" 0",
+        "EVAL \"return {1,2,nil,4}\" 0",
+        "EVAL \"return {1,{2,{3}}}\" 0",
+        "EVAL \"return {ok='fine'}\" 0",
+        "EVAL \"return {err='x'}\" 0",
+        "EVAL \"return -0.5\" 0",
+        "EVAL \"return 1e300\" 0",
+        "EVAL \"return {double=3.5}\" 0",
+        "EVAL \"return {map={a=1}}\" 0",
+        "EVAL \"return {set={a=true}}\" 0",
+        "EVAL \"return {big_number='1234'}\" 0",
+        "EVAL \"return {verbatim_string={format='txt',string='hi'}}\" 0",
+        "EVAL \"return function() end\" 0",
+        "EVAL \"return redis.error_reply('x')\" 0",
+        "EVAL \"return redis.error_reply('MY x')\" 0",
+        "EVAL \"return redis.error_reply()\" 0",
+        "EVAL \"return redis.status_reply('x')\" 0",
+        "EVAL \"return redis.status_reply(1)\" 0",
+        "EVAL \"return redis.sha1hex('')\" 0",
+        "EVAL \"return redis.call('SET','a','1')\" 0",
+        "EVAL \"return redis.call('GET','nokey')\" 0",
+        "EVAL \"redis.setresp(3) return redis.call('GET','nokey')\" 0",
+        "EVAL \"redis.setresp(3) local x = redis.call('get','nokey') return tostring(x)\" 0",
+        "EVAL \"local x = redis.call('get','nokey') return tostring(x)\" 0",
+        "EVAL \"return redis.call('GET')\" 0",
+        "EVAL \"return redis.call('NOSUCH')\" 0",
+        "EVAL \"return redis.pcall('NOSUCH')\" 0",
+        "EVAL \"return redis.call()\" 0",
+        "EVAL \"return redis.call({})\" 0",
+        "EVAL \"return redis.call('get',nil)\" 0",
+        "EVAL \"return redis.call('set','k',123456789012)..''\" 0",
+        "EVAL \"redis.call('set','k',123456789012) return redis.call('get','k')\" 0",
+        "EVAL \"redis.call('set','k',1.5) return redis.call('get','k')\" 0",
+        "EVAL \"redis.call('set','k',1e20) return redis.call('get','k')\" 0",
+        "EVAL \"return redis.call('MULTI')\" 0",
+        "EVAL \"return redis.call('WATCH','a')\" 0",
+        "EVAL \"return redis.call('EVAL','return 1','0')\" 0",
+        "EVAL \"return redis.call('SUBSCRIBE','x')\" 0",
+        "EVAL \"return redis.call('config','get','x')\" 0",
+        "EVAL \"return redis.call('client','id')\" 0",
+        "EVAL \"error('boom')\" 0",
+        "EVAL \"error({err='ERR tab'})\" 0",
+        "EVAL \"error({err='x'})\" 0",
+        "EVAL \"error()\" 0",
+        "EVAL \"error('x',0)\" 0",
+        "EVAL \"return error('x')\" 0",
+        "EVAL \"assert(false)\" 0",
+        "EVAL \"assert(false,'msg')\" 0",
+        "EVAL \"return xx\" 0",
+        "EVAL \"x=1\" 0",
+        "EVAL \"return )\" 0",
+        "EVAL \"string.x=1\" 0",
+        "EVAL \"_G.x=1\" 0",
+        "EVAL \"redis.call=1\" 0",
+        "EVAL \"setmetatable(_G,{})\" 0",
+        "EVAL \"rawset(_G,'x',1)\" 0",
+        "EVAL \"print(1)\" 0",
+        "EVAL \"local function f() return f() + 1 end return f()\" 0",
+        "EVAL \"redis.log(redis.LOG_NOTICE,'x')\" 0",
+        "EVAL \"redis.log(1)\" 0",
+        "EVAL \"redis.log('a','b')\" 0",
+        "EVAL \"return redis.replicate_commands()\" 0",
+        "EVAL \"return redis.set_repl(redis.REPL_ALL)\" 0",
+        "EVAL \"redis.set_repl()\" 0",
+        "EVAL \"redis.set_repl(9)\" 0",
+        "EVAL \"redis.setresp(4)\" 0",
+        "EVAL \"redis.setresp()\" 0",
+        "EVAL \"redis.sha1hex()\" 0",
+        "EVAL \"redis.breakpoint()\" 0",
+        "EVAL \"return redis.acl_check_cmd('get','k')\" 0",
+        "EVAL \"return redis.acl_check_cmd('nosuch')\" 0",
+        "EVAL \"return redis.call('echo','x')\" 0",
+        "EVAL \"return redis.call('ping')\" 0",
+        "EVAL \"return redis.call('select',0)\" 0",
+        "EVAL \"return redis.call('select',7)\" 0",
+        "EVAL \"local e=redis.pcall('nosuch') return {type(e),e.err,tostring(e.ok)}\" 0",
+        "EVAL \"local ok,e=pcall(redis.call,'nosuch') return {tostring(ok),type(e),e.err}\" 0",
+        "EVAL \"local ok,e=pcall(error,'e') return e\" 0",
+        "EVAL \"return loadstring('return 1')()\" 0",
+        "EVAL \"return load('return 1')\" 0",
+        "EVAL \"return unpack({1,2})\" 0",
+        "EVAL \"return coroutine.wrap(function() coroutine.yield(7) end)()\" 0",
+        "EVAL \"return type(redis.call('set','a','1'))..redis.call('set','a','1').ok\" 0",
+        "EVAL \"return cjson.encode({1,2,'x',{a=true}})\" 0",
+        "EVAL \"return cjson.decode('[1,[2,3]]')[2]\" 0",
+        "EVAL \"return cjson.encode({1.5,-0.1,1e20})\" 0",
+        "EVAL \"return cjson.encode('a/b')\" 0",
+        "EVAL \"local t = cjson.decode('[1,') return t\" 0",
+        "EVAL \"local t = cjson.encode(function() end) return t\" 0",
+        "EVAL \"return {bit.band(255,15),bit.bor(1,2,4),bit.bxor(5,1),bit.lshift(1,4),bit.bnot(0),bit.arshift(-16,2),bit.rol(1,31)}\" 0",
+        "EVAL \"return bit.tohex(255,4)\" 0",
+        "EVAL \"return {string.find('hello','(l)(l)')}\" 0",
+        "EVAL \"return {string.gsub('hello world','(%w+) (%w+)','%2 %1')}\" 0",
+        "EVAL \"return string.format('%5.2f|%s|%d',1.234,'x',7)\" 0",
+        "EVAL \"local a = string.find('x','[a') return a\" 0",
+        "EVAL \"return {string.gsub('abc','','-')}\" 0",
+        "EVAL \"return string.rep('ab',3)\" 0",
+        "EVAL \"return ('x'):upper()\" 0",
+        "EVAL \"return #KEYS\" 0",
+        "EVAL \"return tostring(ARGV[1])\" 0",
+        "EVAL \"math.randomseed(7) return {math.random(1000000),math.random(1000000)}\" 0",
+        "EVAL \"return {math.floor(3.7),math.max(1,5,3),math.fmod(7,3)}\" 0",
+        "EVAL \"local t={3,1,2} table.sort(t) return t\" 0",
+        "EVAL \"return table.concat({1,2,3},',')\" 0",
+        "EVAL \"local t={1,2} table.insert(t,1,9) return t\" 0",
+        "EVAL \"return redis.call('set','a','b','c')\" 0",
+        "EVAL \"return redis.call('expire','a','x')\" 0",
+        "EVAL \"redis.call('set','lst','abc') redis.call('incr','lst')\" 0",
+        "EVAL \"return redis.pcall('set','a','b','c')\" 0",
+        "EVAL \"local t = {} t.err = 'x' t[1]=1 return t\" 0",
+        "EVAL \"return collectgarbage('count') > 0\" 0",
+        "EVAL \"return redis.call('set','a','1','GET')\" 0",
+        "EVAL \"return {KEYS[1],KEYS[2],ARGV[1],#ARGV}\" 2 k1 k2 a1 a2",
+        "EVAL \"redis.call('SET',KEYS[1],ARGV[1]) return redis.call('INCRBY',KEYS[1],5)\" 1 n 10\nGET n",
+        "EVAL \"return redis.call('SET','undeclared','v')\" 0\nGET undeclared",
+        "EVAL \"return 1\" x\nEVAL \"return 1\" -1\nEVAL \"return 1\" 2 a\nEVAL \"return 1\"\nEVAL",
+        "EVAL_RO \"return redis.call('set','a',1)\" 0\nEVAL_RO \"return redis.call('get','nokey')\" 0\nEVAL_RO \"return redis.pcall('del','a')\" 0",
+        "EVALSHA ffff 0\nEVALSHA abcdefabcdefabcdefabcdefabcdefabcdefabcd 0\nEVALSHA_RO ffff 0",
+        "SCRIPT FLUSH\nSCRIPT LOAD \"return )\"\nSCRIPT LOAD \"return 77\"\nEVALSHA 2f769f654f08d29e246d971112563bd01abfe584 0\nSCRIPT EXISTS a e0e1f9fabfc9d4800c877a703b823ac0578ff8db",
+        "EVAL \"return 1\" 0\nSCRIPT EXISTS e0e1f9fabfc9d4800c877a703b823ac0578ff8db\nEVALSHA e0e1f9fabfc9d4800c877a703b823ac0578ff8db 0\nEVALSHA E0E1F9FABFC9D4800C877A703B823AC0578FF8DB 0\nSCRIPT FLUSH\nEVALSHA e0e1f9fabfc9d4800c877a703b823ac0578ff8db 0",
+        "SCRIPT FLUSH x\nSCRIPT FLUSH async\nSCRIPT FLUSH SYNC\nSCRIPT nosuch\nSCRIPT\nSCRIPT KILL\nSCRIPT EXISTS\nSCRIPT LOAD\nSCRIPT KILL x",
+        "EVAL \"#!lua\\nreturn 1\" 0\nEVAL \"#!lua flags=no-writes\\nreturn redis.call('set','a',1)\" 0\nEVAL \"#!lua flags=nosuch\\nreturn 1\" 0\nEVAL \"#!py\\nreturn 1\" 0\nEVAL \"#!lua name=x\\nreturn 1\" 0\nEVAL \"#!lua flags=allow-stale,no-writes\\nreturn 1\" 0\nEVAL \"#!lua\" 0",
+        "HELLO 3\nEVAL \"return {true,false,1,'x'}\" 0\nEVAL \"return {double=3.5}\" 0\nEVAL \"return {map={a=1}}\" 0\nEVAL \"return {set={a=true}}\" 0\nEVAL \"return {big_number='12'}\" 0\nEVAL \"return {verbatim_string={format='txt',string='hi'}}\" 0\nEVAL \"redis.setresp(3) return {true,false}\" 0\nEVAL \"return nil\" 0",
+        "EVAL \"redis.setresp(3) return {true,false}\" 0",
+        "MULTI\nEVAL \"return redis.call('SET','a','1')\" 0\nEVAL \"return redis.call('INCR','a')\" 0\nEVALSHA ffff 0\nGET a\nEXEC\nGET a",
+        "MULTI\nEVAL \"error('x')\" 0\nSET b 1\nEXEC\nGET b",
+        "COMMAND INFO evalsha evalsha_ro time",
+        "COMMAND GETKEYS eval x 2 a b c\nCOMMAND GETKEYS eval x 5 a\nCOMMAND GETKEYS eval x 0\nCOMMAND GETKEYSANDFLAGS evalsha_ro x 1 a\nCOMMAND GETKEYS script load x",
+        "EVAL \"redis.call('SET','k','v') error('x')\" 0\nEXISTS k",
+        "EVAL \"return redis.call('DBSIZE')\" 0",
+        "EVAL \"return cmsgpack.pack(1)\" 0",
+        "SCRIPT DEBUG x",
+        "TIME x\nEVAL \"return #redis.call('TIME')\" 0",
+        "EVAL \"redis.call('SET','x','abc')\\nredis.call('INCR','x')\" 0",
+    ];
+    let masked = |lines: &str| {
+        let script = Script::quoted(lines);
+        if lines.starts_with("HELLO") {
+            script.mask(HELLO)
+        } else {
+            script
+        }
+    };
+    all.into_iter().map(masked).collect()
 }
 
 fn transactions() -> Vec<Script> {

@@ -461,7 +461,8 @@ pub fn encode_response(id: RequestId, reply: &Reply, out: &mut impl Sink) {
         | Reply::Integer(_)
         | Reply::Text(_)
         | Reply::Page { .. }
-        | Reply::Versions(_)) => {
+        | Reply::Versions(_)
+        | Reply::Encoded(_)) => {
             framed(KIND_REPLY, out.tail(), |out| {
                 put_u64(out, id.0);
                 to_bincode(other, out);

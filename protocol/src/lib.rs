@@ -80,6 +80,7 @@ pub mod mutant;
 pub mod pieces;
 pub mod record;
 pub mod resp;
+mod script;
 pub mod secret;
 pub mod serving_view;
 pub mod stored_key;

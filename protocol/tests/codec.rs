@@ -4,7 +4,8 @@
 
 use bytes::{Bytes, BytesMut};
 use dsm_protocol::command::{
-    Command, Condition, ErrorWord, ExpiryCondition, Lifetime, Replies, Reply, TimeForm, Transaction, Update,
+    Command, Condition, ErrorWord, ExpiryCondition, Lifetime, Replies, Reply, ScriptCall, ScriptName,
+    ScriptRequest, ScriptRights, TimeForm, Transaction, Update,
 };
 use dsm_protocol::frame::{self, About, FrameError, Incoming, Unframer};
 use dsm_protocol::ids::{
@@ -60,6 +61,18 @@ fn command() -> impl Strategy<Value = Command> {
         bytes().prop_map(|key| Command::Take { key }),
         prop::collection::vec((bytes(), bytes()), 0..4).prop_map(|pairs| Command::PutManyIfNone { pairs }),
         keys().prop_map(|keys| Command::Watch { keys }),
+        (bytes(), keys(), keys(), any::<bool>(), any::<bool>()).prop_map(
+            |(text, keys, args, is_read_only, is_text)| {
+                let script = if is_text { ScriptName::Text(text) } else { ScriptName::Digest(text) };
+                let rights = ScriptRights::default();
+                let call = ScriptCall { script, keys, args, is_read_only, rights };
+                Command::Evaluate { call: Box::new(call) }
+            }
+        ),
+        bytes().prop_map(|text| Command::ScriptCache { request: ScriptRequest::Load(text) }),
+        keys().prop_map(|digests| Command::ScriptCache { request: ScriptRequest::Known(digests) }),
+        Just(Command::ScriptCache { request: ScriptRequest::Forget }),
+        Just(Command::Time),
     ]
 }
 
@@ -124,6 +137,7 @@ fn reply() -> impl Strategy<Value = Reply> {
         Just(Reply::Done),
         Just(Reply::NotFound),
         bytes().prop_map(Reply::Value),
+        bytes().prop_map(Reply::Encoded),
         any::<u64>().prop_map(Reply::Count),
         any::<i64>().prop_map(Reply::Integer),
         (any::<u64>(), prop::collection::vec(bytes(), 0..4))

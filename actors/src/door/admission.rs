@@ -345,10 +345,12 @@ pub(crate) fn check_sizes(command: &Command, value_max: usize) -> Option<Reply> 
     let empty = operands.lacks_keys();
     let request_max = Limits::for_values(value_max).request_bytes_max;
     let too_long = command.payload_bytes() > request_max.max(value_max + key_max);
-    if let Command::Transact { transaction } = command {
-        if let Some(excess) = transaction.excess(value_max) {
-            return Some(Reply::error(ErrorWord::Bad, excess));
-        }
+    let excess = match command {
+        Command::Transact { transaction } => transaction.excess(value_max),
+        command => command.script_excess(),
+    };
+    if let Some(excess) = excess {
+        return Some(Reply::error(ErrorWord::Bad, excess));
     }
     let why = match (key, value, empty) {
         (true, _, _) => format!("a key is longer than {key_max} bytes"),

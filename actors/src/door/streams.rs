@@ -5,7 +5,7 @@
 use super::Context;
 use crate::batch::Outbox;
 use dsm_protocol::acl::{Denied, ForwardRefused, ForwardedRequest, IncidentKind};
-use dsm_protocol::command::{ErrorWord, Reply};
+use dsm_protocol::command::{ErrorWord, Reply, ScriptRights};
 use dsm_protocol::frame;
 use dsm_protocol::message::{Control, Message, Request, StreamUser};
 use std::collections::BTreeMap;
@@ -41,8 +41,11 @@ impl<'a> Streams<'a> {
                 self.users.remove(&stream);
                 Some(Message::Control(Control::StreamClosed { stream }))
             }
-            Message::Request(request) => match self.judge(&request).await {
-                Ok(()) => Some(Message::Request(request)),
+            Message::Request(mut request) => match self.judge(&request).await {
+                Ok(rights) => {
+                    request.command.grant(&rights);
+                    Some(Message::Request(request))
+                }
                 Err(reply) => {
                     self.context.switchboard.errors.note(&reply);
                     self.outbox.append_pieces(|out| frame::encode_response(request.id, &reply, out));
@@ -53,20 +56,20 @@ impl<'a> Streams<'a> {
         }
     }
 
-    /// Whether the request may be made; else the answer.
-    async fn judge(&self, request: &Request) -> Result<(), Reply> {
+    /// Whether the request may be made, and what its scripts may do; else the answer.
+    async fn judge(&self, request: &Request) -> Result<ScriptRights, Reply> {
         let accounts = &self.context.switchboard.accounts;
         let nobody = Some(StreamUser::default());
         let Some(user) = self.users.get(&request.stream).unwrap_or(&nobody) else {
             // Nothing is known of what he may do, so nothing is said of that.
             return match accounts.is_guarded() {
                 true => Err(Reply::error(ErrorWord::Busy, "too many clients of the other master")),
-                false => Ok(()),
+                false => Ok(ScriptRights::default()),
             };
         };
         let begun = ForwardedRequest::begin(accounts, user, &request.command);
         let Some(mut judging) = begun.map_err(|refused| refused.reply())? else {
-            return Ok(());
+            return Ok(ScriptRights::default());
         };
         let judged = loop {
             match judging.go_on(JUDGED_STEPS) {
@@ -83,7 +86,8 @@ impl<'a> Streams<'a> {
             let client = format!("addr={} user={name}, forwarded by that master\n", self.address);
             accounts.note(kind, object, name, client);
         }
-        judged.map_err(|refused| refused.reply())
+        judged.map_err(|refused| refused.reply())?;
+        Ok(judging.rights())
     }
 }
 

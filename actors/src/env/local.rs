@@ -61,6 +61,10 @@ impl Environment for LocalEnv {
         self.env.computed_us()
     }
 
+    fn cpu_time(&self) -> Option<fn() -> Duration> {
+        self.env.cpu_time()
+    }
+
     fn waited_us(&self) -> Option<u64> {
         self.env.waited_us()
     }

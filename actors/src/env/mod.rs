@@ -55,6 +55,11 @@ pub trait Environment {
         None
     }
 
+    /// The same for a machine that is to know it in the middle of a step. `None` where no time passes in one.
+    fn cpu_time(&self) -> Option<fn() -> Duration> {
+        None
+    }
+
     /// How long this thread was ready to run but waited for a processor so far, in microseconds. `None` where the system
     /// does not count it.
     fn waited_us(&self) -> Option<u64> {

@@ -61,7 +61,7 @@ fn say_of_repair(news: RepairNews) {
 /// How long the values of an answer are, in bytes.
 fn value_bytes(reply: &Reply) -> usize {
     match reply {
-        Reply::Value(value) => value.len(),
+        Reply::Value(value) | Reply::Encoded(value) => value.len(),
         Reply::Values(values) => values.iter().flatten().map(bytes::Bytes::len).sum(),
         Reply::Page { keys, .. } => keys.iter().map(bytes::Bytes::len).sum(),
         Reply::Many(replies) => replies.0.iter().map(value_bytes).sum(),

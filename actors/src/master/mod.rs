@@ -175,7 +175,7 @@ impl MasterActor {
             embedded: EmbeddedCaller::new(Rc::clone(&switchboard), Rc::clone(&config)),
             switchboard,
             agenda: Agenda::new(inbox),
-            machine: Master::new(machine_settings(&config, env.random())),
+            machine: Master::new(machine_settings(&config, env.random(), env.cpu_time())),
             front: Front::new(front::Config {
                 requests_max: config.max_requests,
                 bytes_max: config.max_request_bytes.as_u64() as usize,
@@ -203,7 +203,11 @@ impl MasterActor {
 }
 
 /// The settings of the master machine.
-fn machine_settings(config: &MasterConfig, seed: u64) -> master::Config {
+fn machine_settings(
+    config: &MasterConfig,
+    seed: u64,
+    cpu_time: Option<fn() -> std::time::Duration>,
+) -> master::Config {
     master::Config {
         placement: config.placement.into(),
         copies: config.copies,
@@ -218,6 +222,7 @@ fn machine_settings(config: &MasterConfig, seed: u64) -> master::Config {
         reads_in_a_row: master::READS_IN_A_ROW,
         repair_bytes_per_second: config.repair_rate.as_u64(),
         hedge_percent: u64::from(config.hedge_reads),
+        cpu_time,
     }
 }
 

@@ -153,6 +153,8 @@ pub(super) fn written_bytes(machine: &Master, command: &Command) -> usize {
     match (command.facts().answer, command.operands()) {
         (AnswerLength::Values, Operands::Key(key) | Operands::KeyAndValue(key, _)) => written(key),
         (AnswerLength::Values, Operands::Keys(keys)) => keys.iter().map(written).sum(),
+        // What a script reads of them is its business.
+        (AnswerLength::Values, Operands::Script(_)) => 0,
         // What its commands before have made of a key counts: the machine finds that out.
         (AnswerLength::Values, Operands::All(_)) => 0,
         (AnswerLength::Values | AnswerLength::Short | AnswerLength::Status, _) => 0,
@@ -179,6 +181,11 @@ fn foreseen(
             let values = if keys.len() > 1 { values.min(bytes_max) } else { values };
             values + keys.len() * PART_BYTES
         }
+        // About: it may answer something else.
+        (AnswerLength::Values, Operands::Script(call)) => {
+            let keys = call.keys.iter().take(FORESEEN_KEYS_MAX);
+            keys.map(value).sum::<usize>().min(bytes_max) + PART_BYTES
+        }
         (AnswerLength::Values, Operands::All(transaction)) => {
             let mut asked = transaction.commands.iter();
             let answers = asked.try_fold(0, |sum, command| {
@@ -199,12 +206,12 @@ fn foreseen(
 fn log_operation(asker: Asker, command: &Command) {
     let (word, session) = (command.facts().log_word, asker.session);
     match command.operands() {
-        Operands::None => log::debug!("{word} session={session}"),
+        Operands::None | Operands::Words(_) => log::debug!("{word} session={session}"),
         Operands::Key(key) => log::debug!("{word} key={} session={session}", shown_key(key)),
         Operands::KeyAndValue(key, value) => {
             log::debug!("{word} key={} bytes={} session={session}", shown_key(key), value.len());
         }
-        operands @ (Operands::Keys(_) | Operands::Pairs(_) | Operands::All(_)) => {
+        operands @ (Operands::Keys(_) | Operands::Pairs(_) | Operands::All(_) | Operands::Script(_)) => {
             log::debug!("{word} keys={} session={session}", operands.keys());
         }
     }

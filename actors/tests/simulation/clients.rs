@@ -389,6 +389,7 @@ fn answer_of(reply: Reply) -> Answer {
             Answer::Values(values.collect())
         }
         Reply::Versions(versions) => Answer::Integer(versions.len() as i64),
+        Reply::Encoded(answer) => Answer::Value(Some(answer)),
         Reply::Error(error) => Answer::Error(format!("{} {}", error.word.as_str(), error.detail)),
     }
 }

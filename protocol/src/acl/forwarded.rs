@@ -7,7 +7,9 @@
 use super::accounts::Accounts;
 use super::permissions::Denied;
 use super::user::{Judging, User};
-use crate::command::{find_by_full_name, Command, ErrorWord, Operands, Reply, Spec};
+use crate::command::{
+    find_by_full_name, Command, ErrorWord, Operands, Reply, ScriptJudge, ScriptRights, Spec,
+};
 use crate::message::StreamUser;
 use bytes::Bytes;
 use std::sync::Arc;
@@ -91,6 +93,11 @@ impl ForwardedRequest {
         }))
     }
 
+    /// By what the commands of its scripts are judged.
+    pub fn rights(&self) -> ScriptRights {
+        ScriptRights::of(Arc::clone(&self.user) as Arc<dyn ScriptJudge>)
+    }
+
     /// Who asks.
     pub fn user(&self) -> &str {
         self.user.name()
@@ -149,7 +156,12 @@ fn words_of(command: &Command) -> Vec<Bytes> {
     let mut words = vec![Bytes::new()];
     match command.operands() {
         // Its commands are judged one by one.
-        Operands::None | Operands::All(_) => {}
+        Operands::None | Operands::Words(_) | Operands::All(_) => {}
+        // What it calls is judged when it does.
+        Operands::Script(call) => {
+            words.extend([Bytes::new(), Bytes::from(call.keys.len().to_string())]);
+            words.extend(call.keys.iter().cloned());
+        }
         Operands::Key(key) => words.push(key.clone()),
         Operands::KeyAndValue(key, value) => {
             words.extend([key.clone(), value.clone()]);
@@ -168,6 +180,7 @@ fn words_of(command: &Command) -> Vec<Bytes> {
 mod tests {
     use super::*;
     use crate::acl::Users;
+    use crate::command::{Judgement, ScriptCall, ScriptName};
     use crate::ids::Millis;
 
     fn named(name: &str) -> StreamUser {
@@ -228,6 +241,35 @@ mod tests {
         assert_eq!(judged(&able, &app, &both("app:1", "other")), no_key, "each of its commands");
         assert_eq!(judged(&able, &app, &both("other", "app:2")), no_key, "and what it watches");
         assert_eq!(judged(&able, &app, &Command::Watch { keys: vec!["other".into()] }), no_key);
+        let script = |key: &'static str| Command::Evaluate {
+            call: Box::new(ScriptCall {
+                script: ScriptName::Digest("ffff".into()),
+                keys: vec!["app:1".into(), key.into()],
+                args: vec!["other".into()],
+                is_read_only: false,
+                rights: ScriptRights::default(),
+            }),
+        };
+        let no_eval = Err("NOPERM this user has no permissions to run the 'evalsha' command".to_owned());
+        assert_eq!(judged(&able, &app, &script("app:2")), no_eval);
+        let scripting = "user app on >pw ~app:* %R~see:* +@read +set +@scripting";
+        let scripting = Accounts::new(Users::parse(scripting).unwrap(), || Millis(0));
+        assert_eq!(judged(&scripting, &app, &script("app:2")), Ok(()), "arguments are no keys");
+        assert_eq!(judged(&scripting, &app, &script("other")), no_key);
+        assert_eq!(judged(&scripting, &app, &script("see:1")), no_key, "who knows what is done to them");
+        let Ok(Some(request)) = ForwardedRequest::begin(&scripting, &app, &script("app:2")) else {
+            panic!("it is judged")
+        };
+        let rights = request.rights();
+        let judge = |name, words: &[&'static str]| {
+            let words: Vec<Bytes> = words.iter().map(|word| Bytes::from_static(word.as_bytes())).collect();
+            rights.judge(name, &words, 1000)
+        };
+        assert_eq!(judge("set", &["set", "app:1", "v"]), Judgement::Allowed);
+        assert_eq!(judge("get", &["get", "see:1"]), Judgement::Allowed);
+        assert_eq!(judge("set", &["set", "see:1", "v"]), Judgement::NotTheKeys);
+        assert_eq!(judge("del", &["del", "app:1"]), Judgement::NotTheCommand);
+        assert_eq!(rights.judge("mget", &vec![Bytes::from_static(b"see:1"); 9], 3), Judgement::TakesLonger);
         let no_auth = Err("NOAUTH Authentication required.".to_owned());
         for stranger in [named("gone"), named("nobody"), StreamUser::Anonymous] {
             assert_eq!(judged(&accounts, &stranger, &set("app:1")), no_auth, "{stranger:?}");

@@ -2,6 +2,7 @@
 
 use crate::command::{find_by_full_name, Spec, COMMANDS, KEYS_MAX};
 use crate::glob;
+use crate::integer::parse_integer;
 use bytes::Bytes;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
@@ -311,7 +312,16 @@ impl Permissions {
         if !is_named && !self.has_first_word(spec.name, words) {
             return Some(Err(Denied::Command(spec.name)));
         }
-        let Some(keys) = spec.keys.filter(|_| !self.is_every_key) else { return Some(Ok(())) };
+        if self.is_every_key {
+            return Some(Ok(()));
+        }
+        if let Some(flags) = spec.counted_keys {
+            let counted = words.get(2).and_then(|count| parse_integer(count)).unwrap_or_default();
+            let end = usize::try_from(counted).unwrap_or_default().saturating_add(3).min(words.len());
+            let needs = Touch { read: flags.contains(&"access"), write: flags.contains(&"update") };
+            return self.covers_all(words.get(3..end).unwrap_or_default().iter(), needs, at, steps);
+        }
+        let Some(keys) = spec.keys else { return Some(Ok(())) };
         // `SET` reads only if it is asked for what was there.
         let is_without_read = keys.flags.contains(&"variable_flags")
             && !words.iter().skip(3).any(|word| word.eq_ignore_ascii_case(b"get"));
@@ -329,7 +339,17 @@ impl Permissions {
             // It would be refused for this in any case.
             return Some(Err(Denied::Key(names[0].clone())));
         }
-        for key in names.iter().step_by(step).skip(at.keys) {
+        self.covers_all(names.iter().step_by(step), needs, at, steps)
+    }
+
+    fn covers_all<'k>(
+        &self,
+        names: impl Iterator<Item = &'k Bytes>,
+        needs: Touch,
+        at: &mut JudgedSoFar,
+        steps: &mut usize,
+    ) -> Option<Result<(), Denied>> {
+        for key in names.skip(at.keys) {
             loop {
                 if *steps == 0 {
                     return None;

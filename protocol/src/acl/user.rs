@@ -1,7 +1,7 @@
 //! One user: whether it is on, its passwords, and its permissions.
 
 use super::permissions::{Denied, JudgedSoFar, Permissions, RuleError};
-use crate::command::Spec;
+use crate::command::{find_by_full_name, Judgement, ScriptJudge, Spec};
 use bytes::Bytes;
 use ring::digest::{digest, SHA256};
 use std::fmt;
@@ -244,6 +244,18 @@ impl User {
 
     pub(crate) fn selectors(&self) -> impl Iterator<Item = [String; 3]> + '_ {
         self.selectors.iter().map(told)
+    }
+}
+
+impl ScriptJudge for User {
+    fn judge(&self, name: &'static str, words: &[Bytes], steps: usize) -> Judgement {
+        let Some(spec) = find_by_full_name(name.as_bytes()) else { return Judgement::NotTheCommand };
+        match self.check_on(spec, words, &mut Judging::default(), steps) {
+            None => Judgement::TakesLonger,
+            Some(Ok(())) => Judgement::Allowed,
+            Some(Err(Denied::Command(_))) => Judgement::NotTheCommand,
+            Some(Err(Denied::Key(_))) => Judgement::NotTheKeys,
+        }
     }
 }
 

@@ -82,6 +82,8 @@ impl Transaction {
             Some(format!("a transaction has at most {TRANSACTION_COMMANDS_MAX} commands"))
         } else if self.keys() > TRANSACTION_KEYS_MAX {
             Some(format!("a transaction names at most {TRANSACTION_KEYS_MAX} keys"))
+        } else if let Some(excess) = self.commands.iter().find_map(Command::script_excess) {
+            Some(excess)
         } else if !self.commands.iter().all(Command::is_queueable) {
             Some("a command is not allowed inside a transaction".to_owned())
         } else {
@@ -106,7 +108,10 @@ impl Command {
             | Command::Take { .. }
             | Command::PutManyIfNone { .. }
             | Command::TimeToLive { .. }
-            | Command::Renew { .. } => true,
+            | Command::Renew { .. }
+            | Command::Evaluate { .. }
+            | Command::ScriptCache { .. }
+            | Command::Time => true,
             Command::KeyCount
             | Command::Scan { .. }
             | Command::Keys { .. }

@@ -4,7 +4,7 @@
 //! (`resp/command.rs`), the checks of requests, the expected length of answers, the words in logs, the prompt's help.
 
 use super::words::{Unfit, Words};
-use super::{Command, Excerpt, Transaction};
+use super::{Command, Excerpt, ScriptCall, Transaction};
 use bytes::Bytes;
 
 /// What each key of a request with several keys counts in the bytes in flight, in addition to its own length.
@@ -75,17 +75,22 @@ pub enum Operands<'a> {
     Pairs(&'a [(Bytes, Bytes)]),
     /// Those of all its commands, and those that it watches.
     All(&'a Transaction),
+    /// Those that a script is told of, and its arguments.
+    Script(&'a ScriptCall),
+    /// Further words of so many bytes, which are neither.
+    Words(usize),
 }
 
 impl Operands<'_> {
     /// How many keys there are.
     pub fn keys(self) -> usize {
         match self {
-            Operands::None => 0,
+            Operands::None | Operands::Words(_) => 0,
             Operands::Key(_) | Operands::KeyAndValue(..) => 1,
             Operands::Keys(keys) => keys.len(),
             Operands::Pairs(pairs) => pairs.len(),
             Operands::All(transaction) => transaction.keys(),
+            Operands::Script(call) => call.keys(),
         }
     }
 
@@ -93,6 +98,7 @@ impl Operands<'_> {
     pub fn payload_bytes(self) -> usize {
         match self {
             Operands::None => 0,
+            Operands::Words(bytes) => bytes,
             Operands::Key(key) => key.len(),
             Operands::KeyAndValue(key, value) => key.len() + value.len(),
             Operands::Keys(keys) => keys.iter().map(|key| key.len() + KEY_OVERHEAD_BYTES).sum(),
@@ -100,27 +106,30 @@ impl Operands<'_> {
                 pairs.iter().map(|(key, value)| key.len() + value.len() + KEY_OVERHEAD_BYTES).sum()
             }
             Operands::All(transaction) => transaction.payload_bytes(),
+            Operands::Script(call) => call.payload_bytes(),
         }
     }
 
     /// How long the longest key is, in bytes.
     pub fn longest_key(self) -> usize {
         match self {
-            Operands::None => 0,
+            Operands::None | Operands::Words(_) => 0,
             Operands::Key(key) | Operands::KeyAndValue(key, _) => key.len(),
             Operands::Keys(keys) => keys.iter().map(Bytes::len).max().unwrap_or_default(),
             Operands::Pairs(pairs) => pairs.iter().map(|(key, _)| key.len()).max().unwrap_or_default(),
             Operands::All(transaction) => transaction.longest_key(),
+            Operands::Script(call) => call.longest_key(),
         }
     }
 
     /// How long the longest value is, in bytes.
     pub fn longest_value(self) -> usize {
         match self {
-            Operands::None | Operands::Key(_) | Operands::Keys(_) => 0,
+            Operands::None | Operands::Words(_) | Operands::Key(_) | Operands::Keys(_) => 0,
             Operands::KeyAndValue(_, value) => value.len(),
             Operands::Pairs(pairs) => pairs.iter().map(|(_, value)| value.len()).max().unwrap_or_default(),
             Operands::All(transaction) => transaction.longest_value(),
+            Operands::Script(call) => call.longest_value(),
         }
     }
 
@@ -129,7 +138,11 @@ impl Operands<'_> {
         match self {
             Operands::Keys(_) | Operands::Pairs(_) => self.keys() == 0,
             Operands::All(transaction) => transaction.lacks_keys(),
-            Operands::None | Operands::Key(_) | Operands::KeyAndValue(..) => false,
+            Operands::None
+            | Operands::Key(_)
+            | Operands::KeyAndValue(..)
+            | Operands::Script(_)
+            | Operands::Words(_) => false,
         }
     }
 }
@@ -152,6 +165,8 @@ pub(crate) struct Spec {
     pub(crate) arity: i32,
     pub(crate) flags: &'static [&'static str],
     pub(crate) keys: Option<KeyRange>,
+    /// What it does with the keys of which its third word says how many follow it.
+    pub(crate) counted_keys: Option<&'static [&'static str]>,
     pub(crate) categories: &'static [&'static str],
     pub(crate) tips: &'static [&'static str],
     pub(crate) summary: &'static str,
@@ -229,6 +244,8 @@ pub(crate) enum Own {
     ConfigRewrite,
     ConfigSet,
     Role,
+    ScriptHelp,
+    ScriptKill,
 }
 
 /// Where a command's keys stand: from the first argument on.
@@ -273,6 +290,7 @@ pub(crate) const fn spec(name: &'static str, does: Does, arity: i32, summary: &'
         arity,
         flags: &[],
         keys: None,
+        counted_keys: None,
         categories: &[],
         tips: &[],
         summary,

@@ -1,14 +1,15 @@
 //! The table of all command names of the RESP protocol, joined from the families, and the lookup in it.
 
 use super::entry::Spec;
-use super::{acl, connection, expiry, generic, server, strings, transaction};
+use super::{acl, connection, expiry, generic, scripting, server, strings, transaction};
 
 /// The families, in the order in which `COMMAND` lists them.
-const FAMILIES: [&[Spec]; 7] = [
+const FAMILIES: [&[Spec]; 8] = [
     strings::NAMES,
     generic::NAMES,
     expiry::NAMES,
     transaction::NAMES,
+    scripting::NAMES,
     connection::NAMES,
     server::NAMES,
     acl::NAMES,

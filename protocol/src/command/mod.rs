@@ -3,11 +3,12 @@
 //! | file | owns |
 //! |---|---|
 //! | `mod.rs` | the list of commands: their fields, and their numbers on the wire |
-//! | `strings.rs`, `generic.rs`, `expiry.rs`, `transaction.rs`, `server.rs`, `connection.rs`, `acl.rs` | one family each: the entries of its commands |
+//! | `strings.rs`, `generic.rs`, `expiry.rs`, `transaction.rs`, `scripting.rs`, `server.rs`, `connection.rs`, `acl.rs` | one family each: the entries of its commands |
 //! | `entry.rs` | the types of an entry |
 //! | `words.rs` | the words of a request, and the checks of them |
 //! | `lookup.rs` | the names, and the lookup in them |
 //! | `bundle.rs` | the commands of a transaction |
+//! | `script_call.rs` | a script, what it is given, and who judges what it calls |
 //! | `reply.rs` | answers |
 //! | `update.rs` | what becomes of a key by what it holds |
 //!
@@ -22,6 +23,8 @@ mod expiry;
 mod generic;
 mod lookup;
 mod reply;
+mod script_call;
+mod scripting;
 mod server;
 mod strings;
 mod transaction;
@@ -35,6 +38,9 @@ pub use entry::{AnswerLength, Changes, CommandFacts, Operands, PromptLine};
 pub(crate) use entry::{Argument, Does, KeyList, Own, Spec};
 pub(crate) use lookup::{find_by_full_name, find_command, find_subcommand, COMMANDS};
 pub use reply::{ErrorWord, Excerpt, Replies, Reply, ReplyError};
+pub use script_call::{
+    Judgement, ScriptCall, ScriptJudge, ScriptName, ScriptRequest, ScriptRights, SCRIPT_BYTES_MAX,
+};
 pub use update::{Condition, DecidedBy, Decision, ExpiryCondition, KnownValue, Lifetime, Update};
 pub(crate) use update::{OneKey, Rule};
 pub(crate) use words::{pattern_fits, Lengths, Unfit, Words, PATTERN_BYTES_MAX, PATTERN_PART_BYTES_MAX};
@@ -311,6 +317,21 @@ commands! {
         #[serde(deserialize_with = "at_most_keys_max")]
         keys: Vec<Bytes>,
     } => transaction::WATCH, Operands::Keys(keys), list Keys(keys);
+
+    /// Executes a script in one step, as one record. Answer: `Encoded`, or an error if it ends with one; then it has no effect.
+    Evaluate {
+        /// Which script, and what it is given.
+        call: Box<ScriptCall>,
+    } => scripting::EVAL, Operands::Script(call);
+
+    /// Asks about the scripts that the master knows. Answer: as the request says.
+    ScriptCache {
+        /// What is asked.
+        request: ScriptRequest,
+    } => scripting::SCRIPT, Operands::Words(request.payload_bytes());
+
+    /// What time it is in the cluster. Answer: `Values`, the seconds since 1970-01-01 and the microseconds of the next one.
+    Time => server::TIME, Operands::None;
 }
 
 /// How the time is told at which a key expires.
@@ -347,6 +368,9 @@ impl Command {
         if let Command::Transact { transaction } = self {
             return transaction.is_write();
         }
+        if let Command::Evaluate { call } = self {
+            return !call.is_read_only;
+        }
         self.facts().changes != Changes::Nothing
     }
 
@@ -354,6 +378,10 @@ impl Command {
     pub(crate) fn asked_as(&self) -> &'static [&'static str] {
         if let Command::Update { update, .. } = self {
             update.asked_as()
+        } else if let Command::Evaluate { call } = self {
+            call.asked_as()
+        } else if let Command::ScriptCache { request } = self {
+            request.asked_as()
         } else {
             self.facts().asked_as
         }
@@ -450,6 +478,17 @@ mod tests {
                 }),
             },
             Command::Watch { keys: vec![Bytes::from_static(b"key")] },
+            Command::Evaluate {
+                call: Box::new(ScriptCall {
+                    script: ScriptName::Text(Bytes::from_static(b"return redis.call('SET', KEYS[1], 'v')")),
+                    keys: vec![Bytes::from_static(b"key")],
+                    args: vec![Bytes::from_static(b"value")],
+                    is_read_only: false,
+                    rights: ScriptRights::default(),
+                }),
+            },
+            Command::ScriptCache { request: ScriptRequest::Load(Bytes::from_static(b"return 1")) },
+            Command::Time,
         ];
         assert_eq!(all.len(), COMMAND_FACTS.len(), "each command is one of the samples");
         all
@@ -488,16 +527,18 @@ mod tests {
             "setex" | "psetex" => vec![name, "key", "1", "value"],
             "scan" => vec![name, "1"],
             "getrange" | "setrange" | "substr" => vec![name, "key", "0", "1"],
+            "eval" | "eval_ro" | "evalsha" | "evalsha_ro" => vec![name, "text", "1", "key"],
+            "script|exists" | "script|load" => vec![name, "word", "text"],
             _ => vec![name, "key"],
         };
         for command in samples() {
             let is_set = matches!(command, Command::Put { .. });
             for name in command.facts().asked_as.iter().filter(|name| is_set || **name != "set") {
-                let has_words = find_command(name.as_bytes()).unwrap().arity.abs() > 1;
+                let has_words = find_by_full_name(name.as_bytes()).unwrap().arity.abs() > 1;
                 let args = words(name).into_iter().take(if has_words { 4 } else { 1 });
                 let args = args.map(Bytes::from).collect();
                 let mut words = Words::after_name(args, Lengths { key_max: 10, value_max: 10 });
-                let made = match find_command(name.as_bytes()).unwrap().does {
+                let made = match find_by_full_name(name.as_bytes()).unwrap().does {
                     Does::Ask(read) => read(&mut words).unwrap(),
                     Does::AskFor(read) => read(&mut words).unwrap().0,
                     Does::Describe | Does::Quit | Does::Own(_) => continue,
@@ -595,6 +636,9 @@ mod tests {
             none,
             (3, 7 + 8 + 3 + 32 + 3 * QUEUED_BYTES, 7, 5),
             (1, 3 + 32, 3, 0),
+            (1, 38 + 3 + 5 + 2 * 32, 3, 5),
+            (0, 8, 0, 0),
+            none,
         ];
         assert!(measured.eq(expected));
         assert!(Command::Exists { keys: Vec::new() }.operands().lacks_keys());

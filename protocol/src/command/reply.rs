@@ -37,6 +37,8 @@ pub enum Reply {
     Many(Replies),
     /// One entry a key, in the order asked; `None` for a key that is not there.
     Versions(Vec<Option<Version>>),
+    /// An answer of any form: what a script has answered, in RESP3.
+    Encoded(Bytes),
 }
 
 /// The answers to the commands of a transaction, in their order. They have a frame of their own, too.

@@ -1,4 +1,4 @@
-//! Commands on the server: DBSIZE, FLUSHALL and FLUSHDB, INFO and STATUS, FAILOVER, REMOVE-SLAVE, COMMAND, CONFIG.
+//! Commands on the server: DBSIZE, TIME, FLUSHALL and FLUSHDB, INFO and STATUS, FAILOVER, REMOVE-SLAVE, COMMAND, CONFIG.
 
 use super::entry::{
     argument, spec, token, AnswerLength, Argument, Changes, CommandFacts, Does, Own, PromptLine, Spec, ADMIN,
@@ -18,6 +18,7 @@ const SECTION: Argument = Argument { flags: &["optional", "multiple"], ..argumen
 /// The names of this family, the busiest first.
 pub(super) const NAMES: &[Spec] = &[
     DBSIZE_SPEC,
+    TIME_SPEC,
     INFO_SPEC,
     Spec { name: "status", ..INFO_SPEC },
     FLUSHALL_SPEC,
@@ -67,6 +68,27 @@ const DBSIZE_SPEC: Spec = Spec {
 
 fn key_count(_: &mut Words) -> Result<Command, Unfit> {
     Ok(Command::KeyCount)
+}
+
+/// See [`Command::Time`].
+pub(super) static TIME: CommandFacts = CommandFacts {
+    changes: Changes::Nothing,
+    answer: AnswerLength::Short,
+    log_word: "TIME",
+    asked_as: &["time"],
+    prompt: None,
+};
+
+const TIME_SPEC: Spec = Spec {
+    flags: &["loading", "stale", "fast"],
+    categories: &["fast"],
+    tips: &["nondeterministic_output"],
+    group: "server",
+    ..spec("time", Does::Ask(time), 1, "Return the current server time")
+};
+
+fn time(_: &mut Words) -> Result<Command, Unfit> {
+    Ok(Command::Time)
 }
 
 /// See [`Command::DeleteAll`].

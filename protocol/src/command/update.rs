@@ -4,7 +4,7 @@
 //! (`machine/master/updates.rs`), and the log gets the result, so a replay never applies a change twice.
 
 use super::reply::{ErrorWord, Reply};
-use super::{Command, Transaction};
+use super::{Command, ScriptCall, Transaction};
 use crate::ids::UnixMillis;
 use crate::integer::parse_integer;
 use bytes::{Bytes, BytesMut};
@@ -300,6 +300,8 @@ pub(crate) enum Rule<'a> {
     IfNone(&'a [(Bytes, Bytes)]),
     /// Of several, in one step.
     Together(&'a Transaction),
+    /// As a script says.
+    Script(&'a ScriptCall),
 }
 
 /// What such a command does to one key.
@@ -323,6 +325,7 @@ impl<'a> Rule<'a> {
             Command::Renew { key, life } => Some(Rule::One(key, OneKey::Renew(*life))),
             Command::PutManyIfNone { pairs } => Some(Rule::IfNone(pairs)),
             Command::Transact { transaction } => Some(Rule::Together(transaction)),
+            Command::Evaluate { call } => Some(Rule::Script(call)),
             Command::Get { .. }
             | Command::GetMany { .. }
             | Command::Put { .. }
@@ -339,7 +342,9 @@ impl<'a> Rule<'a> {
             | Command::Keys { .. }
             | Command::RandomKey
             | Command::DeleteAll
-            | Command::Watch { .. } => None,
+            | Command::Watch { .. }
+            | Command::ScriptCache { .. }
+            | Command::Time => None,
         }
     }
 }

@@ -75,6 +75,11 @@ impl Words {
         self.left.next()
     }
 
+    /// How many words are left.
+    pub(crate) fn left(&self) -> usize {
+        self.left.len()
+    }
+
     /// The next word as a key.
     pub(crate) fn key(&mut self) -> Result<Bytes, Unfit> {
         let key = self.word().ok_or(Unfit::Arity)?;

@@ -511,7 +511,8 @@ impl ClientMachine {
             | Reply::Page { .. }
             | Reply::Text(_)
             | Reply::Many(_)
-            | Reply::Versions(_)) => {
+            | Reply::Versions(_)
+            | Reply::Encoded(_)) => {
                 // A master that stops has answered all earlier requests.
                 if kind != RequestKind::Status && !open.stops {
                     open.active = true;

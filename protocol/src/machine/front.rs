@@ -429,7 +429,8 @@ impl Front {
             | Reply::Page { .. }
             | Reply::Text(_)
             | Reply::Many(_)
-            | Reply::Versions(_) => None,
+            | Reply::Versions(_)
+            | Reply::Encoded(_) => None,
         };
         if word == Some(ErrorWord::Standby) && stance != Stance::Stopping {
             stream.refused.insert(id, queued);

@@ -5,6 +5,7 @@ use super::encode::{array, bulk, error, error_parts, integer, map, null, set, st
 use super::Protocol;
 use crate::command::{find_by_full_name, find_command, find_subcommand, Argument, Spec, COMMANDS};
 use crate::glob;
+use crate::integer::parse_integer;
 use bytes::Bytes;
 
 /// The most names that one `COMMAND INFO` or `COMMAND DOCS` may ask for, because the answer for each is long.
@@ -110,7 +111,10 @@ fn describe_one(protocol: Protocol, spec: &Spec, out: &mut Vec<u8>) {
     statuses(protocol, spec.categories, "@", out);
     set(protocol, out, spec.tips.len());
     spec.tips.iter().for_each(|tip| bulk(out, tip.as_bytes()));
-    set(protocol, out, usize::from(spec.keys.is_some()));
+    set(protocol, out, usize::from(spec.keys.is_some() || spec.counted_keys.is_some()));
+    if let Some(flags) = spec.counted_keys {
+        describe_counted(protocol, flags, out);
+    }
     if let Some(keys) = spec.keys {
         map(protocol, out, 3);
         bulk(out, b"flags");
@@ -143,18 +147,44 @@ fn describe_one(protocol: Protocol, spec: &Spec, out: &mut Vec<u8>) {
     }
 }
 
+/// What keys are of which the third word says how many follow it.
+fn describe_counted(protocol: Protocol, flags: &[&str], out: &mut Vec<u8>) {
+    map(protocol, out, 3);
+    bulk(out, b"flags");
+    statuses(protocol, flags, "", out);
+    bulk(out, b"begin_search");
+    map(protocol, out, 2);
+    pair(out, "type", "index");
+    bulk(out, b"spec");
+    map(protocol, out, 1);
+    bulk(out, b"index");
+    integer(out, 2);
+    bulk(out, b"find_keys");
+    map(protocol, out, 2);
+    pair(out, "type", "keynum");
+    bulk(out, b"spec");
+    map(protocol, out, 3);
+    bulk(out, b"keynumidx");
+    integer(out, 0);
+    bulk(out, b"firstkey");
+    integer(out, 1);
+    bulk(out, b"keystep");
+    integer(out, 1);
+}
+
 /// Appends the answer of `COMMAND GETKEYS` with a whole request, or of `COMMAND GETKEYSANDFLAGS`.
 pub(super) fn keys_of(protocol: Protocol, args: &[Bytes], has_flags: bool, out: &mut Vec<u8>) {
     let Some(spec) = args.first().and_then(|_| look_up(args)) else {
         return error(out, "ERR Invalid command specified");
     };
-    let Some(range) = spec.keys else {
+    if spec.keys.is_none() && spec.counted_keys.is_none() {
         return error(out, "ERR The command has no key arguments");
-    };
+    }
     let (words, least) = (args.len(), spec.arity.unsigned_abs() as usize);
     if words < least || (spec.arity > 0 && words != least) {
         return error(out, "ERR Invalid number of arguments specified for command");
     }
+    let Some(range) = spec.keys else { return counted_keys_of(protocol, spec, args, has_flags, out) };
     // A range's last key counts from the first one, unless it counts from the end.
     let counted = range.last.unsigned_abs() as usize;
     let end = if range.last < 0 { words + 1 - counted } else { 2 + counted };
@@ -168,6 +198,23 @@ pub(super) fn keys_of(protocol: Protocol, args: &[Bytes], has_flags: bool, out: 
         array(out, 2);
         bulk(out, key);
         statuses(protocol, flags_of(range.flags, args), "", out);
+    }
+}
+
+/// The same of keys of which the third word says how many follow it.
+fn counted_keys_of(protocol: Protocol, spec: &Spec, args: &[Bytes], has_flags: bool, out: &mut Vec<u8>) {
+    let count = parse_integer(&args[2]).and_then(|count| usize::try_from(count).ok());
+    // As in Redis, none if there are not as many.
+    let keys = count.and_then(|count| args.get(3..count.checked_add(3)?)).unwrap_or_default();
+    array(out, keys.len());
+    for key in keys {
+        if has_flags {
+            array(out, 2);
+        }
+        bulk(out, key);
+        if has_flags {
+            statuses(protocol, spec.counted_keys.unwrap_or_default(), "", out);
+        }
     }
 }
 

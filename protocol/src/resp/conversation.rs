@@ -11,8 +11,8 @@ use super::{acl, command};
 use super::{Args, Limits, Protocol, Shape, REDIS_VERSION};
 use crate::acl::{Accounts, Denied, IncidentKind, Judging, User, DEFAULT_USER};
 use crate::command::{
-    Command, Does, Lengths, Own, Replies, Reply, Spec, Unfit, Words, PATTERN_BYTES_MAX,
-    PATTERN_PART_BYTES_MAX,
+    Command, Does, Lengths, Own, Replies, Reply, ScriptJudge, ScriptRights, Spec, Unfit, Words,
+    PATTERN_BYTES_MAX, PATTERN_PART_BYTES_MAX,
 };
 use crate::glob;
 use crate::ids::{Seq, SlaveIdError};
@@ -318,7 +318,7 @@ impl Conversation {
             Does::Own(Own::AclList) => Handling::ListUsers(UserListing::new(&self.accounts, true)),
             Does::Own(Own::AclUsers) => Handling::ListUsers(UserListing::new(&self.accounts, false)),
             Does::Ask(read) => {
-                let asked = read(&mut self.words(args)).map(|command| (command, Shape::Plain));
+                let asked = read(&mut self.words(args)).map(|command| (self.granted(command), Shape::Plain));
                 ask(spec.name, asked, out)
             }
             Does::AskFor(read) => {
@@ -359,7 +359,9 @@ impl Conversation {
         let args = detached(args);
         let words = args.iter().map(Bytes::len).sum::<usize>();
         let asked = match spec.does {
-            Does::Ask(read) => read(&mut self.words(args)).map(|command| (command, Shape::Plain)),
+            Does::Ask(read) => {
+                read(&mut self.words(args)).map(|command| (self.granted(command), Shape::Plain))
+            }
             Does::AskFor(read) => {
                 read(&mut self.words(args)).map(|(command, excerpt)| (command, Shape::Excerpt(excerpt)))
             }
@@ -404,6 +406,14 @@ impl Conversation {
             return Handling::Answered;
         }
         Handling::Ask { command: Command::Transact { transaction: Box::new(transaction) }, shape }
+    }
+
+    /// A command, of which the scripts have the rights of this user.
+    fn granted(&self, mut command: Command) -> Command {
+        if let (true, Some(user)) = (matches!(command, Command::Evaluate { .. }), &self.user) {
+            command.grant(&ScriptRights::of(Arc::clone(user) as Arc<dyn ScriptJudge>));
+        }
+        command
     }
 
     fn words(&self, args: Args) -> Words {
@@ -495,6 +505,8 @@ impl Conversation {
             Own::ConfigRewrite => error(out, "ERR The server is running without a config file"),
             Own::Container => command::wrong_arity(name, out),
             Own::Role => role(&self.view.now(), out),
+            Own::ScriptHelp => command::help("script", out),
+            Own::ScriptKill => error(out, "NOTBUSY No scripts in execution right now."),
         }
     }
 
@@ -848,8 +860,18 @@ fn ask(name: &str, asked: Result<(Command, Shape), Unfit>, out: &mut Vec<u8>) ->
     }
 }
 
+/// Answers what a script may ask of its connection: `args` is what follows the name.
+pub(crate) fn answer_in_script(own: Own, name: &str, args: &[Bytes], out: &mut Vec<u8>) {
+    match (own, args) {
+        (Own::Ping, []) => status(out, "PONG"),
+        (Own::Ping | Own::Echo, [message]) => bulk(out, message),
+        (Own::Select, [index]) => select(index, out),
+        _ => command::wrong_arity(name, out),
+    }
+}
+
 /// Appends the error for a malformed request.
-fn say_unfit(name: &str, unfit: &Unfit, out: &mut Vec<u8>) {
+pub(crate) fn say_unfit(name: &str, unfit: &Unfit, out: &mut Vec<u8>) {
     match unfit {
         Unfit::Arity => command::wrong_arity(name, out),
         Unfit::Syntax => error(out, SYNTAX_ERROR),

@@ -17,6 +17,7 @@
 use super::Protocol;
 use crate::command::{Excerpt, Reply};
 use crate::info::Sections;
+use crate::integer::parse_integer;
 use crate::pieces::Sink;
 use bytes::Bytes;
 use std::sync::Arc;
@@ -98,6 +99,7 @@ fn encode_whole(protocol: Protocol, shape: &Shape, reply: &Reply, out: &mut impl
         }
         // They are for the connection.
         Reply::Versions(_) => status(out.tail(), "OK"),
+        Reply::Encoded(answer) => encoded(protocol, answer, out),
         Reply::Text(text) => match shape {
             Shape::Plain | Shape::Excerpt(_) | Shape::Parts(_) => bulk(out.tail(), text.as_bytes()),
             Shape::Info(sections) => verbatim(protocol, out.tail(), &sections.select(text)),
@@ -107,6 +109,33 @@ fn encode_whole(protocol: Protocol, shape: &Shape, reply: &Reply, out: &mut impl
             let parts = [reply.word.as_str().as_bytes(), space.as_bytes(), reply.detail.as_bytes()];
             error_parts(out.tail(), &parts);
         }
+    }
+}
+
+/// An answer in RESP3, for whom that is too new in RESP2: each token by itself, whatever is in what.
+fn encoded(protocol: Protocol, answer: &Bytes, out: &mut impl Sink) {
+    let mut at = 0;
+    while let Some(kind) = answer.get(at).copied() {
+        let rest = &answer[at + 1..];
+        let line = &rest[..memchr::memchr(b'\r', rest).unwrap_or(rest.len())];
+        let head = (at + 1 + line.len() + 2).min(answer.len());
+        let length = || parse_integer(line).and_then(|length| usize::try_from(length).ok());
+        let body = if matches!(kind, b'$' | b'=') { length().unwrap_or_default() } else { 0 };
+        let whole =
+            if matches!(kind, b'$' | b'=') { head.saturating_add(body).saturating_add(2) } else { head };
+        let whole = whole.min(answer.len());
+        let text = answer.slice(head.min(whole)..whole.saturating_sub(2).max(head.min(whole)));
+        match (protocol, kind) {
+            (_, b'$') => stored(out, &text),
+            (Protocol::Resp2, b'_') => null(protocol, out.tail()),
+            (Protocol::Resp2, b'#') => unsigned(out.tail(), u64::from(line == b"t")),
+            (Protocol::Resp2, b',' | b'(') => bulk(out.tail(), line),
+            (Protocol::Resp2, b'~') => array(out.tail(), length().unwrap_or_default()),
+            (Protocol::Resp2, b'%') => map(protocol, out.tail(), length().unwrap_or_default()),
+            (Protocol::Resp2, b'=') => bulk(out.tail(), text.get(4..).unwrap_or_default()),
+            _ => out.tail().extend_from_slice(&answer[at..whole]),
+        }
+        at = whole;
     }
 }
 

@@ -17,6 +17,7 @@ mod queue;
 pub mod sentinel;
 
 pub use acl::{NewPassword, UserListing};
+pub(crate) use conversation::{answer_in_script, say_unfit};
 pub use conversation::{Conversation, Handling, ServerFacts, CLIENT_ATTRIBUTE_MAX};
 pub use encode::{encode_entry, encode_reply, encode_values, AnswerPart, Shape};
 pub use parse::{Parsed, Parser, ProtocolError, STRANGER_ARGS_MAX, STRANGER_BULK_MAX};

@@ -210,6 +210,7 @@ impl CommandQueue {
             | Reply::Error(_)
             | Reply::Integer(_)
             | Reply::Page { .. }
+            | Reply::Encoded(_)
             | Reply::Many(_) => self.is_blind = true,
         }
     }

@@ -4,7 +4,8 @@
 //! `UPDATE_GOLDENFILES=1` writes the outputs anew; commit only a difference that you can explain.
 
 use dsm_protocol::command::{
-    Command, Condition, ExpiryCondition, Lifetime, Reply, TimeForm, Transaction, Update,
+    Command, Condition, ExpiryCondition, Lifetime, Reply, ScriptCall, ScriptName, ScriptRights, TimeForm,
+    Transaction, Update,
 };
 use dsm_protocol::ids::Version;
 use std::error::Error;
@@ -56,6 +57,9 @@ pub(crate) fn show_reply(reply: &Reply) -> String {
             format!("page {}, {rest}", keys.join(" "))
         }
         Reply::Error(error) => error.to_string(),
+        Reply::Encoded(answer) => {
+            format!("encoded {}", String::from_utf8_lossy(answer).trim_end().replace("\r\n", " "))
+        }
         Reply::Many(replies) => {
             let replies: Vec<String> = replies.0.iter().map(show_reply).collect();
             format!("all of ({})", replies.join(") ("))
@@ -137,6 +141,12 @@ pub(crate) fn client_command(
             Command::PutManyIfNone { pairs: std::iter::from_fn(|| args.next_key()).map(pair).collect() }
         }
         "watch" => Command::Watch { keys: rest(args) },
+        // eval "return redis.call('get', KEYS[1])" k
+        "eval" => {
+            let (script, rights) = (ScriptName::Text(one(args)?), ScriptRights::default());
+            let call = ScriptCall { script, keys: rest(args), args: Vec::new(), is_read_only: false, rights };
+            Command::Evaluate { call: Box::new(call) }
+        }
         // multi "set a 1" "get b" a=1.2 b=none, where a must have that version and b must not be there
         "multi" => {
             let commands = std::iter::from_fn(|| args.next_pos()).map(queued).collect::<Res<_>>()?;

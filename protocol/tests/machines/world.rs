@@ -7,8 +7,8 @@
 use bytes::Bytes;
 use dsm_history::{check, Action as Did, Begun, History, OperationOutcome};
 use dsm_protocol::command::{
-    Command, Condition, ErrorWord, ExpiryCondition, Lifetime, Operands, Replies, Reply, TimeForm,
-    Transaction, Update,
+    Command, Condition, ErrorWord, ExpiryCondition, Lifetime, Operands, Replies, Reply, ScriptCall,
+    ScriptName, ScriptRights, TimeForm, Transaction, Update,
 };
 use dsm_protocol::ids::{LinkId, Millis, Reign, ReignId, Seq, SessionId, SlaveId, UnixMillis, Version};
 use dsm_protocol::info::{RebalanceState, RepairState};
@@ -298,7 +298,8 @@ fn key_of(number: u8) -> Bytes {
 
 fn keys_of(command: &Command) -> Vec<Bytes> {
     match command.operands() {
-        Operands::None => Vec::new(),
+        Operands::None | Operands::Words(_) => Vec::new(),
+        Operands::Script(call) => call.keys.clone(),
         Operands::Key(key) | Operands::KeyAndValue(key, _) => vec![key.clone()],
         Operands::Keys(keys) => keys.to_vec(),
         Operands::Pairs(pairs) => pairs.iter().map(|(key, _)| key.clone()).collect(),
@@ -307,6 +308,108 @@ fn keys_of(command: &Command) -> Vec<Bytes> {
             watched.chain(transaction.commands.iter().flat_map(keys_of)).collect()
         }
     }
+}
+
+/// A script that calls the commands of a transaction, and answers what they do.
+fn scripted(transaction: &Transaction) -> Command {
+    let (mut text, mut args) = ("local answers = {}\n".to_owned(), Vec::new());
+    for (index, command) in transaction.commands.iter().enumerate() {
+        let words = words_of(command);
+        let places = (args.len() + 1..).take(words.len()).map(|place| format!("ARGV[{place}]"));
+        let places = places.collect::<Vec<_>>().join(", ");
+        text.push_str(&format!("answers[{}] = redis.pcall({places})\n", index + 1));
+        args.extend(words);
+    }
+    text.push_str("return answers");
+    // Some are told of their keys.
+    let keys = match args.len() % 2 {
+        0 => transaction.commands.iter().flat_map(keys_of).collect(),
+        _ => Vec::new(),
+    };
+    let (script, rights) = (ScriptName::Text(text.into()), ScriptRights::default());
+    Command::Evaluate { call: Box::new(ScriptCall { script, keys, args, is_read_only: false, rights }) }
+}
+
+/// A command as a script says it.
+fn words_of(command: &Command) -> Vec<Bytes> {
+    let word = |word: &'static str| Bytes::from_static(word.as_bytes());
+    let all = |name: &'static str, keys: &[Bytes]| {
+        std::iter::once(word(name)).chain(keys.iter().cloned()).collect::<Vec<_>>()
+    };
+    match command {
+        Command::Put { key, value } => vec![word("SET"), key.clone(), value.clone()],
+        Command::Get { key } => vec![word("GET"), key.clone()],
+        Command::Take { key } => vec![word("GETDEL"), key.clone()],
+        Command::ValueLength { key } => vec![word("STRLEN"), key.clone()],
+        Command::Delete { keys } => all("DEL", keys),
+        Command::Exists { keys } => all("EXISTS", keys),
+        Command::GetMany { keys } => all("MGET", keys),
+        Command::PutManyIfNone { pairs } => {
+            let pairs = pairs.iter().flat_map(|(key, value)| [key.clone(), value.clone()]);
+            std::iter::once(word("MSETNX")).chain(pairs).collect()
+        }
+        Command::Swap { key, value, life: Lifetime::Until(time), .. } => {
+            let time = Bytes::from(time.0.to_string());
+            vec![word("SET"), key.clone(), value.clone(), word("GET"), word("PXAT"), time]
+        }
+        Command::Update { key, update: Update::Add { number } } => {
+            vec![word("INCRBY"), key.clone(), Bytes::from(number.to_string())]
+        }
+        Command::Update { key, update: Update::Append { tail } } => {
+            vec![word("APPEND"), key.clone(), tail.clone()]
+        }
+        Command::Update { key, update: Update::Set { value, when: Condition::IfAbsent, .. } } => {
+            vec![word("SET"), key.clone(), value.clone(), word("NX")]
+        }
+        other => panic!("no transaction has {other:?}"),
+    }
+}
+
+/// The answer of such a script as that of the transaction.
+fn unscripted(transaction: &Transaction, answer: &[u8]) -> Reply {
+    let mut rest = answer;
+    let mut token = || {
+        let end = rest.iter().position(|byte| *byte == b'\r').expect("a line ends");
+        let (kind, line) = (rest[0], &rest[1..end]);
+        rest = &rest[end + 2..];
+        let number = std::str::from_utf8(line).ok().and_then(|line| line.parse::<i64>().ok());
+        if kind == b'$' {
+            let (value, after) = rest.split_at(number.expect("a length") as usize);
+            rest = &after[2..];
+            return (kind, value, None);
+        }
+        (kind, line, number)
+    };
+    let (b'*', _, Some(count)) = token() else { panic!("no array") };
+    assert_eq!(count as usize, transaction.commands.len());
+    let mut replies = Vec::new();
+    for command in &transaction.commands {
+        let reply = match token() {
+            (b'+', ..) => Reply::Done,
+            (b'$', value, _) => Reply::Value(Bytes::copy_from_slice(value)),
+            (b'_', ..) => Reply::NotFound,
+            (b':', _, Some(number))
+                if matches!(command, Command::Update { update: Update::Add { .. }, .. }) =>
+            {
+                Reply::Integer(number)
+            }
+            (b':', _, Some(number)) => Reply::Count(number as u64),
+            (b'*', _, Some(count)) => {
+                let values = (0..count).map(|_| match token() {
+                    (b'$', value, _) => Some(Bytes::copy_from_slice(value)),
+                    _ => None,
+                });
+                Reply::Values(values.collect())
+            }
+            (b'-', line, _) => {
+                let line = String::from_utf8_lossy(line);
+                Reply::error(ErrorWord::Bad, line.strip_prefix("ERR ").expect("an error").to_owned())
+            }
+            other => panic!("{other:?}"),
+        };
+        replies.push(reply);
+    }
+    Reply::Many(Replies(replies))
 }
 
 fn value_in(change: &Change, key: &[u8]) -> Option<Option<Bytes>> {
@@ -441,7 +544,11 @@ impl World {
             }
             Action::Transact { session, keys: (a, b), kind } => {
                 let transaction = Box::new(self.transaction((key_of(a), key_of(b)), kind));
-                self.ask(session, Command::Transact { transaction });
+                // What needs no versions may be a script, too.
+                let sent = (kind >= 128 && transaction.watched.is_empty()).then(|| scripted(&transaction));
+                let command = Command::Transact { transaction };
+                let sent = sent.unwrap_or_else(|| command.clone());
+                self.ask_as(session, command, sent);
             }
             Action::Watch { session, keys: (a, b) } => {
                 self.ask(session, Command::Watch { keys: vec![key_of(a), key_of(b)] });
@@ -614,8 +721,13 @@ impl World {
         BEGAN.plus(self.now.0)
     }
 
-    #[expect(clippy::too_many_lines, reason = "one arm for each command, each short")]
     fn ask(&mut self, session: u8, command: Command) {
+        self.ask_as(session, command.clone(), command);
+    }
+
+    /// Sends a request that means the same as `command`.
+    #[expect(clippy::too_many_lines, reason = "one arm for each command, each short")]
+    fn ask_as(&mut self, session: u8, command: Command, sent: Command) {
         let session = SessionId(u64::from(session % SESSIONS));
         if self.asked.values().filter(|asked| asked.session == session).count() >= PIPELINE_MAX {
             return;
@@ -644,6 +756,8 @@ impl World {
             | Command::Keys { .. }
             | Command::RandomKey
             | Command::TimeToLive { .. }
+            | Command::ScriptCache { .. }
+            | Command::Time
             | Command::Watch { .. } => Vec::new(),
             // What they write is known once it is appended.
             Command::Update { .. }
@@ -651,6 +765,7 @@ impl World {
             | Command::Take { .. }
             | Command::Renew { .. }
             | Command::PutManyIfNone { .. }
+            | Command::Evaluate { .. }
             | Command::Transact { .. } => Vec::new(),
             Command::Status | Command::Failover | Command::RemoveSlave { .. } | Command::DeleteAll => {
                 Vec::new()
@@ -688,7 +803,7 @@ impl World {
         self.asked
             .insert(tag, Asked { session, begun, command: command.clone(), at, time, dead, own_before });
         let deadline = self.now.plus(DEADLINE_MS);
-        self.step(Event::Request { asker: Asker { session, tag }, deadline, command });
+        self.step(Event::Request { asker: Asker { session, tag }, deadline, command: sent });
     }
 
     fn step(&mut self, event: Event) {
@@ -1020,6 +1135,10 @@ impl World {
             self.told_keys(to, reply);
             return;
         }
+        let reply = match (reply, &asked.command) {
+            (Reply::Encoded(answer), Command::Transact { transaction }) => unscripted(transaction, &answer),
+            (reply, _) => reply,
+        };
         let fate = self.fates.get(&to.tag).copied();
         match &reply {
             Reply::Error(error) if error.word == ErrorWord::Unknown => {
@@ -1095,7 +1214,7 @@ impl World {
                 });
                 assert!(alive.eq(told.iter().copied()), "{told:?} of {keys:?}");
             }
-            other @ (Reply::Text(_) | Reply::Page { .. } | Reply::Many(_)) => {
+            other @ (Reply::Text(_) | Reply::Page { .. } | Reply::Many(_) | Reply::Encoded(_)) => {
                 panic!("nobody asked for {other:?}")
             }
         }

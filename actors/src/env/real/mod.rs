@@ -91,8 +91,11 @@ impl Environment for RealEnv {
     }
 
     fn computed_us(&self) -> Option<u64> {
-        let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
-        Some((time.tv_sec * 1_000_000 + time.tv_nsec / 1000) as u64)
+        Some(computed().as_micros() as u64)
+    }
+
+    fn cpu_time(&self) -> Option<fn() -> Duration> {
+        Some(computed)
     }
 
     fn waited_us(&self) -> Option<u64> {
@@ -758,6 +761,12 @@ fn pin(pid: u32) -> io::Result<Option<OwnedFd>> {
         Err(rustix::io::Errno::SRCH) => Ok(None),
         Err(error) => Err(error.into()),
     }
+}
+
+/// The processor time of this thread so far.
+fn computed() -> Duration {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+    Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
 }
 
 #[cfg(test)]

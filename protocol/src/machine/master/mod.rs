@@ -33,6 +33,7 @@ mod rebalance;
 mod reigns;
 mod repair;
 mod room;
+mod scripts;
 mod session_order;
 mod slices;
 mod slots;
@@ -70,10 +71,12 @@ use reads::Reads;
 use rebalance::Rebalance;
 use repair::Repair;
 use room::payload;
+use scripts::Scripts;
 use slices::Slices;
 use slotmap::{new_key_type, Key as _, KeyData};
 use smallvec::SmallVec;
 use std::sync::Arc;
+use std::time::Duration;
 use updates::Lines;
 use work::{DistinctPairs, KeyScan};
 use writes::Writes;
@@ -206,6 +209,9 @@ pub struct Config {
     /// So many percent of the bytes that are read may be asked of a second holder, too, when the first one takes longer
     /// than is usual. 0 for none.
     pub hedge_percent: u64,
+    /// How long this thread has computed: a script that takes far longer than its steps should is cut off by it. `None` where
+    /// time does not pass within a step.
+    pub cpu_time: Option<fn() -> Duration>,
 }
 
 impl Default for Config {
@@ -224,6 +230,7 @@ impl Default for Config {
             reads_in_a_row: 1,
             repair_bytes_per_second: 0,
             hedge_percent: 0,
+            cpu_time: None,
         }
     }
 }
@@ -518,6 +525,7 @@ pub struct Master {
     /// What time it is then.
     time: UnixMillis,
     expiring: Expiring,
+    scripts: Scripts,
     /// Links of slaves that enlisted while no slot was usable.
     waiting_for_slot: Vec<LinkId>,
 }
@@ -543,6 +551,7 @@ impl Master {
             now: Millis::default(),
             time: UnixMillis::default(),
             expiring: Expiring::default(),
+            scripts: Scripts::default(),
             waiting_for_slot: Vec::new(),
         }
     }
@@ -798,8 +807,14 @@ impl Master {
             | Command::Take { .. }
             | Command::Renew { .. }
             | Command::PutManyIfNone { .. }
-            | Command::Transact { .. }) => self.update(now, asker, deadline, command, effects),
+            | Command::Transact { .. }
+            | Command::Evaluate { .. }) => self.update(now, asker, deadline, command, effects),
             Command::Watch { keys } => self.watch(asker, keys, effects),
+            Command::ScriptCache { request } => {
+                let reply = self.answer_of_scripts(&request);
+                effects.push(Effect::Reply { to: asker, reply });
+            }
+            Command::Time => effects.push(Effect::Reply { to: asker, reply: self.what_time() }),
             Command::Scan { cursor, pattern, count, strings: shows } => {
                 self.scan(KeyScan { asker, deadline, cursor, pattern, count, shows, time: None }, effects);
             }
@@ -827,6 +842,7 @@ impl Master {
         self.writes.forget_losses();
         self.writes.refusals = 0;
         self.expiring.clear();
+        self.scripts.forget();
         for slot in self.members.live().iter() {
             self.members.leave(slot);
         }

@@ -618,6 +618,7 @@ impl Master {
                     | Reply::Page { .. }
                     | Reply::Many(_)
                     | Reply::Versions(_)
+                    | Reply::Encoded(_)
                     | Reply::Text(_)
                     | Reply::Error(_)) => all.failed = Some(other),
                 }

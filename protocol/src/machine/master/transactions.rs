@@ -11,7 +11,7 @@ use super::room::payload;
 use super::work::{HeldRead, UpdateKey};
 use super::{Asker, Change, Effect, Entry, Master, MixedChange, WriteId};
 use crate::command::{
-    transaction_bytes_max, Command, Decision, ErrorWord, KnownValue, OneKey, Replies, Reply, Rule,
+    transaction_bytes_max, Command, Decision, ErrorWord, KnownValue, OneKey, Operands, Replies, Reply, Rule,
     Transaction, CHECKED_KEYS_MAX,
 };
 use crate::ids::UnixMillis;
@@ -25,26 +25,44 @@ use std::collections::HashMap;
 /// have: they are made in one step.
 const MADE_IN_ONE_MAX: u64 = 32 << 20;
 
+/// What all scripts of one decision may take, in steps of the interpreter: some milliseconds.
+const SCRIPT_STEPS_MAX: u64 = 1_000_000;
+
 /// What a key takes in the record beside its name and its value, in bytes, at most.
 const EFFECT_BYTES: u64 = 32;
 
 /// What the keys of a transaction hold between its commands.
 #[derive(Debug, Default)]
-struct Scene {
+pub(super) struct Scene {
     /// The place of each key in `keys`. Never iterated.
     places: HashMap<Bytes, usize, foldhash::fast::FixedState>,
     keys: Vec<SceneKey>,
     /// Whether anything rests on a write that is not written.
     rests: bool,
     /// Bytes of all values that were made longer than their requests.
-    made_bytes: u64,
+    pub(super) made_bytes: u64,
     /// Bytes of all values that are answered, and how many these are.
     answered_bytes: u64,
     answered: usize,
     /// How many keys were looked up.
     looked_up: usize,
     /// Whether the value of a key must be fetched.
-    lacks: bool,
+    pub(super) lacks: bool,
+    /// What scripts may still take.
+    pub(super) steps: u64,
+    /// What the random numbers of scripts begin with: it stays when all is decided anew.
+    pub(super) seed: u32,
+    /// How to take back what a script does, in its order, while one is executed.
+    undo: Option<Vec<Undo>>,
+}
+
+/// How to take back one change.
+#[derive(Debug)]
+enum Undo {
+    /// The key at this place was so.
+    Change { at: usize, known: KnownValue, expires: Option<UnixMillis>, made_bytes: u64, is_changed: bool },
+    /// Nothing was known of it.
+    Unknown { at: usize },
 }
 
 #[derive(Debug)]
@@ -63,7 +81,7 @@ struct SceneKey {
 }
 
 /// Why a transaction is not decided now.
-enum Interruption {
+pub(super) enum Interruption {
     /// That depends on what becomes of this write.
     Behind(WriteId),
     /// Too many values are in flight.
@@ -75,6 +93,79 @@ enum Interruption {
 }
 
 impl Scene {
+    /// Nothing is known yet of what this client's commands are about.
+    pub(super) fn new(asker: Asker) -> Self {
+        let seed = asker.session.0.wrapping_mul(0x9e37_79b9_7f4a_7c15).wrapping_add(asker.tag);
+        Scene { steps: SCRIPT_STEPS_MAX, seed: seed as u32, ..Scene::default() }
+    }
+
+    /// From here on it may be taken back what is done.
+    pub(super) fn begin_undo(&mut self) {
+        self.undo = Some(Vec::new());
+    }
+
+    /// What was done since counts, or is taken back.
+    pub(super) fn end_undo(&mut self, counts: bool) {
+        let undo = self.undo.take().filter(|_| !counts);
+        for undo in undo.into_iter().flatten().rev() {
+            match undo {
+                Undo::Change { at, known, expires, made_bytes, is_changed } => {
+                    let key = &mut self.keys[at];
+                    (key.known, key.expires) = (known, expires);
+                    (key.made_bytes, key.is_changed) = (made_bytes, is_changed);
+                }
+                Undo::Unknown { at } => {
+                    self.places.remove(&self.keys[at].key);
+                }
+            }
+        }
+    }
+
+    fn note_undo(&mut self, at: usize) {
+        if let Some(undo) = &mut self.undo {
+            let SceneKey { known, expires, made_bytes, is_changed, .. } = &self.keys[at];
+            let (known, expires) = (known.clone(), *expires);
+            undo.push(Undo::Change { at, known, expires, made_bytes: *made_bytes, is_changed: *is_changed });
+        }
+    }
+
+    /// What is answered so far.
+    pub(super) fn answered_so_far(&self) -> (u64, usize) {
+        (self.answered_bytes, self.answered)
+    }
+
+    /// No more than that is answered.
+    pub(super) fn answer_again(&mut self, (bytes, answers): (u64, usize)) {
+        (self.answered_bytes, self.answered) = (bytes, answers);
+    }
+
+    /// The value of a key must be fetched if it is not at hand, and not longer.
+    pub(super) fn want(&mut self, at: usize, bytes_max: u64) {
+        if matches!(self.keys[at].known, KnownValue::Bytes(bytes) if bytes <= bytes_max) {
+            self.lack(at);
+        }
+    }
+
+    /// The values that a command has written were brought by no request.
+    pub(super) fn note_made(&mut self, command: &Command) {
+        let keys = match command.operands() {
+            Operands::KeyAndValue(key, _) => std::slice::from_ref(key).iter().collect(),
+            Operands::Pairs(pairs) => pairs.iter().map(|(key, _)| key).collect(),
+            Operands::None
+            | Operands::Key(_)
+            | Operands::Keys(_)
+            | Operands::All(_)
+            | Operands::Script(_)
+            | Operands::Words(_) => Vec::new(),
+        };
+        for key in keys {
+            if let Some(at) = self.places.get(key) {
+                let key = &mut self.keys[*at];
+                key.made_bytes = key.length();
+            }
+        }
+    }
+
     fn add(&mut self, key: SceneKey) -> usize {
         let at = self.keys.len();
         self.places.insert(key.key.clone(), at);
@@ -87,12 +178,17 @@ impl Scene {
         let at = match self.places.get(key) {
             Some(at) => *at,
             // If it is deleted again, it may have been there.
-            None => self.add(SceneKey { was_there: true, ..SceneKey::new(key) }),
+            None => {
+                let at = self.add(SceneKey { was_there: true, ..SceneKey::new(key) });
+                self.undo.iter_mut().for_each(|undo| undo.push(Undo::Unknown { at }));
+                at
+            }
         };
         self.put(at, value.clone(), None, 0);
     }
 
     fn put(&mut self, at: usize, value: Bytes, expires: Option<UnixMillis>, made_bytes: u64) {
+        self.note_undo(at);
         let key = &mut self.keys[at];
         (key.known, key.expires, key.made_bytes) = (KnownValue::Value(value), expires, made_bytes);
         key.is_changed = true;
@@ -100,6 +196,7 @@ impl Scene {
 
     /// Whether the key was there.
     fn delete(&mut self, at: usize) -> bool {
+        self.note_undo(at);
         let key = &mut self.keys[at];
         let was_there = key.known != KnownValue::Missing;
         (key.known, key.expires, key.made_bytes) = (KnownValue::Missing, None, 0);
@@ -115,7 +212,7 @@ impl Scene {
         reply
     }
 
-    fn answer(&mut self, bytes: u64) {
+    pub(super) fn answer(&mut self, bytes: u64) {
         self.answered_bytes += bytes;
         self.answered += 1;
     }
@@ -228,17 +325,30 @@ impl Master {
         is_next: bool,
         effects: &mut Vec<Effect>,
     ) -> Outlook {
-        let mut scene = Scene::default();
+        let mut scene = Scene::new(asker);
         let ran = match self.are_as_watched(transaction, &mut scene, effects) {
             Ok(true) => self.run_all(transaction, &mut scene, (wanted, is_next), effects),
             Ok(false) => return self.keep_at_rest(asker, Reply::NotFound, scene.rests, effects),
             Err(write) => Err(Interruption::Behind(write)),
         };
-        let replies = match ran {
-            Ok(replies) => replies,
+        let ran = ran.map(|replies| Reply::Many(Replies(replies)));
+        self.conclude(asker, ran, scene, is_next, effects)
+    }
+
+    /// Fetches what is needed, or appends what was done and answers.
+    pub(super) fn conclude(
+        &mut self,
+        asker: Asker,
+        ran: Result<Reply, Interruption>,
+        scene: Scene,
+        is_next: bool,
+        effects: &mut Vec<Effect>,
+    ) -> Outlook {
+        let reply = match ran {
+            Ok(reply) => reply,
             Err(Interruption::Behind(write)) => return Outlook::Behind(write),
             Err(Interruption::Crowded) => return Outlook::Crowded,
-            Err(Interruption::Enough) => Vec::new(),
+            Err(Interruption::Enough) => Reply::NotFound,
             Err(Interruption::Refused(why)) => {
                 effects.push(Effect::Reply { to: asker, reply: Reply::error(ErrorWord::Bad, why) });
                 return Outlook::Decided;
@@ -251,7 +361,7 @@ impl Master {
             let may_fetch = self.lines.may_make(bytes, is_next);
             return if may_fetch { Outlook::FetchAll(lacking, bytes) } else { Outlook::Crowded };
         }
-        let (reply, rests) = (Reply::Many(Replies(replies)), scene.rests);
+        let rests = scene.rests;
         let Some(Outcome { change, expires, bytes, made_bytes }) = Outcome::of(scene) else {
             return self.keep_at_rest(asker, reply, rests, effects);
         };
@@ -317,7 +427,7 @@ impl Master {
     }
 
     /// What of a transaction is too much for one step.
-    fn excess(&self, scene: &Scene) -> Option<String> {
+    pub(super) fn excess(&self, scene: &Scene) -> Option<String> {
         let (made_max, answered_max) = (self.made_in_one_max(), self.answered_in_one_max());
         if scene.made_bytes > made_max {
             Some(format!("the transaction makes values of more than {made_max} bytes in all"))
@@ -339,7 +449,7 @@ impl Master {
     }
 
     /// The place of a key in the scene.
-    fn enter(
+    pub(super) fn enter(
         &mut self,
         key: &Bytes,
         scene: &mut Scene,
@@ -369,7 +479,8 @@ impl Master {
     }
 
     /// Executes one command, and gives its answer.
-    fn run(
+    #[expect(clippy::too_many_lines, reason = "one arm for each command, each short")]
+    pub(super) fn run(
         &mut self,
         command: &Command,
         scene: &mut Scene,
@@ -391,6 +502,7 @@ impl Master {
                 pairs.iter().for_each(|(key, value)| scene.overwrite(key, value));
                 return Ok(Reply::Count(1));
             }
+            Some(Rule::Script(call)) => return self.run_script(call, scene, (wanted, is_next), effects),
             Some(Rule::Together(_)) | None => {}
         }
         Ok(match command {
@@ -427,8 +539,11 @@ impl Master {
                 let known = Some(scene.keys[at].expires).filter(|_| scene.is_there(at));
                 self.told_time(known, *form)
             }
+            Command::ScriptCache { request } => self.answer_of_scripts(request),
+            Command::Time => self.what_time(),
             Command::Update { .. }
             | Command::Swap { .. }
+            | Command::Evaluate { .. }
             | Command::Take { .. }
             | Command::PutManyIfNone { .. }
             | Command::Renew { .. }

@@ -219,6 +219,12 @@ impl Master {
         command: Command,
         effects: &mut Vec<Effect>,
     ) {
+        if command.has_scripts() {
+            // It takes its time, as a part of a step that is counted.
+            self.line_up(asker, deadline, command);
+            self.lines.ready.push_back(asker.session);
+            return;
+        }
         match self.decide(asker, &command, (None, None), false, effects) {
             Outlook::Decided => {}
             outlook @ (Outlook::Fetch(..)
@@ -297,7 +303,7 @@ impl Master {
                     .iter()
                     .fold(longest, |longest, command| self.longest_of_one(longest, command));
             }
-            Some(Rule::IfNone(_)) | None => return command.operands().longest_value(),
+            Some(Rule::IfNone(_) | Rule::Script(_)) | None => return command.operands().longest_value(),
         };
         self.longest_of_rule(self.lines.longest_of(session), key, rule)
     }
@@ -306,7 +312,7 @@ impl Master {
     fn longest_of_one(&self, longest: usize, command: &Command) -> usize {
         match Rule::of(command) {
             Some(Rule::One(key, rule)) => longest.max(self.longest_of_rule(longest, key, rule)),
-            Some(Rule::IfNone(_) | Rule::Together(_)) | None => {
+            Some(Rule::IfNone(_) | Rule::Together(_) | Rule::Script(_)) | None => {
                 longest.max(command.operands().longest_value())
             }
         }
@@ -322,6 +328,13 @@ impl Master {
         line.longest = line.longest.max(longest);
         line.queue.push_back(waiter);
         self.lines.requests += 1;
+    }
+
+    /// A script that waits for its turn.
+    #[cfg(test)]
+    pub(super) fn line_up_for_tests(&mut self, asker: Asker, command: Command) {
+        self.line_up(asker, Millis(u64::MAX), command);
+        self.lines.ready.push_back(asker.session);
     }
 
     fn line_up(&mut self, asker: Asker, deadline: Millis, command: Command) -> UpdateKey {
@@ -614,7 +627,7 @@ impl Master {
                 self.lines.made_bytes += set_aside;
             }
         }
-        let made = (made_bytes / BYTES_FOR_ONE) as usize;
+        let made = (made_bytes / BYTES_FOR_ONE) as usize + self.scripts.take_work();
         Some(Attempt { asker, deadline, keys, made, outlook })
     }
 
@@ -718,6 +731,7 @@ impl Master {
             Some(Rule::Together(transaction)) => {
                 return self.transact(asker, transaction, wanted, is_next, effects);
             }
+            Some(Rule::Script(call)) => return self.evaluate(asker, call, wanted, is_next, effects),
             None => return Outlook::Decided,
         };
         let (holds, unwritten) = if rule.is_blind() {
