@@ -1,6 +1,6 @@
 # make verify writes nothing and is what CI runs; make fix rewrites; make nightly runs for hours.
 
-.PHONY: verify format spelling deny lint doc test compat fix cluster demo bench bench-core bench-start bench-micro bench-peers dist sim model mutants mutants-quick test-peers fuzz nightly nightly-faults nightly-sim
+.PHONY: verify format spelling deny lint doc test compat fix cluster demo bench bench-core bench-start bench-micro bench-peers dist sim model mutants mutants-quick test-peers fuzz alarms nightly nightly-faults nightly-sim
 
 verify: format spelling lint doc test mutants-quick test-peers
 
@@ -130,8 +130,12 @@ fuzz:
 			-max_total_time=$(or $(SECONDS),60) -max_len=2048 -timeout=20 -rss_limit_mb=1024 || exit 1; \
 	done
 
+# What promtool says of docs/alerts.yml; `cargo test` checks its form, and that each metric in it exists. Debian: prometheus.
+alarms:
+	promtool check rules docs/alerts.yml
+
 # The long forms of tests that CI runs in minutes, a target for each kind; `make -k nightly` runs all though one fails.
-nightly: nightly-sim nightly-faults model mutants
+nightly: nightly-sim nightly-faults model mutants alarms
 	$(MAKE) fuzz SECONDS=600
 
 # Real processes: 200 disk calls for each fault, 3,000 kills, 600 pauses, 1,000 power losses. As root, or much is SKIPPED.

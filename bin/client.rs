@@ -1,7 +1,8 @@
 //! `dsm-client`: the prompt, or one operation given on the command line.
 //!
 //! One operation prints only its result on standard output. The exit code is 0 (found, done), 1 (not found; STATUS: the
-//! cluster is degraded, with a line on standard error) or 2 (error, with a line on standard error).
+//! cluster is degraded, with a line on standard error) or 2 (error, with a line on standard error; STATUS --json: no master
+//! serves).
 
 // A blocked or closed standard error must neither delay nor end this process: print with `dsm_server::cli::tell`.
 #![warn(clippy::print_stderr, clippy::print_stdout)]
@@ -13,7 +14,7 @@ use bytesize::ByteSize;
 use clap::Parser;
 use dsm::client::{Client, ClientConfig, ClientError};
 use dsm::config::{self, SecretSource, TlsFiles};
-use dsm_protocol::info::Info;
+use dsm_protocol::info::{Info, MasterInfo, NodeState, NodeVerdict};
 use dsm_server::cli::{self, Flags};
 use dsm_server::prompt::{self, Host, Store, TypedOperation};
 use std::ffi::OsString;
@@ -67,7 +68,7 @@ struct Args {
     #[command(flatten)]
     log: cli::LogArgs,
 
-    /// READ KEY | WRITE KEY VALUE... | DELETE KEY | KEYS PATTERN | STATUS | FAILOVER | REMOVE-SLAVE SLAVE | HELP [default: show a prompt]
+    /// READ KEY | WRITE KEY VALUE... | DELETE KEY | KEYS PATTERN | STATUS [--json] | FAILOVER | REMOVE-SLAVE SLAVE | HELP [default: show a prompt]
     #[arg(value_name = "OPERATION", trailing_var_arg = true, allow_hyphen_values = true)]
     operation: Vec<OsString>,
 }
@@ -77,7 +78,7 @@ const EXAMPLES: &str = "Examples:
   dsm-client WRITE greeting hello world
   dsm-client --masters 127.0.0.1:7001,127.0.0.1:7002 READ greeting
 
-Exit codes: 0 done or found; 1 not found, or STATUS: the cluster is degraded; 2 error.";
+Exit codes: 0 done or found; 1 not found, or STATUS: the cluster is degraded; 2 error, or STATUS --json: no master serves.";
 
 impl Flags for Args {
     fn validate(&self) -> Result<(), String> {
@@ -113,10 +114,15 @@ fn run(args: Args) -> anyhow::Result<ExitCode> {
     // never does.
     let first = args.operation.first().map(|word| word.to_string_lossy().into_owned());
     let mistaken = first.filter(|word| word.starts_with('-'));
+    let mut in_json = false;
     let operation = match args.operation.is_empty() {
         true => None,
         false => {
-            let words: Vec<_> = args.operation.into_iter().map(OsString::into_vec).collect();
+            let mut words: Vec<_> = args.operation.into_iter().map(OsString::into_vec).collect();
+            in_json = is_status_in_json(&words);
+            if in_json {
+                words.pop();
+            }
             Some(TypedOperation::from_words(&words))
         }
     };
@@ -128,6 +134,7 @@ fn run(args: Args) -> anyhow::Result<ExitCode> {
     }
     let store = Store::start(config).context("cannot start the client")?;
     match operation {
+        Some(_) if in_json => status_in_json(&store),
         Some(operation) => once(&store, operation),
         None => {
             let mut terminal = prompt::Terminal::open(&store, args.prompt, Default::default())
@@ -136,6 +143,33 @@ fn run(args: Args) -> anyhow::Result<ExitCode> {
             Ok(ExitCode::SUCCESS)
         }
     }
+}
+
+/// Whether these words are `STATUS --json`.
+fn is_status_in_json(words: &[Vec<u8>]) -> bool {
+    matches!(words, [status, json] if status.eq_ignore_ascii_case(b"STATUS") && json == b"--json")
+}
+
+/// Prints the state of the cluster as an object of JSON; its exit code says it, too.
+fn status_in_json(store: &Store) -> anyhow::Result<ExitCode> {
+    let text =
+        store.run(Client::status).map_err(|error| anyhow::anyhow!("{}", prompt::error_line(&error)))?;
+    let info = MasterInfo::parse(&text).context("the master is of another version")?;
+    let mut verdict = NodeVerdict::of_master(&info);
+    if !info.is_primary() {
+        verdict.state = NodeState::Down;
+        verdict.why.insert(0, "no master serves that can be reached".to_owned());
+    }
+    let code = match verdict.state {
+        NodeState::Healthy => 0,
+        NodeState::Degraded => 1,
+        NodeState::Down => 2,
+    };
+    let state = verdict.state.to_string();
+    let status = serde_json::json!({ "state": state, "why": verdict.why, "info": info.json() });
+    let text = serde_json::to_string_pretty(&status).context("cannot write JSON")?;
+    prompt::say(text.as_bytes()).context("cannot write the result")?;
+    Ok(ExitCode::from(code))
 }
 
 fn once(store: &Store, operation: TypedOperation) -> anyhow::Result<ExitCode> {

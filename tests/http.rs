@@ -7,10 +7,12 @@ use common::cluster::{Node, Setup, TestCluster, MASTERS};
 use common::http::{get, get_from, http_address, Exposition, HttpAnswer};
 use common::{seconds, wait_for};
 use serde_json::Value;
+use std::collections::BTreeSet;
 use std::fs;
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 /// How long anything may take that comes by itself.
 const LIMIT: std::time::Duration = seconds(30);
@@ -103,6 +105,37 @@ fn health_status_and_metrics_tell_of_a_lost_slave_a_hung_standby_and_a_failover(
     cluster.heal();
 }
 
+#[test]
+fn the_clients_status_in_json_says_by_its_exit_code_how_the_cluster_is() {
+    let mut cluster = Setup::slaves(2).start();
+    let masters = cluster.addresses().map(|address| address.to_string()).join(",");
+    let status = || {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_dsm-client"));
+        let asked = command.args(["--masters", &masters, "status", "--json"]).output().expect("it is built");
+        let status: Option<Value> = serde_json::from_slice(&asked.stdout).ok();
+        (asked.status.code(), status)
+    };
+    let (code, told) = status();
+    let told = told.expect("JSON");
+    assert_eq!((code, &told["state"]), (Some(0), &Value::from("healthy")));
+    assert_eq!(told.pointer("/info/slaves/active_slaves"), Some(&Value::from(2)));
+    // A master misses a slave that it has seen when it looked at its health, which it does each tick.
+    let uptime = |told: &Value| told.pointer("/info/server/uptime_in_seconds").and_then(Value::as_u64);
+    let asked_at = uptime(&told);
+    wait_for("a second is over", LIMIT, || status().1.filter(|told| uptime(told) > asked_at));
+    cluster.kill(Node::Slave(0));
+    let told = wait_for("it is degraded", LIMIT, || match status() {
+        (Some(1), told) => told,
+        _ => None,
+    });
+    assert_eq!(told["state"], "degraded");
+    assert!(told["why"][0].as_str().is_some_and(|why| why.contains("1 of 2 slaves")), "{told}");
+    for master in MASTERS {
+        cluster.kill(master);
+    }
+    assert_eq!(status(), (Some(2), None), "no master answers");
+}
+
 /// After 50 writes and a read.
 fn its_numbers_are_those_of_what_was_done(cluster: &TestCluster) {
     let told = metrics(cluster, Node::Master);
@@ -182,4 +215,91 @@ fn a_port_that_is_taken_ends_a_node_with_one_line() {
         assert!(told.contains(&taken), "{role}: {told}");
     }
     cluster.settle();
+}
+
+/// The names of metrics in a text, as they stand there.
+fn named_in(text: &str) -> BTreeSet<String> {
+    let words = text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+    words.filter(|word| word.starts_with("dsm_") || word.starts_with("process_")).map(str::to_owned).collect()
+}
+
+/// The alarms of a file in the layout of ours: of each its name, its expression and its severity.
+fn alarms(text: &str) -> Vec<[String; 3]> {
+    let mut lines = text.lines().skip_while(|line| line.starts_with('#')).peekable();
+    for expected in ["groups:", "  - name: dsm", "    rules:"] {
+        assert_eq!(lines.next(), Some(expected));
+    }
+    let mut alarms = Vec::new();
+    while lines.peek().is_some() {
+        let mut value = |key: &str| {
+            let line = lines.next().expect("a whole alarm");
+            let value = line.strip_prefix(key).unwrap_or_else(|| panic!("{key:?} is expected: {line:?}"));
+            let quoted = value.strip_prefix('\'').and_then(|value| value.strip_suffix('\''));
+            let value = quoted.unwrap_or(value);
+            assert!(!value.contains('\'') && !value.is_empty(), "{line}");
+            value.to_owned()
+        };
+        let (name, expression, lasts) =
+            (value("      - alert: "), value("        expr: "), value("        for: "));
+        assert!(lasts.trim_end_matches(['s', 'm', 'h']).parse::<u32>().is_ok(), "{name}: {lasts}");
+        let severity = {
+            assert_eq!(lines.next(), Some("        labels:"));
+            lines.next().and_then(|line| line.strip_prefix("          severity: ")).expect("a severity")
+        };
+        assert!(["critical", "warning", "info"].contains(&severity), "{name}: {severity}");
+        assert_eq!(lines.next(), Some("        annotations:"));
+        let summary = lines.next().and_then(|line| line.strip_prefix("          summary: '"));
+        let summary = summary.and_then(|summary| summary.strip_suffix(": {{ $labels.instance }}'"));
+        // In quotes a quote is written twice.
+        let is_quoted = |summary: &str| !summary.replace("''", "").contains('\'');
+        assert!(summary.is_some_and(is_quoted), "{name}: {summary:?}");
+        for (open, close) in [('(', ')'), ('{', '}'), ('[', ']')] {
+            let of = |bracket| expression.matches(bracket).count();
+            assert_eq!(of(open), of(close), "{name}: {expression}");
+        }
+        alarms.push([name, expression, severity.to_owned()]);
+    }
+    alarms
+}
+
+#[test]
+fn each_metric_that_the_alarms_and_the_dashboard_name_exists_and_each_alarm_is_explained() {
+    let cluster = with_http();
+    let mut client = cluster.connect_to_primary();
+    client.call(&[b"SET", b"key", b"value"]).expect("an answer");
+    let told = [Node::Master, Node::Slave(0)].map(|node| metrics(&cluster, node));
+    let mut known: BTreeSet<String> = BTreeSet::new();
+    for (name, kind) in told.iter().flat_map(|told| &told.kinds) {
+        known.insert(name.clone());
+        if kind == "histogram" {
+            known.extend(["_bucket", "_sum", "_count"].map(|end| format!("{name}{end}")));
+        }
+    }
+    // Only with certificates.
+    known.insert("dsm_certificate_expires_timestamp_seconds".to_owned());
+    let docs = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs");
+    let read = |name: &str| fs::read_to_string(docs.join(name)).expect("it is there");
+    let (rules, dashboard, operations) = (read("alerts.yml"), read("grafana.json"), read("OPERATIONS.md"));
+    let alarms = alarms(&rules);
+    assert!(alarms.len() >= 20, "{}", alarms.len());
+    for [name, expression, severity] in &alarms {
+        let unknown: Vec<_> = named_in(expression).into_iter().filter(|name| !known.contains(name)).collect();
+        assert!(unknown.is_empty(), "{name}: {unknown:?}");
+        assert!(operations.contains(&format!("\n| `{name}` | {severity} | ")), "{name} is not explained");
+    }
+    let explained = operations.lines().filter(|line| line.starts_with("| `Dsm")).count();
+    assert_eq!(explained, alarms.len(), "an alarm is explained that there is not");
+    let dashboard: Value = serde_json::from_str(&dashboard).expect("JSON");
+    let panels = dashboard["panels"].as_array().expect("panels");
+    assert!(panels.len() >= 10);
+    for target in panels.iter().flat_map(|panel| panel["targets"].as_array().expect("targets")) {
+        let expression = target["expr"].as_str().expect("an expression");
+        let named = named_in(expression);
+        assert!(!named.is_empty() && named.is_subset(&known), "{expression}: {named:?}");
+    }
+    let (_, section) = operations.split_once("\n### Health, status and metrics\n").expect("a section");
+    let (section, _) = section.split_once("\n### What is logged\n").expect("the next one");
+    let documented: Vec<_> =
+        named_in(section).into_iter().filter(|name| name != "dsm_" && !known.contains(name)).collect();
+    assert!(documented.is_empty(), "the document names what is not told: {documented:?}");
 }

@@ -217,12 +217,8 @@ fn accept(
 
 /// What the HTTP port of a master needs of it.
 fn host_of_master(master: &Addr<MasterActor>, context: &Context) -> HttpHost {
-    HttpHost {
-        env: Rc::clone(&context.env),
-        look: master.clone().recipient(),
-        guard: Guard::Master(Box::new(context.clone())),
-        turns: Rc::clone(&context.switchboard.turns),
-    }
+    let (look, guard) = (master.clone().recipient(), Guard::Master(Box::new(context.clone())));
+    HttpHost::new(&context.env, look, guard, &context.switchboard.turns)
 }
 
 /// Listens at all addresses of a master; the first is the one that others know.
@@ -441,12 +437,7 @@ impl OpenSlave {
             None => None,
             Some(address) => Some(open_slave_http(&self.env, address).await?),
         };
-        let host = || HttpHost {
-            env: Rc::clone(&self.env),
-            look: self.slave.clone().recipient(),
-            guard: Guard::Slave,
-            turns: Rc::clone(&self.turns),
-        };
+        let host = || HttpHost::new(&self.env, self.slave.clone().recipient(), Guard::Slave, &self.turns);
         let _telling = http::keep(http, host, &self.fate);
         let outcome = ended(stop, || self.slave.do_send(Stop), &self.fate).await;
         end_tasks(&mut self.links, outcome.is_ok().then_some(Linger::CLEAN), || 0).await;

@@ -65,6 +65,15 @@ impl Tally {
         self
     }
 
+    /// What was counted since it was `earlier`.
+    pub(crate) fn since(mut self, earlier: &Tally) -> Tally {
+        for (to, from) in self.counts.iter_mut().zip(earlier.counts) {
+            *to = to.saturating_sub(from);
+        }
+        self.sum_us = self.sum_us.wrapping_sub(earlier.sum_us);
+        self
+    }
+
     /// Up to which bound so many of a thousand of them were, in microseconds; `None` without any. What is above the last
     /// bound counts as that.
     pub(crate) fn quantile_us(&self, per_mille: u64) -> Option<u64> {
@@ -151,6 +160,11 @@ impl Timings {
             }
         }
         by_word
+    }
+
+    /// The same of all commands together.
+    pub(crate) fn all_requests(&self) -> Tally {
+        self.requests.iter().map(Histogram::counted).fold(Tally::default(), Tally::and)
     }
 }
 

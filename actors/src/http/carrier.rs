@@ -3,6 +3,7 @@
 //! Owns the bounds of a connection. A head has [`HEAD_BYTES_MAX`] bytes at most, and a connection lasts until a fixed time after
 //! its last request, whatever its other side does: so none is held by sending or reading slowly.
 
+use super::events::EventPieces;
 use crate::env::Stream;
 use bytes::{Bytes, BytesMut};
 use hyper::body::{Body, Frame, Incoming, SizeHint};
@@ -63,13 +64,17 @@ impl ConnectionLife {
 }
 
 /// The body of an answer.
-#[derive(Debug, Default)]
-pub(super) struct HttpBody(Option<Bytes>);
+pub(super) enum HttpBody {
+    /// What is there at once, until it is taken.
+    Whole(Option<Bytes>),
+    /// What comes piece by piece.
+    Stream(EventPieces),
+}
 
 impl HttpBody {
     /// This text or page.
     pub(super) fn whole(bytes: impl Into<Bytes>) -> Self {
-        HttpBody(Some(bytes.into()).filter(|bytes: &Bytes| !bytes.is_empty()))
+        HttpBody::Whole(Some(bytes.into()).filter(|bytes: &Bytes| !bytes.is_empty()))
     }
 }
 
@@ -79,17 +84,24 @@ impl Body for HttpBody {
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
-        _: &mut Context<'_>,
+        context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        Poll::Ready(self.0.take().map(|bytes| Ok(Frame::data(bytes))))
+        let next = match &mut *self {
+            HttpBody::Whole(bytes) => bytes.take(),
+            HttpBody::Stream(pieces) => ready!(pieces.as_mut().poll_next(context)),
+        };
+        Poll::Ready(next.map(|bytes| Ok(Frame::data(bytes))))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.0.is_none()
+        matches!(self, HttpBody::Whole(None))
     }
 
     fn size_hint(&self) -> SizeHint {
-        SizeHint::with_exact(self.0.as_ref().map_or(0, Bytes::len) as u64)
+        match self {
+            HttpBody::Whole(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, Bytes::len) as u64),
+            HttpBody::Stream(_) => SizeHint::default(),
+        }
     }
 }
 

@@ -3,6 +3,7 @@
 //! Owns no rule: whom protected mode keeps out, and what a user may do, is decided where it is for clients. Whoever may use INFO
 //! may see all of this port, which tells the same.
 
+use crate::door::switchboard::Switchboard;
 use crate::door::{self, Context};
 use crate::env::{Env, Stream};
 use base64::prelude::{Engine as _, BASE64_STANDARD};
@@ -40,6 +41,19 @@ pub(super) enum MaySee {
 }
 
 impl Guard {
+    /// What the connections of a master share.
+    pub(super) fn switchboard(&self) -> Option<&Switchboard> {
+        match self {
+            Guard::Master(context) => Some(&context.switchboard),
+            Guard::Slave => None,
+        }
+    }
+
+    /// Changes when there are other users.
+    pub(super) fn generation(&self) -> u64 {
+        self.switchboard().map_or(0, |board| board.accounts.generation())
+    }
+
     /// Whether the other side may come in at all.
     pub(super) fn lets_in(&self, stream: &Stream, peer: &str) -> bool {
         match self {

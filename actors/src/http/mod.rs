@@ -1,4 +1,5 @@
-//! The HTTP port of a node, `--http`: whether it lives and is ready, what it sees of itself, and its numbers for Prometheus.
+//! The HTTP port of a node, `--http`: whether it lives and is ready, what it sees of itself, its numbers for Prometheus, and a page
+//! for people.
 //!
 //! Owns the connections to that port, and their bounds. Everything is read only, nothing here changes the node. What is told is
 //! asked of the node's actor by one message ([`AskNode`]), so that an answer also shows that the actor runs.
@@ -13,10 +14,13 @@
 //! | `guard` | who may see what |
 //! | `routes` | the paths, and the answers |
 //! | `status`, `metrics` | the answers in JSON, and in the form of Prometheus |
+//! | `page.html`, `events`, `history` | the page, what it is told each second, and of the last ten minutes |
 //! | `told` | the question to the actor |
 
 mod carrier;
+mod events;
 mod guard;
+mod history;
 mod metrics;
 mod routes;
 mod status;
@@ -32,6 +36,7 @@ use crate::supervision::{Fate, TaskGuard};
 use crate::turns::TurnLengths;
 use actix::Recipient;
 use carrier::ConnectionLife;
+use history::NodeHistory;
 use std::cell::Cell;
 use std::rc::Rc;
 use std::time::Duration;
@@ -48,14 +53,28 @@ const LOOK_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// What the port needs of its node.
 pub(crate) struct HttpHost {
-    pub(crate) env: Env,
+    env: Env,
     /// The node's actor.
-    pub(crate) look: Recipient<AskNode>,
-    pub(crate) guard: Guard,
-    pub(crate) turns: Rc<TurnLengths>,
+    look: Recipient<AskNode>,
+    guard: Guard,
+    turns: Rc<TurnLengths>,
+    history: NodeHistory,
+    /// Streams of events that are open.
+    streams: Cell<usize>,
 }
 
 impl HttpHost {
+    pub(crate) fn new(env: &Env, look: Recipient<AskNode>, guard: Guard, turns: &Rc<TurnLengths>) -> Self {
+        HttpHost {
+            env: Rc::clone(env),
+            look,
+            guard,
+            turns: Rc::clone(turns),
+            history: NodeHistory::default(),
+            streams: Cell::new(0),
+        }
+    }
+
     /// What the node sees of itself; `None` if its actor does not answer in time.
     async fn look(&self) -> Option<NodeTold> {
         let asked = self.look.send(AskNode);
@@ -69,7 +88,10 @@ pub(crate) fn keep(listener: Option<Listener>, host: impl FnOnce() -> HttpHost, 
     if let Some(listener) = listener {
         let address = listener.local_address().unwrap_or_default();
         log::info!("listening for HTTP address={address}");
-        keeping.spawn_local(accept(listener, Rc::new(host()), fate.clone()));
+        let host = Rc::new(host());
+        keeping.spawn_local(history::sample(Rc::clone(&host)));
+        keeping.spawn_local(history::watch(Rc::clone(&host)));
+        keeping.spawn_local(accept(listener, host, fate.clone()));
     }
     keeping
 }

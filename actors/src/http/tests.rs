@@ -74,7 +74,7 @@ async fn port(is_admitted: bool, is_alive: bool) -> (JoinSet<()>, Env, String) {
     let turns = TurnLengths::new(Rc::clone(&env));
     let holder = Holder { env: Rc::clone(&env), turns: Rc::clone(&turns), is_admitted, is_alive };
     let look = holder.start().recipient();
-    let host = || HttpHost { env: Rc::clone(&env), look, guard: Guard::Slave, turns };
+    let host = || HttpHost::new(&env, look, Guard::Slave, &turns);
     (keep(Some(listener), host, &Fate::default()), env, address)
 }
 
@@ -210,4 +210,50 @@ async fn a_slave_is_not_asked_from_elsewhere_without_tls() {
     let stream = env.connect(&address).await.unwrap();
     assert!(Guard::Slave.lets_in(&stream, "127.0.0.1:5"));
     assert!(!Guard::Slave.lets_in(&stream, "10.0.0.7:5"));
+}
+
+#[actix::test]
+async fn the_page_needs_nothing_else_and_is_told_each_second_what_is_new() {
+    let (_port, env, address) = port(true, true).await;
+    let (line, page) = get(&env, &address, "/").await;
+    assert_eq!(line, OK);
+    assert!(page.contains("new EventSource(\"events\")"));
+    for elsewhere in ["https:", "http:", "src=", "href=", "@import", "url("] {
+        let named = page.replace("http://www.w3.org/2000/svg", "");
+        assert!(!named.contains(elsewhere), "{elsewhere}");
+    }
+    let stream = env.connect(&address).await.unwrap();
+    stream.write_all(b"GET /events HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
+    let mut answer = BytesMut::new();
+    let events = loop {
+        assert!(stream.read(&mut answer).await.unwrap() > 0);
+        let text = String::from_utf8_lossy(&answer).into_owned();
+        let events: Vec<String> =
+            text.lines().filter_map(|line| line.strip_prefix("data: ")).map(str::to_owned).collect();
+        if events.len() == 3 && text.ends_with("\n\r\n") {
+            break events;
+        }
+    };
+    let events: Vec<serde_json::Value> =
+        events.iter().map(|event| serde_json::from_str(event).unwrap()).collect();
+    assert!(events[0]["samples"].is_array() && events[1]["samples"].is_null(), "{events:?}");
+    assert_eq!(events[2]["status"]["state"], "healthy");
+    assert!(events[2]["sample"].is_array(), "a second later there is a sample: {}", events[2]);
+}
+
+#[actix::test]
+async fn there_are_only_so_many_streams_of_events() {
+    let (_port, env, address) = port(true, true).await;
+    let mut open = Vec::new();
+    for _ in 0..events::STREAMS_MAX {
+        let stream = env.connect(&address).await.unwrap();
+        stream.write_all(b"GET /events HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
+        let mut answer = BytesMut::new();
+        while !String::from_utf8_lossy(&answer).contains("data: ") {
+            assert!(stream.read(&mut answer).await.unwrap() > 0);
+        }
+        open.push(stream);
+    }
+    let (line, why) = get(&env, &address, "/events").await;
+    assert_eq!((line.as_str(), why.as_str()), (UNAVAILABLE, "too many pages are open\n"));
 }
