@@ -79,6 +79,8 @@ const DIFFERENCES: &[Difference] = &[
              @user_script:1.^",
         )],
     },
+    // How many that are: `protocol/tests/resp.rs`.
+    Difference { why: "WAIT answers at once how many standbys are connected", answers: &[] },
     Difference {
         why: "SCRIPT DEBUG is unknown",
         answers: &[("SCRIPT DEBUG x", "-ERR unknown subcommand 'DEBUG'. Try SCRIPT HELP.^")],
@@ -729,6 +731,7 @@ fn scripts() -> Vec<Script> {
     scripts.extend(data());
     scripts.extend(transactions());
     scripts.extend(lua());
+    scripts.extend(transfers_and_diagnoses());
     scripts.extend(connection());
     scripts.extend(framing());
     scripts.extend(unknown());
@@ -890,6 +893,23 @@ fn lua() -> Vec<Script> {
         }
     };
     all.into_iter().map(masked).collect()
+}
+
+fn transfers_and_diagnoses() -> Vec<Script> {
+    let all = [
+        "RENAME k l\nSET k v EX 100\nRENAME k l\nGET l\nTTL l\nEXISTS k\nRENAME l l\nRENAMENX l l\nRENAMENX k a",
+        "SET k v\nSET l w\nRENAMENX k l\nRENAME k l\nGET l\nMGET k l\nRENAME k",
+        "COPY k l\nCOPY k k\nSET k v PX 100000\nCOPY k l\nGET l\nTTL l\nCOPY k l\nSET k w\nCOPY k l REPLACE\nMGET k l\nTTL l",
+        "SET k v\nCOPY k l DB 0\nCOPY k a DB x\nCOPY k a DB 99\nCOPY k a DB\nCOPY k a FOO\nCOPY k a DB 0 REPLACE\nCOPY k",
+        "SET k v\nMOVE k 0\nMOVE k 99\nMOVE k x\nMOVE b 0\nMOVE k",
+        "MULTI\nSET k v\nRENAME k l\nCOPY l a\nRENAMENX a l\nRENAME b c\nMGET k l a\nEXEC\nMGET k l a",
+        "WAIT x 0\nWAIT 0 x\nWAIT 0 -1\nWAIT 0",
+        "SLOWLOG LEN\nSLOWLOG RESET\nSLOWLOG GET\nSLOWLOG GET 3\nSLOWLOG GET x\nSLOWLOG GET -2\nSLOWLOG\nSLOWLOG nosuch\nSLOWLOG LEN x",
+        "LATENCY LATEST\nLATENCY HISTORY x\nLATENCY RESET\nLATENCY RESET x\nLATENCY",
+        "COMMAND INFO rename renamenx copy move wait",
+        "COMMAND GETKEYSANDFLAGS rename a b\nCOMMAND GETKEYS copy a b REPLACE\nCOMMAND GETKEYSANDFLAGS renamenx a b",
+    ];
+    all.map(Script::of).into()
 }
 
 fn transactions() -> Vec<Script> {

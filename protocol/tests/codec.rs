@@ -5,7 +5,7 @@
 use bytes::{Bytes, BytesMut};
 use dsm_protocol::command::{
     Command, Condition, ErrorWord, ExpiryCondition, Lifetime, Replies, Reply, ScriptCall, ScriptName,
-    ScriptRequest, ScriptRights, TimeForm, Transaction, Update,
+    ScriptRequest, ScriptRights, TimeForm, Transaction, Transfer, Update,
 };
 use dsm_protocol::frame::{self, About, FrameError, Incoming, Unframer};
 use dsm_protocol::ids::{
@@ -73,6 +73,10 @@ fn command() -> impl Strategy<Value = Command> {
         keys().prop_map(|digests| Command::ScriptCache { request: ScriptRequest::Known(digests) }),
         Just(Command::ScriptCache { request: ScriptRequest::Forget }),
         Just(Command::Time),
+        (bytes(), bytes(), 0..4_usize).prop_map(|(from, to, kind)| Command::Transfer {
+            keys: Box::new([from, to]),
+            transfer: [Transfer::Rename, Transfer::RenameIfNone, Transfer::Copy, Transfer::CopyOver][kind],
+        }),
     ]
 }
 

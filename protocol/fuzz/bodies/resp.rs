@@ -157,6 +157,7 @@ fn replies(command: &Command) -> Vec<Reply> {
         Command::Evaluate { .. } | Command::ScriptCache { .. } => {
             vec![Reply::Encoded(Bytes::from_static(b"*2\r\n$1\r\na\r\n_\r\n")), Reply::Done]
         }
+        Command::Transfer { .. } => vec![Reply::Done, Reply::Count(1)],
         Command::Time => vec![Reply::Values(vec![Some(value.clone()), Some(value)])],
         Command::Status => vec![Reply::Text("# Server\r\ndsm_role:primary\r\n".to_owned())],
     };

@@ -318,8 +318,12 @@ impl Permissions {
         if let Some(flags) = spec.counted_keys {
             let counted = words.get(2).and_then(|count| parse_integer(count)).unwrap_or_default();
             let end = usize::try_from(counted).unwrap_or_default().saturating_add(3).min(words.len());
-            let needs = Touch { read: flags.contains(&"access"), write: flags.contains(&"update") };
-            return self.covers_all(words.get(3..end).unwrap_or_default().iter(), needs, at, steps);
+            let needs = touch_of(flags);
+            return self.covers_all(
+                words.get(3..end).unwrap_or_default().iter().map(|key| (key, needs)),
+                at,
+                steps,
+            );
         }
         let Some(keys) = spec.keys else { return Some(Ok(())) };
         // `SET` reads only if it is asked for what was there.
@@ -339,17 +343,17 @@ impl Permissions {
             // It would be refused for this in any case.
             return Some(Err(Denied::Key(names[0].clone())));
         }
-        self.covers_all(names.iter().step_by(step), needs, at, steps)
+        let second = spec.second_key.zip(words.get(2)).map(|(flags, key)| (key, touch_of(flags)));
+        self.covers_all(names.iter().step_by(step).map(|key| (key, needs)).chain(second), at, steps)
     }
 
     fn covers_all<'k>(
         &self,
-        names: impl Iterator<Item = &'k Bytes>,
-        needs: Touch,
+        names: impl Iterator<Item = (&'k Bytes, Touch)>,
         at: &mut JudgedSoFar,
         steps: &mut usize,
     ) -> Option<Result<(), Denied>> {
-        for key in names.skip(at.keys) {
+        for (key, needs) in names.skip(at.keys) {
             loop {
                 if *steps == 0 {
                     return None;
@@ -428,6 +432,14 @@ fn with_first_word(name: &str) -> Option<(&'static str, &str)> {
     let (command, word) = name.split_once('|').filter(|(_, word)| !word.is_empty() && !word.contains('|'))?;
     let spec = find_by_full_name(command.as_bytes()).filter(|spec| spec.subcommands.is_empty())?;
     Some((spec.name, word))
+}
+
+/// What flags of a key need.
+fn touch_of(flags: &[&str]) -> Touch {
+    Touch {
+        read: flags.contains(&"access"),
+        write: ["update", "insert", "delete"].iter().any(|flag| flags.contains(flag)),
+    }
 }
 
 /// What `R`, `W` or both give.

@@ -111,6 +111,7 @@ impl Command {
             | Command::Renew { .. }
             | Command::Evaluate { .. }
             | Command::ScriptCache { .. }
+            | Command::Transfer { .. }
             | Command::Time => true,
             Command::KeyCount
             | Command::Scan { .. }

@@ -165,6 +165,8 @@ pub(crate) struct Spec {
     pub(crate) arity: i32,
     pub(crate) flags: &'static [&'static str],
     pub(crate) keys: Option<KeyRange>,
+    /// What it does with its second word, if that is another key.
+    pub(crate) second_key: Option<&'static [&'static str]>,
     /// What it does with the keys of which its third word says how many follow it.
     pub(crate) counted_keys: Option<&'static [&'static str]>,
     pub(crate) categories: &'static [&'static str],
@@ -243,7 +245,16 @@ pub(crate) enum Own {
     ConfigResetStat,
     ConfigRewrite,
     ConfigSet,
+    Move,
+    LatencyEvents,
+    LatencyReset,
     Role,
+    SlowlogGet,
+    SlowlogHelp,
+    SlowlogLen,
+    SlowlogReset,
+    LatencyHelp,
+    Wait,
     ScriptHelp,
     ScriptKill,
 }
@@ -290,6 +301,7 @@ pub(crate) const fn spec(name: &'static str, does: Does, arity: i32, summary: &'
         arity,
         flags: &[],
         keys: None,
+        second_key: None,
         counted_keys: None,
         categories: &[],
         tips: &[],

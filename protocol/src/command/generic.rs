@@ -1,16 +1,29 @@
-//! Commands on keys, whatever kind of value they hold: DEL and UNLINK, EXISTS, TOUCH, TYPE; SCAN, KEYS and RANDOMKEY.
+//! Commands on keys, whatever kind of value they hold: DEL and UNLINK, EXISTS, TOUCH, TYPE; RENAME, RENAMENX, COPY and MOVE; SCAN,
+//! KEYS and RANDOMKEY.
 
 use super::entry::{
-    argument, spec, AnswerLength, Argument, Changes, CommandFacts, Does, KeyRange, PromptLine, Spec, KEY,
-    KEYS,
+    argument, spec, token, AnswerLength, Argument, Changes, CommandFacts, Does, KeyRange, Own, PromptLine,
+    Spec, KEY, KEYS,
 };
 use super::words::{Unfit, Words};
-use super::{Command, Excerpt};
+use super::{Command, Excerpt, Transfer};
 use bytes::Bytes;
 
 /// The names of this family, the busiest first.
-pub(super) const NAMES: &[Spec] =
-    &[DEL_SPEC, EXISTS_SPEC, UNLINK_SPEC, TYPE_SPEC, TOUCH_SPEC, SCAN_SPEC, KEYS_SPEC, RANDOMKEY_SPEC];
+pub(super) const NAMES: &[Spec] = &[
+    DEL_SPEC,
+    EXISTS_SPEC,
+    UNLINK_SPEC,
+    TYPE_SPEC,
+    TOUCH_SPEC,
+    SCAN_SPEC,
+    KEYS_SPEC,
+    RANDOMKEY_SPEC,
+    RENAME_SPEC,
+    RENAMENX_SPEC,
+    COPY_SPEC,
+    MOVE_SPEC,
+];
 
 /// About so many keys one SCAN looks at if it does not say how many.
 const SCAN_COUNT: u32 = 10;
@@ -44,6 +57,87 @@ const UNLINK_SPEC: Spec = Spec {
 
 fn delete(words: &mut Words) -> Result<Command, Unfit> {
     Ok(Command::Delete { keys: words.keys()? })
+}
+
+/// See [`Command::Transfer`].
+pub(super) static RENAME: CommandFacts = CommandFacts {
+    changes: Changes::Effects,
+    answer: AnswerLength::Short,
+    log_word: "RENAME",
+    asked_as: &["copy", "rename", "renamenx"],
+    prompt: None,
+};
+
+const RENAME_SPEC: Spec = Spec {
+    flags: &["write"],
+    keys: Some(KeyRange { last: 0, step: 1, flags: &["RW", "access", "delete"] }),
+    second_key: Some(&["OW", "update"]),
+    categories: &["keyspace", "write", "slow"],
+    group: "generic",
+    arguments: &[KEY, argument("newkey", "key")],
+    ..spec("rename", Does::Ask(rename), 3, "Rename a key")
+};
+
+const RENAMENX_SPEC: Spec = Spec {
+    flags: &["write", "fast"],
+    second_key: Some(&["OW", "insert"]),
+    categories: &["keyspace", "write", "fast"],
+    name: "renamenx",
+    does: Does::Ask(rename_if_none),
+    summary: "Rename a key, only if the new key does not exist",
+    ..RENAME_SPEC
+};
+
+const COPY_SPEC: Spec = Spec {
+    flags: &["write", "denyoom"],
+    keys: Some(KeyRange { last: 0, step: 1, flags: &["RO", "access"] }),
+    name: "copy",
+    does: Does::Ask(copy),
+    arity: -3,
+    summary: "Copy a key",
+    complexity: "O(N) where N is the length of the value.",
+    arguments: &[
+        argument("source", "key"),
+        argument("destination", "key"),
+        Argument { token: Some("DB"), flags: &["optional"], ..argument("destination-db", "integer") },
+        Argument { flags: &["optional"], ..token("replace", "REPLACE") },
+    ],
+    ..RENAME_SPEC
+};
+
+/// There is one database, so it never finds another one to move to.
+const MOVE_SPEC: Spec = Spec {
+    flags: &["write", "fast"],
+    keys: Some(KeyRange { last: 0, step: 1, flags: &["RW", "access", "update"] }),
+    categories: &["keyspace", "write", "fast"],
+    group: "generic",
+    arguments: &[KEY, argument("db", "integer")],
+    ..spec("move", Does::Own(Own::Move), 3, "Move a key to another database")
+};
+
+fn rename(words: &mut Words) -> Result<Command, Unfit> {
+    Ok(Command::Transfer { keys: Box::new([words.key()?, words.key()?]), transfer: Transfer::Rename })
+}
+
+fn rename_if_none(words: &mut Words) -> Result<Command, Unfit> {
+    Ok(Command::Transfer { keys: Box::new([words.key()?, words.key()?]), transfer: Transfer::RenameIfNone })
+}
+
+fn copy(words: &mut Words) -> Result<Command, Unfit> {
+    let keys = Box::new([words.key()?, words.key()?]);
+    let mut transfer = Transfer::Copy;
+    while let Some(word) = words.word() {
+        if word.eq_ignore_ascii_case(b"replace") {
+            transfer = Transfer::CopyOver;
+        } else if word.eq_ignore_ascii_case(b"db") {
+            if words.optional_integer()? != 0 {
+                return Err(Unfit::Options("DB index is out of range"));
+            }
+        } else {
+            return Err(Unfit::Syntax);
+        }
+    }
+    Ok(Command::Transfer { keys, transfer })
 }
 
 /// See [`Command::Exists`].

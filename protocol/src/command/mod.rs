@@ -10,6 +10,7 @@
 //! | `bundle.rs` | the commands of a transaction |
 //! | `script_call.rs` | a script, what it is given, and who judges what it calls |
 //! | `reply.rs` | answers |
+//! | `transfer.rs` | what becomes of a key and of another one that gets what it holds |
 //! | `update.rs` | what becomes of a key by what it holds |
 //!
 //! A new command is a line in the list, an entry in the file of its family, and its semantics in the master machine
@@ -28,6 +29,7 @@ mod scripting;
 mod server;
 mod strings;
 mod transaction;
+mod transfer;
 mod update;
 mod words;
 
@@ -35,12 +37,13 @@ pub use bundle::{
     transaction_bytes_max, Transaction, QUEUED_BYTES, TRANSACTION_COMMANDS_MAX, TRANSACTION_KEYS_MAX,
 };
 pub use entry::{AnswerLength, Changes, CommandFacts, Operands, PromptLine};
-pub(crate) use entry::{Argument, Does, KeyList, Own, Spec};
+pub(crate) use entry::{Argument, Does, KeyList, KeyRange, Own, Spec};
 pub(crate) use lookup::{find_by_full_name, find_command, find_subcommand, COMMANDS};
 pub use reply::{ErrorWord, Excerpt, Replies, Reply, ReplyError};
 pub use script_call::{
     Judgement, ScriptCall, ScriptJudge, ScriptName, ScriptRequest, ScriptRights, SCRIPT_BYTES_MAX,
 };
+pub use transfer::Transfer;
 pub use update::{Condition, DecidedBy, Decision, ExpiryCondition, KnownValue, Lifetime, Update};
 pub(crate) use update::{OneKey, Rule};
 pub(crate) use words::{pattern_fits, Lengths, Unfit, Words, PATTERN_BYTES_MAX, PATTERN_PART_BYTES_MAX};
@@ -332,6 +335,14 @@ commands! {
 
     /// What time it is in the cluster. Answer: `Values`, the seconds since 1970-01-01 and the microseconds of the next one.
     Time => server::TIME, Operands::None;
+
+    /// Gives a key what another one holds, with its expiry. Answer: as the transfer says, or an error.
+    Transfer {
+        /// From which key to which.
+        keys: Box<[Bytes; 2]>,
+        /// What becomes of both.
+        transfer: Transfer,
+    } => generic::RENAME, Operands::Keys(&keys[..]);
 }
 
 /// How the time is told at which a key expires.
@@ -380,6 +391,8 @@ impl Command {
             update.asked_as()
         } else if let Command::Evaluate { call } = self {
             call.asked_as()
+        } else if let Command::Transfer { transfer, .. } = self {
+            transfer.asked_as()
         } else if let Command::ScriptCache { request } = self {
             request.asked_as()
         } else {
@@ -489,6 +502,10 @@ mod tests {
             },
             Command::ScriptCache { request: ScriptRequest::Load(Bytes::from_static(b"return 1")) },
             Command::Time,
+            Command::Transfer {
+                keys: Box::new([Bytes::from_static(b"key"), Bytes::from_static(b"longer")]),
+                transfer: Transfer::Rename,
+            },
         ];
         assert_eq!(all.len(), COMMAND_FACTS.len(), "each command is one of the samples");
         all
@@ -528,6 +545,7 @@ mod tests {
             "scan" => vec![name, "1"],
             "getrange" | "setrange" | "substr" => vec![name, "key", "0", "1"],
             "eval" | "eval_ro" | "evalsha" | "evalsha_ro" => vec![name, "text", "1", "key"],
+            "copy" | "rename" | "renamenx" => vec![name, "key", "longer"],
             "script|exists" | "script|load" => vec![name, "word", "text"],
             _ => vec![name, "key"],
         };
@@ -591,7 +609,14 @@ mod tests {
             });
             let expected = match changes {
                 // There is nothing to be taken.
-                _ if matches!(command, Command::Take { .. } | Command::Renew { .. } | Command::DeleteAll) => {
+                _ if matches!(
+                    command,
+                    Command::Take { .. }
+                        | Command::Renew { .. }
+                        | Command::DeleteAll
+                        | Command::Transfer { .. }
+                ) =>
+                {
                     None
                 }
                 Changes::Values | Changes::Keys => Some(changes),
@@ -639,6 +664,7 @@ mod tests {
             (1, 38 + 3 + 5 + 2 * 32, 3, 5),
             (0, 8, 0, 0),
             none,
+            two_keys,
         ];
         assert!(measured.eq(expected));
         assert!(Command::Exists { keys: Vec::new() }.operands().lacks_keys());

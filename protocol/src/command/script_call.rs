@@ -163,6 +163,7 @@ impl Command {
             | Command::DeleteAll
             | Command::Watch { .. }
             | Command::ScriptCache { .. }
+            | Command::Transfer { .. }
             | Command::Time => {}
         }
     }

@@ -47,6 +47,28 @@ pub(super) const NAMES: &[Spec] = &[
         subcommands: CONFIG_COMMANDS,
         ..spec("config", Does::Own(Own::Container), -2, "A container for server configuration commands")
     },
+    Spec {
+        flags: &["noscript"],
+        categories: &["slow", "connection"],
+        tips: &["request_policy:all_shards", "response_policy:agg_min"],
+        group: "generic",
+        arguments: &[argument("numreplicas", "integer"), argument("timeout", "integer")],
+        ..spec("wait", Does::Own(Own::Wait), 3, "Wait for the synchronous replication of all the write commands sent in the context of the current connection")
+    },
+    Spec {
+        categories: &["slow"],
+        group: "server",
+        complexity: "Depends on subcommand.",
+        subcommands: SLOWLOG_COMMANDS,
+        ..spec("slowlog", Does::Own(Own::Container), -2, "A container for slow log commands")
+    },
+    Spec {
+        categories: &["slow"],
+        group: "server",
+        complexity: "Depends on subcommand.",
+        subcommands: LATENCY_COMMANDS,
+        ..spec("latency", Does::Own(Own::Container), -2, "A container for latency diagnostics commands")
+    },
 ];
 
 /// See [`Command::KeyCount`].
@@ -89,6 +111,67 @@ const TIME_SPEC: Spec = Spec {
 
 fn time(_: &mut Words) -> Result<Command, Unfit> {
     Ok(Command::Time)
+}
+
+const SLOWLOG_COMMANDS: &[Spec] = &[
+    Spec {
+        tips: &["request_policy:all_nodes", "nondeterministic_output"],
+        arguments: &[Argument { flags: &["optional"], ..argument("count", "integer") }],
+        ..diagnosis(
+            "slowlog|get",
+            Own::SlowlogGet,
+            -2,
+            "Get the slow log's entries: none, as there is no slow log",
+        )
+    },
+    Spec {
+        flags: &["loading", "stale"],
+        categories: &["slow"],
+        ..diagnosis("slowlog|help", Own::SlowlogHelp, 2, "Show helpful text about the different subcommands")
+    },
+    Spec {
+        tips: &["request_policy:all_nodes", "response_policy:all_succeeded"],
+        ..diagnosis("slowlog|reset", Own::SlowlogReset, 2, "Clear all entries from the slow log")
+    },
+    Spec {
+        tips: &["request_policy:all_nodes", "response_policy:agg_sum", "nondeterministic_output"],
+        ..diagnosis("slowlog|len", Own::SlowlogLen, 2, "Get the slow log's length")
+    },
+];
+
+const LATENCY_COMMANDS: &[Spec] = &[
+    Spec {
+        arguments: &[argument("event", "string")],
+        ..diagnosis(
+            "latency|history",
+            Own::LatencyEvents,
+            3,
+            "Return timestamp-latency samples: none are taken",
+        )
+    },
+    diagnosis("latency|latest", Own::LatencyEvents, 2, "Return the latest latency samples for all events"),
+    Spec {
+        arguments: &[Argument { flags: &["optional", "multiple"], ..argument("event", "string") }],
+        ..diagnosis("latency|reset", Own::LatencyReset, -2, "Reset latency data for one or more events")
+    },
+    Spec {
+        flags: &["loading", "stale"],
+        categories: &["slow"],
+        ..diagnosis("latency|help", Own::LatencyHelp, 2, "Show helpful text about the different subcommands")
+    },
+];
+
+const fn diagnosis(name: &'static str, own: Own, arity: i32, summary: &'static str) -> Spec {
+    Spec {
+        flags: if let Own::LatencyEvents | Own::LatencyReset = own {
+            ADMIN
+        } else {
+            &["admin", "loading", "stale"]
+        },
+        categories: &["admin", "slow", "dangerous"],
+        group: "server",
+        ..spec(name, Does::Own(own), arity, summary)
+    }
 }
 
 /// See [`Command::DeleteAll`].

@@ -4,7 +4,7 @@
 //! (`machine/master/updates.rs`), and the log gets the result, so a replay never applies a change twice.
 
 use super::reply::{ErrorWord, Reply};
-use super::{Command, ScriptCall, Transaction};
+use super::{Command, ScriptCall, Transaction, Transfer};
 use crate::ids::UnixMillis;
 use crate::integer::parse_integer;
 use bytes::{Bytes, BytesMut};
@@ -302,6 +302,8 @@ pub(crate) enum Rule<'a> {
     Together(&'a Transaction),
     /// As a script says.
     Script(&'a ScriptCall),
+    /// What the first key holds goes to the second one.
+    Transfer(&'a [Bytes; 2], Transfer),
 }
 
 /// What such a command does to one key.
@@ -326,6 +328,7 @@ impl<'a> Rule<'a> {
             Command::PutManyIfNone { pairs } => Some(Rule::IfNone(pairs)),
             Command::Transact { transaction } => Some(Rule::Together(transaction)),
             Command::Evaluate { call } => Some(Rule::Script(call)),
+            Command::Transfer { keys, transfer } => Some(Rule::Transfer(keys, *transfer)),
             Command::Get { .. }
             | Command::GetMany { .. }
             | Command::Put { .. }

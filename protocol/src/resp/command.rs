@@ -3,7 +3,7 @@
 
 use super::encode::{array, bulk, error, error_parts, integer, map, null, set, status, unsigned};
 use super::Protocol;
-use crate::command::{find_by_full_name, find_command, find_subcommand, Argument, Spec, COMMANDS};
+use crate::command::{find_by_full_name, find_command, find_subcommand, Argument, KeyRange, Spec, COMMANDS};
 use crate::glob;
 use crate::integer::parse_integer;
 use bytes::Bytes;
@@ -102,7 +102,8 @@ fn describe_one(protocol: Protocol, spec: &Spec, out: &mut Vec<u8>) {
     statuses(protocol, spec.flags, "", out);
     let (first, last, step) = match spec.keys {
         // A range's last key counts from the first one, unless it counts from the end.
-        Some(keys) => (1, if keys.last < 0 { keys.last } else { 1 + keys.last }, keys.step),
+        Some(keys) if keys.last < 0 => (1, keys.last, keys.step),
+        Some(keys) => (1, 1 + keys.last + i32::from(spec.second_key.is_some()), keys.step),
         None => (0, 0, 0),
     };
     integer(out, i64::from(first));
@@ -111,32 +112,16 @@ fn describe_one(protocol: Protocol, spec: &Spec, out: &mut Vec<u8>) {
     statuses(protocol, spec.categories, "@", out);
     set(protocol, out, spec.tips.len());
     spec.tips.iter().for_each(|tip| bulk(out, tip.as_bytes()));
-    set(protocol, out, usize::from(spec.keys.is_some() || spec.counted_keys.is_some()));
+    let specs = [spec.keys.is_some(), spec.second_key.is_some(), spec.counted_keys.is_some()];
+    set(protocol, out, specs.into_iter().filter(|is| *is).count());
     if let Some(flags) = spec.counted_keys {
         describe_counted(protocol, flags, out);
     }
     if let Some(keys) = spec.keys {
-        map(protocol, out, 3);
-        bulk(out, b"flags");
-        statuses(protocol, keys.flags, "", out);
-        bulk(out, b"begin_search");
-        map(protocol, out, 2);
-        pair(out, "type", "index");
-        bulk(out, b"spec");
-        map(protocol, out, 1);
-        bulk(out, b"index");
-        integer(out, 1);
-        bulk(out, b"find_keys");
-        map(protocol, out, 2);
-        pair(out, "type", "range");
-        bulk(out, b"spec");
-        map(protocol, out, 3);
-        bulk(out, b"lastkey");
-        integer(out, i64::from(keys.last));
-        bulk(out, b"keystep");
-        integer(out, i64::from(keys.step));
-        bulk(out, b"limit");
-        integer(out, 0);
+        describe_range(protocol, 1, keys, out);
+    }
+    if let Some(flags) = spec.second_key {
+        describe_range(protocol, 2, KeyRange { last: 0, step: 1, flags }, out);
     }
     // Redis answers an empty set, but an array if there are subcommands.
     if spec.subcommands.is_empty() {
@@ -145,6 +130,31 @@ fn describe_one(protocol: Protocol, spec: &Spec, out: &mut Vec<u8>) {
         array(out, spec.subcommands.len());
         spec.subcommands.iter().for_each(|spec| describe_one(protocol, spec, out));
     }
+}
+
+/// The keys from a word on.
+fn describe_range(protocol: Protocol, index: i64, keys: KeyRange, out: &mut Vec<u8>) {
+    map(protocol, out, 3);
+    bulk(out, b"flags");
+    statuses(protocol, keys.flags, "", out);
+    bulk(out, b"begin_search");
+    map(protocol, out, 2);
+    pair(out, "type", "index");
+    bulk(out, b"spec");
+    map(protocol, out, 1);
+    bulk(out, b"index");
+    integer(out, index);
+    bulk(out, b"find_keys");
+    map(protocol, out, 2);
+    pair(out, "type", "range");
+    bulk(out, b"spec");
+    map(protocol, out, 3);
+    bulk(out, b"lastkey");
+    integer(out, i64::from(keys.last));
+    bulk(out, b"keystep");
+    integer(out, i64::from(keys.step));
+    bulk(out, b"limit");
+    integer(out, 0);
 }
 
 /// What keys are of which the third word says how many follow it.
@@ -188,16 +198,18 @@ pub(super) fn keys_of(protocol: Protocol, args: &[Bytes], has_flags: bool, out: 
     // A range's last key counts from the first one, unless it counts from the end.
     let counted = range.last.unsigned_abs() as usize;
     let end = if range.last < 0 { words + 1 - counted } else { 2 + counted };
-    let keys = args[1..end].iter().step_by(range.step.unsigned_abs() as usize);
-    array(out, keys.len());
-    for key in keys {
+    let flags = flags_of(range.flags, args);
+    let keys = args[1..end].iter().step_by(range.step.unsigned_abs() as usize).map(|key| (key, flags));
+    let second = spec.second_key.map(|flags| (&args[2], flags));
+    array(out, keys.len() + usize::from(second.is_some()));
+    for (key, flags) in keys.chain(second) {
         if !has_flags {
             bulk(out, key);
             continue;
         }
         array(out, 2);
         bulk(out, key);
-        statuses(protocol, flags_of(range.flags, args), "", out);
+        statuses(protocol, flags, "", out);
     }
 }
 
@@ -272,6 +284,7 @@ fn document_arguments(protocol: Protocol, arguments: &[Argument], out: &mut Vec<
     }
     bulk(out, b"arguments");
     array(out, arguments.len());
+    let mut keys = 0;
     for argument in arguments {
         let is_key = argument.kind == "key";
         let extra =
@@ -281,7 +294,8 @@ fn document_arguments(protocol: Protocol, arguments: &[Argument], out: &mut Vec<
         pair(out, "type", argument.kind);
         if is_key {
             bulk(out, b"key_spec_index");
-            integer(out, 0);
+            integer(out, keys);
+            keys += 1;
         }
         if let Some(token) = argument.token {
             pair(out, "token", token);

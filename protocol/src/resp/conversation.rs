@@ -505,8 +505,27 @@ impl Conversation {
             Own::ConfigRewrite => error(out, "ERR The server is running without a config file"),
             Own::Container => command::wrong_arity(name, out),
             Own::Role => role(&self.view.now(), out),
+            Own::Move => move_key(&args[1], out),
+            Own::Wait => self.wait(&args[0], &args[1], out),
+            Own::SlowlogGet => slow_entries(rest, out),
+            // Nothing is recorded.
+            Own::SlowlogLen | Own::LatencyReset => unsigned(out, 0),
+            Own::SlowlogReset => status(out, "OK"),
+            Own::LatencyEvents => array(out, 0),
+            Own::SlowlogHelp => command::help("slowlog", out),
+            Own::LatencyHelp => command::help("latency", out),
             Own::ScriptHelp => command::help("script", out),
             Own::ScriptKill => error(out, "NOTBUSY No scripts in execution right now."),
+        }
+    }
+
+    /// `WAIT`: every write that was answered is in the log, which all standbys follow.
+    fn wait(&self, replicas: &[u8], timeout: &[u8], out: &mut Vec<u8>) {
+        match (parse_integer(replicas), parse_integer(timeout)) {
+            (None, _) => error(out, NOT_AN_INTEGER),
+            (_, None) => error(out, "ERR timeout is not an integer or out of range"),
+            (_, Some(timeout)) if timeout < 0 => error(out, "ERR timeout is negative"),
+            (Some(_), Some(_)) => unsigned(out, self.view.now().followers().count() as u64),
         }
     }
 
@@ -945,6 +964,25 @@ fn select(index: &[u8], out: &mut Vec<u8>) {
             error(out, "ERR value is out of range, value must between -2147483648 and 2147483647");
         }
         None => error(out, NOT_AN_INTEGER),
+    }
+}
+
+/// `MOVE`: the only database is the one in which the key is.
+fn move_key(index: &[u8], out: &mut Vec<u8>) {
+    match parse_integer(index) {
+        None => error(out, NOT_AN_INTEGER),
+        Some(0) => error(out, "ERR source and destination objects are the same"),
+        Some(_) => error(out, "ERR DB index is out of range"),
+    }
+}
+
+/// `SLOWLOG GET`: `count` is what follows it.
+fn slow_entries(count: &[Bytes], out: &mut Vec<u8>) {
+    match count {
+        [] => array(out, 0),
+        [count] if parse_integer(count).is_some_and(|count| count >= -1) => array(out, 0),
+        [_] => error(out, "ERR count should be greater than or equal to -1"),
+        _ => command::wrong_arity("slowlog|get", out),
     }
 }
 

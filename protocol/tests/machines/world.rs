@@ -8,7 +8,7 @@ use bytes::Bytes;
 use dsm_history::{check, Action as Did, Begun, History, OperationOutcome};
 use dsm_protocol::command::{
     Command, Condition, ErrorWord, ExpiryCondition, Lifetime, Operands, Replies, Reply, ScriptCall,
-    ScriptName, ScriptRights, TimeForm, Transaction, Update,
+    ScriptName, ScriptRights, TimeForm, Transaction, Transfer, Update,
 };
 use dsm_protocol::ids::{LinkId, Millis, Reign, ReignId, Seq, SessionId, SlaveId, UnixMillis, Version};
 use dsm_protocol::info::{RebalanceState, RepairState};
@@ -344,6 +344,14 @@ fn words_of(command: &Command) -> Vec<Bytes> {
         Command::Delete { keys } => all("DEL", keys),
         Command::Exists { keys } => all("EXISTS", keys),
         Command::GetMany { keys } => all("MGET", keys),
+        Command::Transfer { keys, transfer: Transfer::Rename } => all("RENAME", &keys[..]),
+        Command::Transfer { keys, transfer: Transfer::RenameIfNone } => all("RENAMENX", &keys[..]),
+        Command::Transfer { keys, transfer: Transfer::Copy } => all("COPY", &keys[..]),
+        Command::Transfer { keys, transfer: Transfer::CopyOver } => {
+            let mut words = all("COPY", &keys[..]);
+            words.push(word("REPLACE"));
+            words
+        }
         Command::PutManyIfNone { pairs } => {
             let pairs = pairs.iter().flat_map(|(key, value)| [key.clone(), value.clone()]);
             std::iter::once(word("MSETNX")).chain(pairs).collect()
@@ -673,7 +681,11 @@ impl World {
             when: Condition::Always,
             life: Lifetime::Until(self.time().plus(40)),
         };
-        let commands = match kind % 11 {
+        let transfer = |from: &Bytes, to: &Bytes, transfer| Command::Transfer {
+            keys: Box::new([from.clone(), to.clone()]),
+            transfer,
+        };
+        let commands = match kind % 14 {
             0 => vec![put(&a), put(&b)],
             1 => vec![get(&a), get(&b)],
             2 => vec![put(&a), delete(&[&b, &a]), append(&b)],
@@ -693,9 +705,12 @@ impl World {
                 get(&a),
             ],
             9 => vec![delete(&[&a]), put(&a), delete(&[&a])],
+            10 => vec![transfer(&a, &b, Transfer::Rename), get(&b), get(&a)],
+            11 => vec![transfer(&a, &b, Transfer::Copy), append(&b), transfer(&b, &a, Transfer::CopyOver)],
+            12 => vec![transfer(&a, &b, Transfer::RenameIfNone), append(&b)],
             _ => vec![Command::GetMany { keys: vec![b.clone(), a.clone()] }, swap(&b), delete(&[&a])],
         };
-        let watched = match kind / 11 % 4 {
+        let watched = match kind / 14 % 4 {
             0 => vec![a],
             1 => vec![a, b],
             _ => Vec::new(),
@@ -766,6 +781,7 @@ impl World {
             | Command::Renew { .. }
             | Command::PutManyIfNone { .. }
             | Command::Evaluate { .. }
+            | Command::Transfer { .. }
             | Command::Transact { .. } => Vec::new(),
             Command::Status | Command::Failover | Command::RemoveSlave { .. } | Command::DeleteAll => {
                 Vec::new()
@@ -923,6 +939,7 @@ impl World {
     }
 
     /// What a transaction makes of its keys, and what it answers, after so many records of the log.
+    #[expect(clippy::too_many_lines, reason = "one arm for each command, each short")]
     fn transacted(
         &self,
         transaction: &Transaction,
@@ -963,6 +980,29 @@ impl World {
                         })
                         .count() as u64,
                 ),
+                Command::Transfer { keys, transfer } => {
+                    let [from, to] = &**keys;
+                    let (source, is_there) = (holds(&now, from), holds(&now, to).is_some());
+                    let is_copy = matches!(transfer, Transfer::Copy | Transfer::CopyOver);
+                    let spares = matches!(transfer, Transfer::Copy | Transfer::RenameIfNone);
+                    if is_copy && from == to {
+                        Reply::error(ErrorWord::Bad, "source and destination objects are the same")
+                    } else if source.is_none() && is_copy {
+                        Reply::Count(0)
+                    } else if source.is_none() {
+                        Reply::error(ErrorWord::Bad, "no such key")
+                    } else if spares && is_there {
+                        Reply::Count(0)
+                    } else {
+                        now.insert(from.clone(), source.clone().filter(|_| is_copy));
+                        now.insert(to.clone(), source);
+                        if *transfer == Transfer::Rename {
+                            Reply::Done
+                        } else {
+                            Reply::Count(1)
+                        }
+                    }
+                }
                 command => {
                     let held: Vec<_> = keys_of(command).iter().map(|key| holds(&now, key)).collect();
                     let (change, ends, reply) = outcome_of(command, &held, time);

@@ -808,7 +808,8 @@ impl Master {
             | Command::Renew { .. }
             | Command::PutManyIfNone { .. }
             | Command::Transact { .. }
-            | Command::Evaluate { .. }) => self.update(now, asker, deadline, command, effects),
+            | Command::Evaluate { .. }
+            | Command::Transfer { .. }) => self.update(now, asker, deadline, command, effects),
             Command::Watch { keys } => self.watch(asker, keys, effects),
             Command::ScriptCache { request } => {
                 let reply = self.answer_of_scripts(&request);

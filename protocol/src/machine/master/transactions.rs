@@ -12,7 +12,7 @@ use super::work::{HeldRead, UpdateKey};
 use super::{Asker, Change, Effect, Entry, Master, MixedChange, WriteId};
 use crate::command::{
     transaction_bytes_max, Command, Decision, ErrorWord, KnownValue, OneKey, Operands, Replies, Reply, Rule,
-    Transaction, CHECKED_KEYS_MAX,
+    Transaction, Transfer, CHECKED_KEYS_MAX,
 };
 use crate::ids::UnixMillis;
 use crate::planted;
@@ -503,6 +503,9 @@ impl Master {
                 return Ok(Reply::Count(1));
             }
             Some(Rule::Script(call)) => return self.run_script(call, scene, (wanted, is_next), effects),
+            Some(Rule::Transfer(keys, transfer)) => {
+                return self.run_transfer((keys, transfer), scene, (wanted, is_next), effects);
+            }
             Some(Rule::Together(_)) | None => {}
         }
         Ok(match command {
@@ -544,6 +547,7 @@ impl Master {
             Command::Update { .. }
             | Command::Swap { .. }
             | Command::Evaluate { .. }
+            | Command::Transfer { .. }
             | Command::Take { .. }
             | Command::PutManyIfNone { .. }
             | Command::Renew { .. }
@@ -560,6 +564,63 @@ impl Master {
                 Reply::error(ErrorWord::Bad, "this command is not allowed inside a transaction")
             }
         })
+    }
+
+    /// Decides what goes from one key to another one, if all that it needs is at hand.
+    pub(super) fn transfer(
+        &mut self,
+        asker: Asker,
+        asked: (&[Bytes; 2], Transfer),
+        wanted: Option<&WantedValues>,
+        is_next: bool,
+        effects: &mut Vec<Effect>,
+    ) -> Outlook {
+        let mut scene = Scene::new(asker);
+        let ran = self.run_transfer(asked, &mut scene, (wanted, is_next), effects);
+        self.conclude(asker, ran, scene, is_next, effects)
+    }
+
+    fn run_transfer(
+        &mut self,
+        ([from, to], transfer): (&[Bytes; 2], Transfer),
+        scene: &mut Scene,
+        (wanted, is_next): (Option<&WantedValues>, bool),
+        effects: &mut Vec<Effect>,
+    ) -> Result<Reply, Interruption> {
+        if transfer.is_copy() && from == to {
+            return Ok(Reply::error(ErrorWord::Bad, "source and destination objects are the same"));
+        }
+        let at = self.enter(from, scene, wanted, effects)?;
+        if !scene.is_there(at) {
+            return Ok(match transfer.is_copy() {
+                true => Reply::Count(0),
+                false => Reply::error(ErrorWord::Bad, "no such key"),
+            });
+        }
+        let done = if transfer == Transfer::Rename { Reply::Done } else { Reply::Count(1) };
+        let target = self.enter(to, scene, wanted, effects)?;
+        if transfer.spares() && scene.is_there(target) {
+            return Ok(Reply::Count(0));
+        }
+        if from == to {
+            return Ok(done);
+        }
+        let SceneKey { known, expires, .. } = &scene.keys[at];
+        let (KnownValue::Value(value), expires) = (known.clone(), *expires) else {
+            scene.lack(at);
+            return Ok(Reply::NotFound);
+        };
+        // No request has brought it.
+        let made = value.len() as u64;
+        scene.made_bytes += made;
+        if !self.lines.may_make(scene.made_bytes, is_next) {
+            return Err(Interruption::Crowded);
+        }
+        scene.put(target, value, expires, made);
+        if !transfer.is_copy() {
+            scene.delete(at);
+        }
+        Ok(done)
     }
 
     fn run_count(

@@ -303,6 +303,10 @@ impl Master {
                     .iter()
                     .fold(longest, |longest, command| self.longest_of_one(longest, command));
             }
+            Some(Rule::Transfer([from, _], _)) => {
+                let written = self.directory.get(from).map_or(0, |entry| entry.place.bytes as usize);
+                return written.max(self.lines.longest_of(session));
+            }
             Some(Rule::IfNone(_) | Rule::Script(_)) | None => return command.operands().longest_value(),
         };
         self.longest_of_rule(self.lines.longest_of(session), key, rule)
@@ -312,6 +316,9 @@ impl Master {
     fn longest_of_one(&self, longest: usize, command: &Command) -> usize {
         match Rule::of(command) {
             Some(Rule::One(key, rule)) => longest.max(self.longest_of_rule(longest, key, rule)),
+            Some(Rule::Transfer([from, _], _)) => {
+                longest.max(self.directory.get(from).map_or(0, |entry| entry.place.bytes as usize))
+            }
             Some(Rule::IfNone(_) | Rule::Together(_) | Rule::Script(_)) | None => {
                 longest.max(command.operands().longest_value())
             }
@@ -732,6 +739,9 @@ impl Master {
                 return self.transact(asker, transaction, wanted, is_next, effects);
             }
             Some(Rule::Script(call)) => return self.evaluate(asker, call, wanted, is_next, effects),
+            Some(Rule::Transfer(keys, transfer)) => {
+                return self.transfer(asker, (keys, transfer), wanted, is_next, effects);
+            }
             None => return Outlook::Decided,
         };
         let (holds, unwritten) = if rule.is_blind() {
