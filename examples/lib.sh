@@ -71,6 +71,7 @@ second=$(free_port)
 while [ "$second" = "$first" ]; do second=$(free_port); done
 primary=127.0.0.1:$first
 backup=127.0.0.1:$second
+masters=$primary,$backup
 
 start() { # NAME PROGRAM ARGUMENTS...
     local name=$1 program=$2
@@ -148,7 +149,7 @@ stands_by() { [ "$(info "$1" dsm_role)" = standby ]; }
 client() { # EXPECTED-EXIT-CODE EXPECTED-TEXT ARGUMENTS...
     local expected_code=$1 expected_text=$2 code=0 answer
     shift 2
-    answer=$("$bin/dsm-client" --masters "$primary,$backup" "$@" 2>>"$work/client.err") || code=$?
+    answer=$("$bin/dsm-client" --masters "$masters" "$@" 2>>"$work/client.err") || code=$?
     echo "dsm-client $* -> $answer (exit code $code)"
     [ "$code" = "$expected_code" ] || fail "exit code $code instead of $expected_code: $(tail -n 3 "$work/client.err")"
     case $answer in

@@ -57,3 +57,8 @@ fn all_slaves_are_lost_and_the_log_answers() {
 fn a_deleted_lock_file_makes_no_second_primary() {
     holds("split_brain.sh");
 }
+
+#[test]
+fn masters_on_three_machines_lose_nothing() {
+    holds("three_machines.sh");
+}

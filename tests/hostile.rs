@@ -9,7 +9,7 @@ use common::resp::{encoded, Answer, Connection, Info};
 use common::{millis, nobody_notices, seconds};
 use dsm_protocol::command::{Command, Reply, KEY_MAX};
 use dsm_protocol::frame::{self, PREFACE};
-use dsm_protocol::ids::{ReignId, Stamp, Version};
+use dsm_protocol::ids::{ClusterId, ReignId, Stamp, Version};
 use dsm_protocol::message::{Control, Message};
 use rand::RngExt as _;
 use std::net::Shutdown;
@@ -117,6 +117,7 @@ fn a_message_that_a_client_may_not_send_ends_its_link() {
         let messages = [
             Message::Ping,
             Message::Trial { bytes: value.clone() },
+            Message::Member { cluster: ClusterId(1), member: 1, body: value.clone() },
             Message::Write { version, reign, key: key.clone(), value: value.clone() },
             Message::Drop { version, reign, key: key.clone() },
             Message::Ack { through: u64::MAX, room_bytes: 0 },

@@ -225,6 +225,7 @@ const MASTER: Flags = &[
     ("--unix-mode", These(&["rw", "1777"])),
     ("--advertise", These(&["nowhere", "0.0.0.0:1", "unix:/run/a.sock"])),
     ("--peer", These(&["nowhere", "0.0.0.0:1", "unix:/run/a.sock"])),
+    ("--members", These(&["nowhere", "0.0.0.0:1", "unix:/run/a.sock", "192.0.2.1:1"])),
     ("--sentinel", These(&["nowhere", "65536", "unix:a.sock"])),
     ("--sentinel-name", These(&["two words"])),
     ("--sentinel-peer", These(&["nowhere", "0.0.0.0:1", "unix:/run/a.sock"])),

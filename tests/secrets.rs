@@ -206,6 +206,7 @@ fn everything() -> Vec<Message> {
         Message::Write { version, reign: ReignId(7), key: key(), value: key() },
         Message::Ping,
         Message::Trial { bytes: key() },
+        Message::Member { cluster: ClusterId(1), member: 1, body: key() },
         Message::Ack { through: 1, room_bytes: 0 },
         Message::Read { tag: 1, version, reign: ReignId(7), key: key() },
         Message::Value { tag: 1, version, reign: ReignId(7), value: key() },

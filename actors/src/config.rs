@@ -66,6 +66,12 @@ pub enum ConfigError {
         /// So many may be.
         max: usize,
     },
+    /// What is said of the masters that keep one log on several machines is not possible.
+    #[error("--members {why}")]
+    Members {
+        /// Why not.
+        why: String,
+    },
     /// A cluster of fewer than two masters.
     #[error("a cluster has two masters at least, and {named} are named")]
     TooFewMasters {
@@ -292,6 +298,11 @@ pub struct MasterConfig {
     #[arg(long = "peer", env = "DSM_PEER", value_name = "ADDR", value_delimiter = ',', value_parser = address::to_dial_by_tcp)]
     pub peers: Vec<String>,
 
+    /// Addresses of all masters that keep one log on machines of their own, this one among them, HOST:PORT; the same at all of
+    /// them, and the first one is preferred. Each has a --log of its own, which is never compacted yet
+    #[arg(long, env = "DSM_MEMBERS", value_name = "ADDR,ADDR,ADDR", value_delimiter = ',', value_parser = address::to_dial_by_tcp)]
+    pub members: Vec<String>,
+
     /// Address of this master's Sentinel, PORT (of 127.0.0.1), HOST:PORT or unix:/PATH: it tells Redis clients which master serves
     #[arg(long, env = "DSM_SENTINEL", value_name = "ADDR", value_parser = to_listen_or_port)]
     pub sentinel: Option<String>,
@@ -486,6 +497,7 @@ impl Default for MasterConfig {
             unix_mode: UnixMode::default(),
             advertise: None,
             peers: Vec::new(),
+            members: Vec::new(),
             sentinel: None,
             sentinel_name: SENTINEL_NAME_DEFAULT.to_owned(),
             sentinel_peers: Vec::new(),
@@ -580,6 +592,11 @@ impl MasterConfig {
             MasterKind::Backup => PRIMARY_ADDRESS,
         };
         let mut addresses: Vec<String> = Vec::new();
+        if !self.members.is_empty() {
+            let own = self.own_address(kind);
+            let others = self.members.iter().filter(|member| Some(address::name(member)) != own.as_deref());
+            return others.cloned().collect();
+        }
         for peer in &self.peers {
             if !addresses.contains(peer) {
                 addresses.push(peer.clone());
@@ -589,6 +606,55 @@ impl MasterConfig {
             addresses.push(default.to_owned());
         }
         addresses
+    }
+
+    /// The address by which others know this master, as far as the settings tell it.
+    fn own_address(&self, kind: MasterKind) -> Option<String> {
+        let listened = || self.listen_addresses(kind).map(|listen| address::name(&listen.main).to_owned());
+        self.advertise.clone().or_else(listened)
+    }
+
+    /// The addresses of all masters that keep one log on machines of their own, this one among them, without what they say of how
+    /// they are reached.
+    pub fn member_addresses(&self) -> Vec<String> {
+        self.members.iter().map(|member| address::name(member).to_owned()).collect()
+    }
+
+    /// Whether this is the master that should serve when several can.
+    pub(crate) fn is_preferred(&self, kind: MasterKind) -> bool {
+        match self.members.first() {
+            Some(first) => self.own_address(kind).as_deref() == Some(address::name(first)),
+            None => kind == MasterKind::Primary,
+        }
+    }
+
+    /// Checks what is said of members.
+    fn check_members(&self, kind: MasterKind) -> Result<(), ConfigError> {
+        for member in &self.members {
+            let wrong = |why| ConfigError::Address { flag: "--members", address: member.clone(), why };
+            address::to_dial_by_tcp(member).map_err(wrong)?;
+        }
+        let names = self.member_addresses();
+        if names.is_empty() {
+            return Ok(());
+        }
+        let wrong = |why: &str| Err(ConfigError::Members { why: why.to_owned() });
+        if self.fsync != Fsync::Always {
+            return wrong("needs --fsync always: a member must not forget what it has told others");
+        }
+        if !self.peers.is_empty() {
+            return wrong("names the other masters already: leave --peer out");
+        }
+        if names.iter().enumerate().any(|(place, name)| names[..place].contains(name)) {
+            return wrong("names a master twice");
+        }
+        let own = self.own_address(kind).unwrap_or_default();
+        if !names.contains(&own) {
+            return wrong(&format!(
+                "does not name this master, whose address is {own}: name it, or give --listen or --advertise as it is named"
+            ));
+        }
+        Ok(())
     }
 
     /// Whether users or a password are set.
@@ -656,6 +722,7 @@ impl MasterConfig {
                 bound: "1 to 256 visible ASCII letters",
             });
         }
+        self.check_members(kind)?;
         let peers = self.peer_addresses(kind);
         let advertise = match &self.advertise {
             Some(address) => Some(given("--advertise", address, address::to_connect_by_tcp)?),

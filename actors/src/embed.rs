@@ -167,7 +167,8 @@ async fn start_master_at(
     env: Env,
     listener: Option<Listener>,
 ) -> Result<MasterNode, NodeError> {
-    let open = open_master(kind, config, JournalKind::default(), env, listener).await?;
+    let journal = JournalKind::of(&config);
+    let open = open_master(kind, config, journal, env, listener).await?;
     let (address, master) = (open.address.clone(), open.master.clone());
     let running = Running::start(|stopped| open.run(until(stopped)));
     Ok(MasterNode { address, master, running })

@@ -14,7 +14,7 @@ use crate::door::switchboard::Switchboard;
 use crate::door::{self, Context};
 use crate::env::{Env, Listener};
 use crate::http::{self, Guard, HttpHost};
-use crate::journal::JournalKind;
+use crate::journal::{JournalKind, Seat};
 use crate::master::{self, MasterActor};
 use crate::node_error::NodeError;
 use crate::reload;
@@ -80,7 +80,10 @@ pub enum NodeConfig {
 /// A [`NodeError`] when the node cannot start, or ends without having been asked to.
 pub async fn run_node(config: NodeConfig, env: Env, stop: impl Future<Output = ()>) -> Result<(), NodeError> {
     match config {
-        NodeConfig::Master(kind, config) => run_master(kind, config, JournalKind::default(), env, stop).await,
+        NodeConfig::Master(kind, config) => {
+            let journal = JournalKind::of(&config);
+            run_master(kind, config, journal, env, stop).await
+        }
         NodeConfig::Slave(config) => open_slave(config, &env)?.run(stop).await,
     }
 }
@@ -153,14 +156,7 @@ pub(crate) async fn open_master(
     let mut introductions = Vec::new();
     for dial in config.peer_dials(kind) {
         let peer = address::name(&dial).to_owned();
-        for listener in &listeners {
-            let is_itself = listener.is_reached_at(&peer);
-            // What takes longer shows when the link is dialed.
-            if tokio::time::timeout(SELF_TIMEOUT, is_itself).await.unwrap_or(false) {
-                let bound = listener.local_address().unwrap_or(bound);
-                return Err(ConfigError::PeerLeadsHere { peer, bound }.into());
-            }
-        }
+        check_leads_elsewhere(&peer, &listeners, &bound).await?;
         let (address, journal, secret) = (address.clone(), journal.clone(), secrets.nodes.clone());
         let (config, cluster) = (Rc::clone(&config), Rc::clone(&cluster));
         introductions.push(Introduction { peer, dial, address, config, journal, cluster, secret });
@@ -181,11 +177,17 @@ pub(crate) async fn open_master(
         address: address.clone(),
         fate: fate.clone(),
         cluster,
-        journal: journal.of_master(&env, &config, (&address, line_bytes_max), &fate),
+        journal: journal.of_master(&Seat {
+            env: &env,
+            config: &config,
+            address: &address,
+            line_bytes_max,
+            secret: secrets.nodes.clone(),
+            fate: &fate,
+        }),
         accounts,
     });
-    let facts = door::server_facts(&config);
-    let has_users = config.has_users();
+    let (facts, has_users) = (door::server_facts(&config), config.has_users());
     let board = Rc::clone(&switchboard);
     let context = Context { env, config, facts, journal, secrets, switchboard: board, sentinel: None };
     let mut linking = JoinSet::new();
@@ -219,6 +221,22 @@ fn accept(
 fn host_of_master(master: &Addr<MasterActor>, context: &Context) -> HttpHost {
     let (look, guard) = (master.clone().recipient(), Guard::Master(Box::new(context.clone())));
     HttpHost::new(&context.env, look, guard, &context.switchboard.turns)
+}
+
+/// Checks that another master's address does not lead back to this one, which listens there.
+///
+/// # Errors
+/// [`ConfigError::PeerLeadsHere`].
+async fn check_leads_elsewhere(peer: &str, listeners: &[Listener], bound: &str) -> Result<(), ConfigError> {
+    for listener in listeners {
+        let is_itself = listener.is_reached_at(peer);
+        // What takes longer shows when the link is dialed.
+        if tokio::time::timeout(SELF_TIMEOUT, is_itself).await.unwrap_or(false) {
+            let bound = listener.local_address().unwrap_or_else(|_| bound.to_owned());
+            return Err(ConfigError::PeerLeadsHere { peer: peer.to_owned(), bound });
+        }
+    }
+    Ok(())
 }
 
 /// Listens at all addresses of a master; the first is the one that others know.

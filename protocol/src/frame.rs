@@ -19,7 +19,7 @@ use crate::command::{
     Command, ErrorWord, KeyList, Replies, Reply, ReplyError, Transaction, KEYS_MAX, TRANSACTION_COMMANDS_MAX,
     TRANSACTION_KEYS_MAX,
 };
-use crate::ids::{Epoch, ReignId, RequestId, Seq, Stamp, Version};
+use crate::ids::{ClusterId, Epoch, ReignId, RequestId, Seq, Stamp, Version};
 use crate::message::{Message, Request};
 use crate::pieces::{put_checksum, Pieces, Sink};
 use bytes::{Buf as _, Bytes, BytesMut};
@@ -65,6 +65,7 @@ const KIND_MISSING: u8 = 36;
 const KIND_DROP: u8 = 37;
 const KIND_PING: u8 = 38;
 const KIND_TRIAL: u8 = 39;
+const KIND_MEMBER: u8 = 40;
 
 /// The limit of bincode for one body, in bytes. The caller bounds the body itself, and bincode cannot read beyond it;
 /// this limit only stops lengths that are wrong by orders of magnitude.
@@ -360,6 +361,9 @@ fn decode_body(kind: u8, body: Bytes) -> Result<Message, FrameError> {
         }
         KIND_PING => Message::Ping,
         KIND_TRIAL => Message::Trial { bytes: reader.rest() },
+        KIND_MEMBER => {
+            Message::Member { cluster: ClusterId(reader.u64()?), member: reader.u64()?, body: reader.rest() }
+        }
         other => return Err(FrameError::Kind(other)),
     };
     if reader.body.is_empty() {
@@ -379,6 +383,7 @@ pub fn encode(message: &Message, out: &mut Vec<u8>) {
         }
         Message::Ping => framed(KIND_PING, out, |_| {}),
         Message::Trial { bytes } => framed(KIND_TRIAL, out, |out| out.extend_from_slice(bytes)),
+        Message::Member { cluster, member, body } => encode_member(*cluster, *member, body, out),
         Message::Ack { through, room_bytes } => framed(KIND_ACK, out, |out| {
             put_u64(out, *through);
             put_u64(out, *room_bytes);
@@ -405,6 +410,15 @@ pub fn encode(message: &Message, out: &mut Vec<u8>) {
         }),
         Message::Control(control) => framed(KIND_CONTROL, out, |out| to_bincode(control, out)),
     }
+}
+
+/// Appends what a member says as one frame.
+pub fn encode_member(cluster: ClusterId, member: u64, body: &Bytes, out: &mut impl Sink) {
+    let head = |out: &mut Vec<u8>| {
+        put_u64(out, cluster.0);
+        put_u64(out, member);
+    };
+    framed_value(KIND_MEMBER, out, head, body);
 }
 
 /// Appends a request as one frame.

@@ -165,7 +165,7 @@ pub enum Rejection {
 pub fn secret_flag(role: &HelloRole) -> &'static str {
     match role {
         HelloRole::Client => "--client-secret-file",
-        HelloRole::Slave { .. } | HelloRole::Master { .. } => "--secret-file",
+        HelloRole::Slave { .. } | HelloRole::Master { .. } | HelloRole::Member { .. } => "--secret-file",
     }
 }
 
@@ -173,7 +173,9 @@ pub fn secret_flag(role: &HelloRole) -> &'static str {
 fn demanded<'a>(secrets: &'a Secrets, role: &HelloRole) -> Option<&'a Secret> {
     match role {
         HelloRole::Client => secrets.clients.as_ref(),
-        HelloRole::Slave { .. } | HelloRole::Master { .. } => secrets.nodes.as_ref(),
+        HelloRole::Slave { .. } | HelloRole::Master { .. } | HelloRole::Member { .. } => {
+            secrets.nodes.as_ref()
+        }
     }
 }
 
@@ -382,6 +384,8 @@ impl Accepting {
         self.stage = match hello.role {
             // What a client sends concerns only that client.
             HelloRole::Client => AcceptStage::Known,
+            // Nothing is left for the master to judge: what it says names its log.
+            HelloRole::Member { .. } => AcceptStage::Known,
             HelloRole::Slave { .. } | HelloRole::Master { .. } => AcceptStage::Stranger,
         };
         effects.push(AcceptEffect::Native(hello));

@@ -88,6 +88,16 @@ pub enum Message {
         /// The key to be forgotten.
         key: Bytes,
     },
+    /// Master to master, over a link of those that keep one log on machines of their own: what one has to say to the other for
+    /// that.
+    Member {
+        /// Whose log the sender has; means nothing while it is no member.
+        cluster: ClusterId,
+        /// Its number there; 0 while it is no member.
+        member: u64,
+        /// What it says: see `docs/FORMATS.md`, *What members say to each other*.
+        body: Bytes,
+    },
     /// What is rare enough to be coded by serde.
     Control(Control),
 }
@@ -297,6 +307,12 @@ pub enum HelloRole {
         address: String,
         /// What all masters that have a part in one log name alike, and no others.
         log_identity: String,
+    },
+    /// A master that keeps the same log on another machine, over the link by which it says what belongs to that. It hears
+    /// nothing over this link.
+    Member {
+        /// The address it serves at.
+        address: String,
     },
 }
 

@@ -239,6 +239,11 @@ fn message() -> impl Strategy<Value = Message> {
         }),
         Just(Message::Ping),
         bytes().prop_map(|bytes| Message::Trial { bytes }),
+        (any::<u64>(), any::<u64>(), bytes()).prop_map(|(cluster, member, body)| Message::Member {
+            cluster: dsm_protocol::ids::ClusterId(cluster),
+            member,
+            body
+        }),
         (any::<u64>(), any::<u64>()).prop_map(|(through, room_bytes)| Message::Ack { through, room_bytes }),
         (any::<u64>(), stamp(), bytes()).prop_map(|(tag, Stamp { version, reign }, key)| Message::Read {
             tag,

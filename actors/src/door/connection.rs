@@ -5,6 +5,7 @@ use super::counters::count;
 use super::kept_out::is_denied;
 use super::links::{peer, reject, slave};
 use super::meet::{meet, Met};
+use super::members::member;
 use super::native::{native_client, NATIVE_UNKNOWN};
 use super::resp::redis;
 use super::sentinel::sentinel;
@@ -149,39 +150,16 @@ async fn serve(
             reject(outbox, DENIED_NATIVE);
             Ok(())
         }
-        AcceptEffect::Native(Hello { role: HelloRole::Slave { .. } | HelloRole::Master { .. }, .. })
-            if is_denied(Comer::Node, &handshake, stream, address, context) =>
-        {
+        AcceptEffect::Native(Hello {
+            role: HelloRole::Slave { .. } | HelloRole::Master { .. } | HelloRole::Member { .. },
+            ..
+        }) if is_denied(Comer::Node, &handshake, stream, address, context) => {
             reject(outbox, DENIED_NODE);
             Ok(())
         }
         AcceptEffect::Native(hello) => {
-            // Others are once the master has welcomed them.
-            if has_shown_itself(&handshake, stream) {
-                permit.set_known(true);
-            }
-            kind.set(match hello.role {
-                HelloRole::Client => "session",
-                HelloRole::Slave { .. } => "slave link",
-                HelloRole::Master { .. } => "master link",
-            });
-            match hello.role {
-                // It has not said who it is.
-                HelloRole::Client if !handshake.has_proved() && context.switchboard.accounts.is_guarded() => {
-                    reject(outbox, NATIVE_UNKNOWN);
-                    Ok(())
-                }
-                HelloRole::Client => {
-                    permit.set_known(true);
-                    native_client(stream, buffer, outbox, context, handshake.has_proved()).await
-                }
-                HelloRole::Slave { .. } => {
-                    slave(stream, buffer, (handshake, permit), outbox, context, hello).await
-                }
-                HelloRole::Master { .. } => {
-                    peer(stream, buffer, (handshake, permit), outbox, context, hello).await
-                }
-            }
+            let visitor = Visitor { stream, outbox, context, address, permit };
+            native(visitor, buffer, handshake, hello, kind).await
         }
         AcceptEffect::Reject(why) => {
             count(&context.switchboard.gate.counters.protocol_errors);
@@ -202,6 +180,44 @@ async fn serve(
         }
         // What is to be said is said before.
         AcceptEffect::TimedOut | AcceptEffect::Say(_) => Ok(()),
+    }
+}
+
+/// Serves whoever has said by HELLO who it is.
+async fn native(
+    visitor: Visitor<'_>,
+    buffer: BytesMut,
+    handshake: Accepting,
+    hello: Hello,
+    kind: &Cell<&'static str>,
+) -> io::Result<()> {
+    let Visitor { stream, outbox, context, permit, .. } = visitor;
+    // Others are once the master has welcomed them.
+    if has_shown_itself(&handshake, stream) {
+        permit.set_known(true);
+    }
+    kind.set(match hello.role {
+        HelloRole::Client => "session",
+        HelloRole::Slave { .. } => "slave link",
+        HelloRole::Master { .. } => "master link",
+        HelloRole::Member { .. } => "member link",
+    });
+    match hello.role {
+        // It has not said who it is.
+        HelloRole::Client if !handshake.has_proved() && context.switchboard.accounts.is_guarded() => {
+            reject(outbox, NATIVE_UNKNOWN);
+            Ok(())
+        }
+        HelloRole::Client => {
+            permit.set_known(true);
+            native_client(stream, buffer, outbox, context, handshake.has_proved()).await
+        }
+        HelloRole::Slave { .. } => slave(stream, buffer, (handshake, permit), outbox, context, hello).await,
+        HelloRole::Master { .. } => peer(stream, buffer, (handshake, permit), outbox, context, hello).await,
+        HelloRole::Member { address } => {
+            permit.set_known(true);
+            member(stream, buffer, outbox, context, address).await
+        }
     }
 }
 

@@ -260,7 +260,7 @@ pub(super) async fn peer(
     // A disk that hangs here delays only the task that asks.
     let address = match &hello.role {
         HelloRole::Master { address, .. } => address.clone(),
-        HelloRole::Client | HelloRole::Slave { .. } => String::new(),
+        HelloRole::Client | HelloRole::Slave { .. } | HelloRole::Member { .. } => String::new(),
     };
     let streams = Some(Streams::new(context, outbox, address));
     let identity = context.journal.identity(&context.env, &context.config).await;

@@ -10,6 +10,7 @@
 //! | `accept` | the listening socket |
 //! | `connection` | the life of one connection, of whatever kind |
 //! | `kept_out` | whom protected mode keeps out, and who has to show first who he is |
+//! | `members` | the links over which other members of a log on several machines say what belongs to that |
 //! | `meet` | the handshake; its rules are in `dsm_protocol::handshake` |
 //! | `native`, `resp` | a client's requests: in frames, and in Redis' protocol |
 //! | `links`, `dialed` | the links that slaves and the other master have opened; the links that this master dials |
@@ -36,6 +37,7 @@ pub(crate) mod heard;
 mod kept_out;
 pub(crate) mod links;
 mod meet;
+mod members;
 mod native;
 pub(crate) mod origin;
 #[cfg(test)]

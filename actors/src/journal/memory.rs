@@ -428,6 +428,10 @@ impl LogInMemory {
                 }
             }
             // It is gone before it is long.
+            LogRequest::Confirm { round } => {
+                let leads = self.members[index].stage == PartStage::Reigning;
+                self.tell(index, LogEvent::Confirmed { round, leads });
+            }
             LogRequest::Weigh { .. }
             | LogRequest::Watch
             | LogRequest::Append { .. }
@@ -470,6 +474,10 @@ impl Journal for MemoryJournal {
         if log.leader == Some(self.member) {
             log.beat += 1;
         }
+    }
+
+    fn confirms(&self) -> bool {
+        false
     }
 
     fn words(&self, wording: Wording<'_>) -> String {

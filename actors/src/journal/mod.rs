@@ -11,13 +11,15 @@
 //! | suspects: [`LogEvent::Looked`], [`LogRequest::Oust`] | the holder's beat stands still: it is killed, once it is certain who it is | the elections do that by themselves; it looks as if the leader made progress |
 //! | [`LogRequest::Open`] | locks the inode, cuts what is torn, writes again and syncs what is not known to be on disk, replays the rest | replays its own log to the end |
 //! | [`LogRequest::Begin`] | appends and syncs an EPOCH record | the entry that a leader appends first is committed: its term is the epoch, and the reign's identity follows from it |
+//! | [`LogRequest::Confirm`] | never asked: who holds the lock leads | one round of messages, for all that was asked of a turn |
 //! | [`LogRequest::Append`] | one group, one write, one sync | one proposal, the own sync beside the replication |
 //! | written | the file has it, on disk under `--fsync always` | a majority has it on disk, this machine among them |
 //! | [`LogRequest::Read`] | the file that is locked, at a place | this machine's own log: a place is local, and what is written is here |
 //! | [`LogRequest::Weigh`] | the file is written anew without what is superseded, and exchanged | a snapshot of this machine's own log |
 //! | [`LogRequest::Sync`] | a sync beside the writes | the follower that is to lead next has all but the last moment |
 //! | [`LogRequest::Close`] | all is synced and marked, the inode is unlocked | leadership goes to the follower that is named |
-//! | [`LogEvent::Deposed`] | another file stands at the path: no restart would find what is written | a higher term is seen |
+//! | [`LogEvent::Deposed`] | another file stands at the path: no restart would find what is written | never |
+//! | [`LogEvent::Lost`] | never | a higher term is seen, or no majority is heard |
 //! | [`LogEvent::Failed`] | a write or sync failed: nothing is known of what was in flight | the same of this machine's log |
 //!
 //! **Order.** What is asked is done in the order in which it is asked, and answers of one kind come in the order of their
@@ -36,6 +38,7 @@ pub mod shared_file;
 
 pub use dsm_protocol::ids::LogId;
 pub use dsm_protocol::machine::log_scan::Replay;
+pub use raft::RaftMembers;
 
 use crate::config::{ConfigError, MasterConfig};
 use crate::env::Env;
@@ -50,8 +53,10 @@ use dsm_protocol::machine::master::{Change, WriteId};
 use dsm_protocol::machine::reign::may_begin::Lack;
 use dsm_protocol::machine::reign::LeaderSeen;
 use dsm_protocol::record::{FileNumber, Place, Position};
+use dsm_protocol::secret::Secret;
 use dsm_protocol::stored_key::StoredKey;
 use dsm_protocol::witness_file::WitnessText;
+use raft::HeardLink;
 use smallvec::SmallVec;
 use std::fmt;
 use std::io;
@@ -60,8 +65,24 @@ use std::sync::Arc;
 use thiserror::Error;
 use tokio::sync::oneshot;
 
+/// What masters call a log of which each has a file of its own.
+const RAFT_IDENTITY: &str = "one log on several machines (--members)";
+
 /// Makes a master's log, which tells it what happens and counts its turns among the master's.
 pub(crate) type MakesJournal = Box<dyn FnOnce(Recipient<LogEvent>, Rc<TurnLengths>) -> Box<dyn Journal>>;
+
+/// What makes the log of a master.
+pub(crate) struct Seat<'a> {
+    pub(crate) env: &'a Env,
+    pub(crate) config: &'a MasterConfig,
+    /// The address at which others reach the master.
+    pub(crate) address: &'a str,
+    /// The longest line, in bytes.
+    pub(crate) line_bytes_max: usize,
+    /// What nodes prove to each other.
+    pub(crate) secret: Option<Secret>,
+    pub(crate) fate: &'a Fate,
+}
 
 /// What a master's log is made of.
 #[derive(Clone, Default)]
@@ -69,16 +90,38 @@ pub enum JournalKind {
     /// One file that the masters of one machine share, at the path of the settings.
     #[default]
     SharedFile,
+    /// One file for each master, which Raft keeps equal.
+    Raft(RaftMembers),
     /// A log in memory.
     #[cfg(feature = "testing")]
     Memory(memory::MemoryLog),
 }
 
 impl JournalKind {
+    /// The kind that the settings ask for.
+    pub fn of(config: &MasterConfig) -> Self {
+        if config.members.is_empty() {
+            JournalKind::SharedFile
+        } else {
+            JournalKind::Raft(RaftMembers::default())
+        }
+    }
+
+    /// A link by which another member of a log on several machines is heard; `None` when this is none.
+    pub(crate) fn heard_member(&self) -> Option<HeardLink> {
+        match self {
+            JournalKind::Raft(members) => members.heard(),
+            JournalKind::SharedFile => None,
+            #[cfg(feature = "testing")]
+            JournalKind::Memory(_) => None,
+        }
+    }
+
     /// How many other masters may have a part in such a log; `None` when any number may.
     fn peers_max(&self) -> Option<usize> {
         match self {
             JournalKind::SharedFile => Some(shared_file::PEERS_MAX),
+            JournalKind::Raft(_) => None,
             #[cfg(feature = "testing")]
             JournalKind::Memory(_) => None,
         }
@@ -102,6 +145,8 @@ impl JournalKind {
     pub(crate) async fn check(&self, env: &Env, config: &MasterConfig) -> Result<(), NodeError> {
         match self {
             JournalKind::SharedFile => shared_file::check(env, config).await,
+            // What is wrong with its files is found when they are opened, and ends the node.
+            JournalKind::Raft(_) => Ok(()),
             #[cfg(feature = "testing")]
             JournalKind::Memory(_) => Ok(()),
         }
@@ -115,24 +160,24 @@ impl JournalKind {
     pub(crate) async fn identity(&self, env: &Env, config: &MasterConfig) -> io::Result<String> {
         match self {
             JournalKind::SharedFile => shared_file::identity(env, config).await,
+            // The cluster's name says the rest, once there is one.
+            JournalKind::Raft(_) => Ok(RAFT_IDENTITY.to_owned()),
             #[cfg(feature = "testing")]
             JournalKind::Memory(log) => Ok(log.identity()),
         }
     }
 
-    /// Gives what makes the log of a master that is reached at `address`, with lines of so many bytes.
-    pub(crate) fn of_master(
-        &self,
-        env: &Env,
-        config: &MasterConfig,
-        (address, line_bytes_max): (&str, usize),
-        fate: &Fate,
-    ) -> MakesJournal {
+    /// Gives what makes the log of a master.
+    pub(crate) fn of_master(&self, seat: &Seat<'_>) -> MakesJournal {
         match self {
-            JournalKind::SharedFile => shared_file::of_master(env, config, (address, line_bytes_max), fate),
+            JournalKind::SharedFile => {
+                let Seat { env, config, address, line_bytes_max, fate, .. } = seat;
+                shared_file::of_master(env, config, (address, *line_bytes_max), fate)
+            }
+            JournalKind::Raft(members) => members.of_master(seat),
             #[cfg(feature = "testing")]
             JournalKind::Memory(log) => {
-                let (log, address) = (log.clone(), address.to_owned());
+                let (log, address) = (log.clone(), seat.address.to_owned());
                 Box::new(move |events, _| Box::new(log.join(&address, events)))
             }
         }
@@ -146,6 +191,10 @@ pub trait Journal {
 
     /// Says that this master makes progress: one that leads and says nothing for long loses its leadership. Cheap.
     fn advance(&self);
+
+    /// Whether it may be that another master leads and this one does not know it: then answers wait for
+    /// [`LogRequest::Confirm`].
+    fn confirms(&self) -> bool;
 
     /// What a master says of its log to people, in one line: only the journal knows what the log is made of, and how that is
     /// mended.
@@ -238,6 +287,12 @@ pub enum LogRequest {
         serves: bool,
     },
 
+    /// Say whether this master leads, by word of a majority of those that have a part in the log, which are asked after this.
+    /// Needed where [`Journal::confirms`]. Answered by [`LogEvent::Confirmed`].
+    Confirm {
+        /// A number for it. Later ones are higher.
+        round: u64,
+    },
     /// Append these writes, in this order. Answered by [`LogEvent::Written`].
     Append {
         /// The writes and what they change.
@@ -291,6 +346,8 @@ pub enum LogEvent {
     /// Who leads, in words; `None` when nobody does.
     Leader(Option<String>),
 
+    /// What keeps this master from having a part in the log, in words; `None` when nothing does any more.
+    KeptOut(Option<String>),
     /// A part of the log. It is answered when the part is taken in, so that at most one is under way.
     Replayed(ReplayPart),
     /// What is seen of the log that is followed, when that changes or somebody has asked.
@@ -319,6 +376,13 @@ pub enum LogEvent {
         bytes: u64,
     },
 
+    /// Whether this master led when it asked so, in an answer to [`LogRequest::Confirm`].
+    Confirmed {
+        /// The number of that, and of all before it that have no answer.
+        round: u64,
+        /// Whether it did, as far as others know.
+        leads: bool,
+    },
     /// Writes are in the log, or refused.
     Written(Written),
     /// Answer once all records through this seq are taken in, if they are not.
@@ -368,6 +432,9 @@ pub enum LogEvent {
     /// This master leads no more, without having been asked. What it appends is refused. The node ends once
     /// [`LogEvent::Abandoned`] has come.
     Deposed(NodeError),
+    /// This master leads no more, without having been asked, and may follow whoever does, after [`LogRequest::Close`]. What it
+    /// appends is refused. What it has asked for before it hears this, and what is not answered, has no answer.
+    Lost,
     /// Everything that was asked for before [`LogRequest::Abandon`] is answered.
     Abandoned,
     /// Nothing is known of what was in flight, and nothing more is told of it: the node must end.

@@ -10,7 +10,7 @@ use dsm_protocol::command::{Command, ErrorWord, Reply};
 use dsm_protocol::ids::{LinkId, Millis, Stamp};
 use dsm_protocol::machine::front;
 use dsm_protocol::machine::link::WaitingRead;
-use dsm_protocol::machine::master::{Asker, Effect, Event, Leaving, RepairCause, RepairNews};
+use dsm_protocol::machine::master::{Asker, Effect, Leaving, RepairCause, RepairNews};
 use dsm_protocol::machine::reign;
 use dsm_protocol::message::{Message, Request, StreamUser};
 
@@ -83,7 +83,7 @@ impl MasterActor {
         while let Some(effect) = self.wanted.next_of_master() {
             self.perform(now, effect);
         }
-        self.log.send_appends();
+        self.send_to_log();
     }
 
     /// The same as far as the turn has time for it.
@@ -97,7 +97,7 @@ impl MasterActor {
 
     fn perform(&mut self, now: Millis, effect: Effect) {
         match effect {
-            Effect::Reply { to, reply } => self.reply_if_it_fits(to, reply),
+            Effect::Reply { to, reply } => self.answered(now, to, reply),
             Effect::Append { write, change, expires, after } => {
                 self.log.append(NewRecord { write, change, expires, after });
             }
@@ -146,12 +146,13 @@ impl MasterActor {
     pub(super) fn reply(&mut self, to: Asker, reply: &Reply) {
         if self.clients.answer(to, reply) {
             self.switchboard.errors.note(reply);
+            self.close_after_unknown(self.env.now(), to, reply);
         }
     }
 
     /// Sends an answer that may be longer than was foreseen: of another client's write that was in front of it, or of the
     /// other master, which knew its length before we did. What was not foreseen and has no room is not kept.
-    fn reply_if_it_fits(&mut self, to: Asker, reply: Reply) {
+    pub(super) fn reply_if_it_fits(&mut self, to: Asker, reply: Reply) {
         let bytes = value_bytes(&reply);
         let bytes_max = self.config.max_pipeline_bytes.as_u64() as usize;
         // What was changed is told in any case: an error would say that it was not.
@@ -183,9 +184,7 @@ impl MasterActor {
             front::Effect::Serve { asker, deadline, command } if releases => {
                 self.agenda.release(asker, deadline, command);
             }
-            front::Effect::Serve { asker, deadline, command } => {
-                self.step(now, Event::Request { asker, deadline, command });
-            }
+            front::Effect::Serve { asker, deadline, command } => self.serve(now, asker, deadline, command),
             front::Effect::Forward { link, id, stream, generation, command } => {
                 self.forward(link, Request { id, stream, generation, command });
             }

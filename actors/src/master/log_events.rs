@@ -7,10 +7,11 @@ use super::agenda::Todo;
 use super::MasterActor;
 use crate::door::switchboard::Arrived;
 use crate::journal::{LogEvent, LogId, LogRequest, Replay, ReplayPart, Unread, ValueAnswer, Written};
+use crate::node_error::NodeError;
 use crate::shown::shown_key;
 use actix::prelude::*;
 use bytes::Bytes;
-use dsm_protocol::ids::{ClusterId, ReignId, Version};
+use dsm_protocol::ids::{ClusterId, Millis, ReignId, Version};
 use dsm_protocol::machine::master::ReadId;
 use dsm_protocol::machine::reign::{Event, StoredLog};
 use dsm_protocol::record::{Place, Position};
@@ -114,6 +115,17 @@ impl MasterActor {
         self.flush();
     }
 
+    fn lost(&mut self) {
+        self.log.note_deposed(NodeError::Deposed);
+        self.heard_of_log(Event::Lost);
+    }
+
+    fn synced(&mut self, now: Millis) {
+        self.heard_of_log(Event::Synced);
+        self.turn_ended(now);
+        self.perform_reign(now);
+    }
+
     /// Lets the machine of the reign know, and carries out what it wants.
     fn heard_of_log(&mut self, event: Event<'_>) {
         let now = self.env.now();
@@ -143,6 +155,7 @@ impl MasterActor {
                 }
             }
             LogEvent::Leader(leader) => self.health.leader_seen(leader),
+            LogEvent::KeptOut(why) => self.log.note_kept_out(why),
             LogEvent::Sighted(sight) => {
                 self.log.note_sight(sight);
                 self.heard_of_log(Event::Sighted { follows: self.log.follows() });
@@ -177,11 +190,7 @@ impl MasterActor {
             LogEvent::Unread { file, answer } => self.log.await_unread(file, answer),
             LogEvent::Replaced { log, bytes } => self.log.note_replaced(log, bytes),
             LogEvent::Compaction(news) => self.log.note_compaction(news),
-            LogEvent::Synced => {
-                self.heard_of_log(Event::Synced);
-                self.turn_ended(now);
-                self.perform_reign(now);
-            }
+            LogEvent::Synced => self.synced(now),
             LogEvent::Closed { log, end } => self.closed(log, end),
             LogEvent::Reopened => {
                 self.heard_of_log(Event::Reopened);
@@ -192,6 +201,11 @@ impl MasterActor {
                 self.log.note_deposed(error);
                 self.heard_of_log(Event::Deposed);
             }
+            LogEvent::Confirmed { round, leads } => {
+                self.confirmed(now, round, leads);
+                self.work(&turn, ctx);
+            }
+            LogEvent::Lost => self.lost(),
             LogEvent::Abandoned => {
                 self.agenda.extend(std::iter::once(Todo::Depart));
                 self.work(&turn, ctx);

@@ -13,6 +13,7 @@
 //! | `peers`, `forwards` | the other masters, and what is sent to them | `peer_events` |
 //! | `clients`, `long_answers` | the sessions of those who ask, and answers of many values | `requests`, `asked` |
 //! | `room_line` | sessions that wait for room for their answers | `requests` |
+//! | `confirmed` | answers that wait until others confirm that this master leads | |
 //! | `health` | what the cluster was short of when it was looked at last | |
 //! | `hedges` | when it looks at reads that wait unusually long | |
 //! | `silence` | whether this process has fallen silent itself | `turn` |
@@ -24,6 +25,7 @@
 mod agenda;
 mod asked;
 mod clients;
+mod confirmed;
 mod effects;
 mod forwards;
 mod health;
@@ -63,6 +65,7 @@ use agenda::Agenda;
 use clients::Clients;
 use dsm_protocol::acl::Accounts;
 use dsm_protocol::ids::ClusterId;
+use dsm_protocol::machine::confirm::Confirmations;
 use dsm_protocol::machine::front::{self, Front};
 use dsm_protocol::machine::master::{self, Master};
 use dsm_protocol::machine::reign::{self as reign_rules, Leadership};
@@ -116,6 +119,8 @@ pub struct MasterActor {
     health: HealthWatch,
     peers: Peers,
     refusals: Told,
+    /// Answers that wait until others confirm that this master leads.
+    confirmations: Confirmations,
     /// How often the reign has moved, for INFO.
     moves: ReignMoves,
     ops: OpsRate,
@@ -191,6 +196,7 @@ impl MasterActor {
             health: HealthWatch::new(now),
             peers: Peers::new(config.peer_addresses(kind), now),
             refusals: Told::default(),
+            confirmations: Confirmations::default(),
             moves: ReignMoves::default(),
             ops: OpsRate::default(),
             env,
@@ -229,7 +235,7 @@ fn machine_settings(
 /// The settings of the machine of the reign.
 fn reign_settings(config: &MasterConfig, kind: MasterKind) -> reign_rules::Config {
     reign_rules::Config {
-        preferred: kind == MasterKind::Primary,
+        preferred: config.is_preferred(kind),
         failback: !config.no_failback,
         new: config.new,
         failover_timeout_ms: config.failover_timeout.as_millis() as u64,

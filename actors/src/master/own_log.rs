@@ -29,6 +29,8 @@ pub(super) struct OwnLog {
     caught_up: bool,
     bytes: u64,
     seq: Seq,
+    /// What keeps this master from having a part in it, in words.
+    kept_out: Option<String>,
     /// Why this master leads no more, until it ends for that.
     deposed: Option<NodeError>,
     /// Who waits until all records through a seq are taken in.
@@ -70,6 +72,7 @@ impl OwnLog {
             caught_up: false,
             bytes: 0,
             seq: Seq::default(),
+            kept_out: None,
             deposed: None,
             settling: None,
             unread: Vec::new(),
@@ -90,6 +93,11 @@ impl OwnLog {
     /// Says that this master makes progress: one that does not loses its leadership.
     pub(super) fn advance(&self) {
         self.journal.advance();
+    }
+
+    /// Whether answers wait until others confirm that this master leads.
+    pub(super) fn confirms(&self) -> bool {
+        self.journal.confirms()
     }
 
     /// What is said of it to people.
@@ -247,6 +255,16 @@ impl OwnLog {
         self.durable = end;
         (self.bytes, self.seq) = (end.offset, end.seq);
         Position { cluster: self.cluster.get(), ..end }
+    }
+
+    /// What keeps this master from having a part in it.
+    pub(super) fn note_kept_out(&mut self, why: Option<String>) {
+        self.kept_out = why;
+    }
+
+    /// The same, in words.
+    pub(super) fn kept_out(&self) -> Option<&str> {
+        self.kept_out.as_deref()
     }
 
     /// This master leads no more, for this reason.

@@ -305,6 +305,10 @@ impl MasterActor {
 
     /// Notes what the other masters say by now: of one that serves, if there is one.
     fn peers_say(&mut self, now: Millis) {
+        if self.log.confirms() {
+            // It answers nothing before it notices, and nobody ends its process: whoever waits for it hears that his write is unknown.
+            self.peers.deposed().for_each(|peer| peer.outbox().abort());
+        }
         self.tell_view();
         let Some(foremost) = self.peers.foremost() else {
             self.front.set_active_address(None);

@@ -258,6 +258,13 @@ impl Peers {
         self.serving().or_else(furthest)
     }
 
+    /// Those that say that they serve, in an earlier reign than another one that serves by now.
+    pub(super) fn deposed(&self) -> impl Iterator<Item = &PeerOutbound> {
+        let latest = self.serving().map(|serving| serving.state.epoch);
+        let serves = self.outbound.values().filter(|peer| peer.state.active);
+        serves.filter(move |peer| latest.is_some_and(|latest| peer.state.epoch < latest))
+    }
+
     /// Notes how far the foremost has come.
     pub(super) fn note_seq(&mut self, seq: Seq) {
         self.seq = seq;

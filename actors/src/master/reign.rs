@@ -33,6 +33,7 @@ impl ReignMoves {
             | Saying::HandingOver
             | Saying::Refused(_)
             | Saying::Aborted(_)
+            | Saying::Lost { .. }
             | Saying::Stopping
             | Saying::NotHandedOver { .. }
             | Saying::Unclosed { .. } => {}
@@ -78,7 +79,7 @@ impl MasterActor {
     /// What the machine of the reign cannot know by itself.
     fn surroundings(&self) -> Surroundings {
         Surroundings {
-            in_flight: self.machine.in_flight(),
+            in_flight: self.machine.in_flight() + self.confirmations.held(),
             is_behind: self.is_behind(),
             has_dialed: self.peers.has_dialed(),
             may_forward: self.peers.may_forward(),
@@ -209,6 +210,7 @@ impl MasterActor {
     fn end_reign(&mut self, now: Millis) {
         if self.machine.in_flight() == 0 {
             self.step(now, master::Event::ReignEnded);
+            self.confirmations.nothing_in_flight();
         }
         self.slaves.end_reign();
     }
@@ -315,6 +317,9 @@ impl MasterActor {
             Saying::HandingOver => log::info!("handing over in_flight={}", self.machine.in_flight()),
             Saying::Refused(refusal) => log::info!("handover refused cause=\"{refusal}\""),
             Saying::Aborted(why) => log::warn!("handover aborted cause=\"{why}\""),
+            Saying::Lost { epoch } => {
+                log::warn!("standby, the reign is lost to another master epoch={epoch}")
+            }
             Saying::HandedOver { epoch } => log::info!("standby, the reign is handed over epoch={epoch}"),
             Saying::Stopping => log::info!("stopping"),
             Saying::NotHandedOver { is_gone } => {
@@ -329,6 +334,9 @@ impl MasterActor {
 
     /// What is waited for, in words; nothing when nothing is missing.
     pub(super) fn waiting_for(&self) -> String {
+        if let Some(why) = self.log.kept_out() {
+            return why.to_owned();
+        }
         let hindrance = self.log.hindrance(&self.reign);
         hindrance.map_or_else(String::new, |hindrance| self.log.words(Wording::WaitsFor(hindrance)))
     }

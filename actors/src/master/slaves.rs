@@ -301,6 +301,6 @@ impl Slaves {
 pub(super) fn slave_name(hello: &Hello) -> Option<&SlaveId> {
     match &hello.role {
         HelloRole::Slave { id, .. } => Some(id),
-        HelloRole::Client | HelloRole::Master { .. } => None,
+        HelloRole::Client | HelloRole::Master { .. } | HelloRole::Member { .. } => None,
     }
 }

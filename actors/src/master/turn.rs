@@ -80,9 +80,7 @@ impl MasterActor {
                 Todo::Refused(write, word, detail) => {
                     self.step(now, master::Event::NotWritten { write, word, detail });
                 }
-                Todo::Serve { asker, deadline, command } => {
-                    self.step(now, master::Event::Request { asker, deadline, command });
-                }
+                Todo::Serve { asker, deadline, command } => self.serve(now, asker, deadline, command),
                 Todo::Depart => {
                     self.step_reign(now, reign::Event::Answered);
                     self.perform_reign(now);
@@ -96,7 +94,7 @@ impl MasterActor {
             self.clients.encode_part(&mut left);
         }
         self.slaves.tidy(&mut left);
-        self.log.send_appends();
+        self.send_to_log();
         self.log.advance();
         self.turn_ended(now);
         self.perform_reign(now);

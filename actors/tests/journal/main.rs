@@ -69,4 +69,5 @@ keeps!(
     a_value_is_not_read_from_a_log_that_is_closed,
     what_is_noted_is_told_until_a_reign_begins,
     what_keeps_a_leader_from_serving_is_told_in_one_line_with_its_cause,
+    who_leads_is_confirmed_and_who_was_cut_off_is_not,
 );

@@ -185,7 +185,7 @@ impl MemberLinks for LinksOf {
         let links = self.links.borrow();
         let is_cut = [&self.own[..], to].iter().any(|end| links.cut.as_deref() == Some(*end));
         if let Some(port) = links.ports.get(to).filter(|_| !is_cut) {
-            port.do_send(FromMember::Said(said));
+            port.do_send(FromMember::Said(vec![said]));
         }
     }
 }

@@ -160,7 +160,9 @@ impl Part {
                 LogEvent::Compaction(CompactionNews::Failed(_)) => "not compacted",
                 LogEvent::Compaction(CompactionNews::GivenUp) => "given up",
                 LogEvent::Compaction(CompactionNews::NoRoom { .. }) => "no room",
-                LogEvent::Looked(_) | LogEvent::Leader(_) | LogEvent::Found(_) => continue,
+                LogEvent::Looked(_) | LogEvent::Leader(_) | LogEvent::Found(_) | LogEvent::KeptOut(_) => {
+                    continue
+                }
                 LogEvent::Sighted(sight) => {
                     if sight == Sight::Follows {
                         "sighted"
@@ -205,7 +207,9 @@ impl Part {
                     "closed"
                 }
                 LogEvent::Reopened => "reopened",
-                LogEvent::Deposed(_) => "deposed",
+                LogEvent::Deposed(_) | LogEvent::Lost => "deposed",
+                LogEvent::Confirmed { leads: true, .. } => "confirmed",
+                LogEvent::Confirmed { leads: false, .. } => "not confirmed",
                 LogEvent::Abandoned => "abandoned",
                 LogEvent::Failed(_) if self.may_fail => "failed",
                 LogEvent::Failed(error) => panic!("the log failed: {error:?}"),
@@ -712,4 +716,19 @@ pub(crate) async fn what_keeps_a_leader_from_serving_is_told_in_one_line_with_it
     waits.sort();
     waits.dedup();
     assert_eq!(waits.len(), lacks.len() + 1, "each is told from the others: {waits:?}");
+}
+
+pub(crate) async fn who_leads_is_confirmed_and_who_was_cut_off_is_not(rig: impl Rig) {
+    let mut leader = Part::join(&rig, "one:1");
+    leader.lead().await;
+    leader.journal.ask(LogRequest::Confirm { round: 1 });
+    leader.hear("confirmed").await;
+    rig.depose();
+    leader.journal.ask(LogRequest::Confirm { round: 2 });
+    leader.hear("deposed").await;
+    leader.hear("not confirmed").await;
+    // Nor does it count any more what others would say now.
+    leader.journal.ask(LogRequest::Confirm { round: 3 });
+    leader.hear("not confirmed").await;
+    assert!(!leader.heard.contains(&"confirmed"), "{:?}", leader.heard);
 }

@@ -1,10 +1,11 @@
-//! Three whole masters over one log in memory, with slaves and clients: each of them has two others.
+//! Three whole masters, with slaves and clients: each of them has two others. They share one log in memory, or keep one of their own
+//! each on machines of their own.
 
 use crate::master::Client;
 use crate::peer::LIMIT;
 use bytes::BytesMut;
 use dsm::config::{MasterConfig, MasterKind, SlaveConfig};
-use dsm::env::sim::{Process, World};
+use dsm::env::sim::{Machine, Process, World};
 use dsm::env::Env;
 use dsm::journal::memory::MemoryLog;
 use dsm::journal::JournalKind;
@@ -29,9 +30,12 @@ const CLIENTS: usize = 8;
 /// How long a cluster is left alone where nothing is to happen any more.
 const QUIET: Duration = Duration::from_secs(5);
 
-/// Runs a scenario in worlds whose networks are slow in different places.
-fn in_some_worlds<F: Future<Output = ()>>(scenario: impl Fn(World) -> F) {
-    (0..SEEDS).for_each(|seed| World::run(seed, &scenario));
+/// Runs a scenario in worlds whose networks are slow in different places, with both kinds of logs.
+fn in_some_worlds<F: Future<Output = ()>>(scenario: impl Fn(World, Logs) -> F) {
+    for seed in 0..SEEDS {
+        World::run(seed, |world| scenario(world, Logs::Shared(MemoryLog::default())));
+        World::run(seed, |world| scenario(world, Logs::OfTheirOwn));
+    }
 }
 
 /// The address of a master.
@@ -47,19 +51,30 @@ struct Running {
     end: oneshot::Receiver<Result<(), NodeError>>,
 }
 
+/// What the masters' logs are.
+#[derive(Clone)]
+enum Logs {
+    /// One that they share.
+    Shared(MemoryLog),
+    /// One file each, which Raft keeps equal.
+    OfTheirOwn,
+}
+
 /// Three masters, of which the first is preferred, and two slaves.
 struct Trio {
     world: World,
     env: Env,
-    log: MemoryLog,
+    logs: Logs,
+    machines: Vec<Machine>,
     masters: Vec<Running>,
 }
 
 impl Trio {
     /// Starts a cluster, and waits until the first master serves and the others could take over.
-    async fn start(world: &World) -> Trio {
+    async fn start(world: &World, logs: Logs) -> Trio {
         let env = world.env(&world.machine("clients"), "client");
-        let mut trio = Trio { world: world.clone(), env, log: MemoryLog::default(), masters: Vec::new() };
+        let machines = HOSTS.iter().map(|host| world.machine(host)).collect();
+        let mut trio = Trio { world: world.clone(), env, logs, machines, masters: Vec::new() };
         for master in 0..HOSTS.len() {
             let running = trio.run(master);
             trio.masters.push(running);
@@ -75,17 +90,20 @@ impl Trio {
     }
 
     fn run(&self, master: usize) -> Running {
-        let config = MasterConfig {
-            new: true,
-            listen: vec![address(master)],
-            peers: (0..HOSTS.len()).filter(|other| *other != master).map(address).collect(),
-            ..MasterConfig::default()
-        };
+        let mut config = MasterConfig { new: true, listen: vec![address(master)], ..MasterConfig::default() };
+        match self.logs {
+            Logs::Shared(_) => {
+                config.peers = (0..HOSTS.len()).filter(|other| *other != master).map(address).collect();
+            }
+            Logs::OfTheirOwn => config.members = (0..HOSTS.len()).map(address).collect(),
+        }
         let kind = if master == 0 { MasterKind::Primary } else { MasterKind::Backup };
         let (stop, stopped) = oneshot::channel();
-        let journal = JournalKind::Memory(self.log.clone());
-        let machine = self.world.machine(HOSTS[master]);
-        let (process, end) = self.world.start(&machine, HOSTS[master], |env| {
+        let journal = match &self.logs {
+            Logs::Shared(log) => JournalKind::Memory(log.clone()),
+            Logs::OfTheirOwn => JournalKind::of(&config),
+        };
+        let (process, end) = self.world.start(&self.machines[master], HOSTS[master], |env| {
             run_master(kind, config, journal, env, async {
                 // Kept without a word: the test does not want it to stop.
                 if stopped.await.is_err() {
@@ -172,8 +190,8 @@ impl Trio {
 
 #[test]
 fn one_of_two_standbys_takes_over_from_a_master_that_dies_and_the_other_follows_it() {
-    in_some_worlds(|world| async move {
-        let mut trio = Trio::start(&world).await;
+    in_some_worlds(|world, logs| async move {
+        let mut trio = Trio::start(&world, logs).await;
         trio.set(0, "a", "1").await;
         trio.set(2, "b", "2").await;
         trio.kill(0);
@@ -201,8 +219,8 @@ fn one_of_two_standbys_takes_over_from_a_master_that_dies_and_the_other_follows_
 
 #[test]
 fn a_failover_by_an_operator_moves_the_reign_to_one_of_two_standbys() {
-    in_some_worlds(|world| async move {
-        let trio = Trio::start(&world).await;
+    in_some_worlds(|world, logs| async move {
+        let trio = Trio::start(&world, logs).await;
         trio.set(0, "a", "1").await;
         let mut operator = trio.client(0).await;
         operator.send(&["FAILOVER"]).await;
@@ -219,8 +237,8 @@ fn a_failover_by_an_operator_moves_the_reign_to_one_of_two_standbys() {
 
 #[test]
 fn a_master_that_stops_hands_over_to_one_of_two_standbys_and_no_request_fails() {
-    in_some_worlds(|world| async move {
-        let mut trio = Trio::start(&world).await;
+    in_some_worlds(|world, logs| async move {
+        let mut trio = Trio::start(&world, logs).await;
         let Running { stop, end, .. } = trio.masters.remove(0);
         let is_over = Cell::new(false);
         let writes = |client: usize| {

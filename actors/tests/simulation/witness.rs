@@ -311,7 +311,7 @@ impl State {
                     Connection::OfSlave(Box::new(Link { from_slave: frames, slave, host, ..Link::default() }))
                 }
                 HelloRole::Master { .. } => Connection::OfMasters(Box::new([frames, BytesMut::new()])),
-                HelloRole::Client => Connection::Other,
+                HelloRole::Client | HelloRole::Member { .. } => Connection::Other,
             },
             Ok(Some(_)) | Err(_) => Connection::Other,
             Ok(None) => Connection::New(start.split()),
@@ -410,6 +410,7 @@ impl State {
             | Message::Value { .. }
             | Message::Missing { .. }
             | Message::Trial { .. }
+            | Message::Member { .. }
             | Message::Control(_) => {}
         }
     }
@@ -522,6 +523,7 @@ impl State {
             | Message::Write { .. }
             | Message::Ping
             | Message::Trial { .. }
+            | Message::Member { .. }
             | Message::Read { .. }
             | Message::Drop { .. }
             | Message::Control(_) => {}

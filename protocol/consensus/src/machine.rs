@@ -938,6 +938,15 @@ impl Consensus {
         self.engine.0.advance_append_async(ready);
         let is_batch = batch.is_some();
         effects.extend(batch.map(Effect::Persist));
+        // That this member follows the leader's term is on disk: who answers a heartbeat waits for no entries, or a disk that is slow
+        // for a while would cost the leader its majority. After a longer while it does: each answer lets the leader send more.
+        let stalled_since = self.unsynced.front().map_or(self.now, |oldest| oldest.since);
+        let is_slow = self.now.since(stalled_since) > self.config.disk_stall_max_ms;
+        if self.noting.is_empty() && !is_slow {
+            let is_sign = |message: &mut Message| message.msg_type == MessageType::MsgHeartbeatResponse;
+            let signs: Vec<Message> = messages.extract_if(.., is_sign).collect();
+            effects.extend(signs.into_iter().filter_map(|message| self.outgoing(message)));
+        }
         if let Some((_, base)) =
             self.restoring.filter(|(batch, _)| planted!(RestoredBeforeSwap) && *batch == number)
         {

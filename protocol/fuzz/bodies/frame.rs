@@ -109,6 +109,7 @@ pub(crate) fn seeds() -> Vec<Vec<u8>> {
             Message::Write { version, reign, key: bytes("k"), value: bytes("v") },
             Message::Ping,
             Message::Trial { bytes: bytes("some") },
+            Message::Member { cluster: ClusterId(1), member: 2, body: bytes("said") },
             Message::Ack { through: 2, room_bytes: u64::MAX },
             Message::Drop { version, reign, key: bytes("k") },
         ],

@@ -341,7 +341,9 @@ impl Front {
         let stream = self.streams.entry(session).or_default();
         stream.longest =
             if stream.is_idle() { 0 } else { stream.longest }.max(queued.command.operands().longest_value());
-        stream.queue.push_back(queued);
+        // One that is asked again keeps its place.
+        let later = stream.queue.iter().rev().take_while(|other| other.asker.tag > queued.asker.tag).count();
+        stream.queue.insert(stream.queue.len() - later, queued);
         self.pump(stance, session, effects);
     }
 

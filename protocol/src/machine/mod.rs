@@ -14,6 +14,7 @@
 pub mod client;
 pub mod cluster_clock;
 pub mod compaction;
+pub mod confirm;
 pub mod doubt;
 pub mod fence;
 pub mod front;

@@ -81,6 +81,7 @@ fn hello(role: &str, cluster: Option<ClusterId>) -> Res<Hello> {
             seen: None,
             room_bytes: u64::MAX,
         },
+        "member" => HelloRole::Member { address: "a:1".to_owned() },
         "master" => HelloRole::Master { address: "a:1".to_owned(), log_identity: "boot:1:2".to_owned() },
         other => return Err(format!("no such role {other}").into()),
     };
@@ -92,6 +93,7 @@ fn role(hello: &Hello) -> &'static str {
         HelloRole::Client => "client",
         HelloRole::Slave { .. } => "slave",
         HelloRole::Master { .. } => "master",
+        HelloRole::Member { .. } => "member",
     }
 }
 

@@ -377,6 +377,15 @@ impl OsStream {
         }
     }
 
+    /// See [`Stream::give_up_after`].
+    fn give_up_after(&self, silence: Duration) {
+        match self {
+            OsStream::Tcp(stream) => tcp::give_up_after(stream, silence),
+            OsStream::Tls(stream) => tcp::give_up_after(stream.socket(), silence),
+            OsStream::Unix(_) => {}
+        }
+    }
+
     /// See [`Stream::show_progress`].
     fn show_progress(&self) {
         match self {
@@ -606,6 +615,16 @@ impl Stream {
     pub fn show_progress(&self) {
         match self {
             Stream::Os(stream) => stream.show_progress(),
+            #[cfg(feature = "sim")]
+            Stream::Sim(_) => {}
+        }
+    }
+
+    /// Ends the connection when the peer's system acknowledges nothing of what was sent for so long: while it is cut off the system
+    /// would try again more and more rarely, and notice late that it is back. A simulated network does not.
+    pub fn give_up_after(&self, silence: Duration) {
+        match self {
+            Stream::Os(stream) => stream.give_up_after(silence),
             #[cfg(feature = "sim")]
             Stream::Sim(_) => {}
         }

@@ -37,6 +37,15 @@ pub(super) async fn listen(address: &str) -> io::Result<TcpListener> {
     Err(last)
 }
 
+/// Lets the system end the connection when nothing of what was sent is acknowledged for so long.
+pub(super) fn give_up_after(stream: &TcpStream, silence: Duration) {
+    let millis = u32::try_from(silence.as_millis()).unwrap_or(u32::MAX);
+    // Only of a connection that has ended meanwhile, which its next write tells.
+    if let Err(error) = sockopt::set_tcp_user_timeout(stream, millis) {
+        log::debug!("user timeout not set error={error}");
+    }
+}
+
 /// Lets the system probe a peer that has been silent for `idle`, and end the connection when it answers none of three
 /// probes, a third of `idle` apart. Zero: never. As Redis does: a peer whose machine lost power says nothing at all.
 pub(super) fn keep_alive(stream: &TcpStream, idle: Duration) {

@@ -110,6 +110,18 @@ impl LineFollower {
         self.changes = self.waiting.iter().map(|line| line.changes.len()).sum();
     }
 
+    /// The place after the record of a reign that is to begin. It stands in the log already, and other masters may know of it.
+    pub(super) fn opened(&self, reign: Version) -> Position {
+        let id = record::reign_of_term(self.cluster, reign.epoch);
+        let reigns = Reign { epoch: reign.epoch, id };
+        Position { seq: reign.seq, epoch: reign.epoch, reign: reigns, ..self.told }
+    }
+
+    /// The master follows from here on: it is told at least that nothing is new.
+    pub(super) fn resume(&mut self) {
+        self.caught_up_at = None;
+    }
+
     /// The master is to forget what it was told.
     pub(super) fn begin_anew(&mut self) {
         self.told = Position::default();

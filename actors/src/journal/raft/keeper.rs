@@ -21,7 +21,7 @@ use actix::prelude::*;
 use bytes::Bytes;
 use dsm_consensus::ids::MemberId;
 use dsm_consensus::join::{JoinEffect, Newcomer};
-use dsm_consensus::machine::{CommittedEntry, ProposalTag, RefusedBecause};
+use dsm_consensus::machine::{CommittedEntry, ProposalTag, ReadTag, RefusedBecause};
 use dsm_consensus::wire::join::{EmptyMachine, JoinMessage};
 use dsm_consensus::wire::stream::StreamMessage;
 use dsm_consensus::wire::PeerMessage;
@@ -41,6 +41,9 @@ use tokio::sync::mpsc;
 /// How long a tick of the machine is.
 const TICK: Duration = Duration::from_millis(10);
 const TICK_MS: u64 = 10;
+
+/// What a machine says of itself whose disk is empty.
+const NOT_JOINED: &str = "there is no log here: one begins once all masters of --members have answered, or the members of one that is there";
 
 /// A newcomer asks the others every so many ticks.
 const ASKS_EVERY_TICKS: u64 = 10;
@@ -155,6 +158,10 @@ pub(super) struct RaftKeeper {
     noted: WitnessText,
     /// Events of the machine that are not stepped yet.
     pending: VecDeque<Event>,
+    /// To whom the leadership was to be given last, as this master does not want it.
+    yielded_to: Option<MemberId>,
+    /// In which tick that was.
+    yielded_at: u64,
     /// Whether the master wants to be told everything from the start, once the log is open.
     is_anew: bool,
     ticks: u64,
@@ -162,9 +169,14 @@ pub(super) struct RaftKeeper {
 }
 
 impl RaftKeeper {
-    pub(super) fn new(setup: RaftSetup, requests: Requests, links: Box<dyn MemberLinks>) -> Self {
+    pub(super) fn new(
+        setup: RaftSetup,
+        turns: Rc<TurnLengths>,
+        requests: Requests,
+        links: Box<dyn MemberLinks>,
+    ) -> Self {
         RaftKeeper {
-            turns: TurnLengths::new(Rc::clone(&setup.env)),
+            turns,
             guard: PanicGuard::new("RaftKeeper", setup.fate.clone()),
             setup,
             requests,
@@ -177,8 +189,11 @@ impl RaftKeeper {
             appends: Appends::default(),
             noted: WitnessText::default(),
             pending: VecDeque::new(),
+            yielded_to: None,
+            yielded_at: 0,
             is_anew: false,
-            ticks: 0,
+            // The first time is not too soon.
+            ticks: YIELDS_EVERY_TICKS,
         }
     }
 
@@ -220,6 +235,7 @@ impl RaftKeeper {
                 let own = EmptyMachine { token: env.random(), address, named };
                 let newcomer = Box::new(Newcomer::new(own, ClusterId(env.random())));
                 keeper.membership = RaftPart::Joining { newcomer, disk };
+                keeper.tell(LogEvent::KeptOut(Some(NOT_JOINED.to_owned())));
                 keeper.join(|newcomer, effects| newcomer.ask(effects), ctx);
             }
             Err(error) => keeper.fail(error),
@@ -234,7 +250,10 @@ impl RaftKeeper {
         for effect in effects {
             match effect {
                 JoinEffect::Tell { to, message } => self.say_join(&to, &message),
-                JoinEffect::Refused(why) => log::error!("no member of the cluster: {why}"),
+                JoinEffect::Refused(why) => {
+                    log::error!("no member of the cluster: {why}");
+                    self.tell(LogEvent::KeptOut(Some(why.to_string())));
+                }
                 JoinEffect::Begin { cluster, members } => {
                     log::info!("new log path={} cluster={cluster}", self.setup.path.display());
                     self.becomes(ctx, async move |disk, events| disk.begin(cluster, &members, &events).await);
@@ -295,6 +314,7 @@ impl RaftKeeper {
             let heard_at = BTreeMap::new();
             let member = Member { id, cluster, machine, jobs, reader, log, lines, follower, heard_at, reign };
             keeper.membership = RaftPart::Member(Box::new(member));
+            keeper.tell(LogEvent::KeptOut(None));
             keeper.settle();
         }));
     }
@@ -332,6 +352,11 @@ impl RaftKeeper {
         let Some(member) = self.member() else { return };
         // No member compacts its log, so nobody needs another one's file.
         let Some((_, from)) = from.filter(|(cluster, _)| *cluster == member.cluster) else { return };
+        let known = member.machine.members().get(from);
+        if known.is_some_and(|known| known.address != address) {
+            log::warn!("not heard: member {from} is at another address than {address:?}");
+            return;
+        }
         // A member that has no log yet learns from this alone where the others are.
         if member.heard_at.len() < HEARD_AT_MAX || member.heard_at.contains_key(&from) {
             member.heard_at.insert(from, address);
@@ -407,12 +432,7 @@ impl RaftKeeper {
             Effect::Committed(entries) => self.committed(entries),
             Effect::Refused { tags, why } => self.appends.refused(&tags, &refusal(why)),
             Effect::Elected(term) => log::info!("elected term={term}"),
-            Effect::Reigns(version) => {
-                if let Some(member) = self.member() {
-                    member.reign = Some(version);
-                }
-                self.yield_to_another();
-            }
+            Effect::Reigns(version) => self.reigns(version),
             Effect::Deposed { tags } => self.deposed(&tags),
             Effect::Follows { term, leader } => {
                 let leader = leader.map_or_else(|| "nobody".to_owned(), |leader| leader.to_string());
@@ -444,10 +464,12 @@ impl RaftKeeper {
                  lost here; let another machine take this member's place"
             )),
             Effect::Removed => self.no_member("this member was removed from the cluster"),
-            // Nobody asks for a change of the members, a read is not confirmed here yet, and no file is streamed.
-            Effect::ReadConfirmed { .. }
-            | Effect::ReadRefused(_)
-            | Effect::ChangeBegun
+            Effect::ReadConfirmed { read: ReadTag(round), .. } => {
+                self.tell(LogEvent::Confirmed { round, leads: true });
+            }
+            Effect::ReadRefused(ReadTag(round)) => self.tell(LogEvent::Confirmed { round, leads: false }),
+            // Nobody asks for a change of the members, and no file is streamed.
+            Effect::ChangeBegun
             | Effect::ChangeRefused(_)
             | Effect::MembersSettled(_)
             | Effect::SendStream(_)
@@ -456,6 +478,17 @@ impl RaftKeeper {
             | Effect::SyncStream(_)
             | Effect::DropStream(_)
             | Effect::Restored(_) => {}
+        }
+    }
+
+    /// The reign's first entry is committed.
+    fn reigns(&mut self, version: Version) {
+        if let Some(member) = self.member() {
+            member.reign = Some(version);
+        }
+        // Where nobody wants it, it does not go to and fro as fast as it can.
+        if self.ticks >= self.yielded_at + YIELDS_EVERY_TICKS {
+            self.yield_to_another();
         }
     }
 
@@ -487,11 +520,13 @@ impl RaftKeeper {
         }
         let unknown = (ErrorWord::Unknown, "another master leads, and may have the write or not".to_owned());
         let was_told = std::mem::take(&mut self.has_won);
-        let is_over =
-            matches!(self.stage, RaftStage::Transferring | RaftStage::Following | RaftStage::Halting);
-        if was_told && !is_over {
-            self.stage = RaftStage::Deposed;
-            self.tell(LogEvent::Deposed(NodeError::Deposed));
+        // Of a transfer that is under way the end is told.
+        if was_told && self.stage != RaftStage::Transferring {
+            // Who was told that it may lead, and has not begun to, follows on.
+            if self.stage != RaftStage::Following {
+                self.stage = RaftStage::Deposed;
+            }
+            self.tell(LogEvent::Lost);
         }
         self.appends.refused(tags, &unknown);
     }
@@ -579,7 +614,8 @@ impl RaftKeeper {
             return;
         }
         let is_told = member.follower.told().seq >= member.limit(&stage);
-        let (log, end) = (member.log, member.follower.told());
+        let opened = member.reign.map(|reign| member.follower.opened(reign));
+        let (log, end) = (member.log, opened.unwrap_or_else(|| member.follower.told()));
         if stage == RaftStage::Halting {
             self.stage = RaftStage::Idle;
             self.tell(LogEvent::Halted);
@@ -612,6 +648,21 @@ impl RaftKeeper {
         self.pending.push_back(Event::Propose(entries));
     }
 
+    /// Asks the others whether this one leads. Between two reigns of its own another one may have reigned.
+    fn confirm(&mut self, round: u64) {
+        match self.stage {
+            RaftStage::Reigning | RaftStage::Closing(_) | RaftStage::Transferring => {
+                self.pending.push_back(Event::Read(ReadTag(round)));
+            }
+            RaftStage::Following
+            | RaftStage::Halting
+            | RaftStage::Idle
+            | RaftStage::Opening
+            | RaftStage::Open
+            | RaftStage::Deposed => self.tell(LogEvent::Confirmed { round, leads: false }),
+        }
+    }
+
     fn read(&mut self, place: Place, version: Version, answer: ValueAnswer) {
         let reigns =
             matches!(self.stage, RaftStage::Reigning | RaftStage::Closing(_) | RaftStage::Transferring);
@@ -632,7 +683,10 @@ impl RaftKeeper {
         }
         let Some(member) = self.member() else { return };
         let (cluster, Some(version)) = (member.cluster, member.reign) else { return };
-        member.follower.begins(version);
+        // Unless a reign that was given up before it served begins once more.
+        if member.follower.told().seq < version.seq {
+            member.follower.begins(version);
+        }
         self.stage = RaftStage::Reigning;
         self.appends.begin();
         self.noted = WitnessText::default();
@@ -666,7 +720,14 @@ impl RaftKeeper {
                 self.tell(LogEvent::Leader(leader));
             }
             LogRequest::Follow => {
-                self.set_stage(&RaftStage::Idle, RaftStage::Following);
+                let follows =
+                    matches!(self.stage, RaftStage::Idle | RaftStage::Deposed | RaftStage::Following);
+                if follows {
+                    self.stage = RaftStage::Following;
+                    if let Some(member) = self.member() {
+                        member.follower.resume();
+                    }
+                }
             }
             LogRequest::FollowAnew => match self.member() {
                 Some(member) => member.follower.begin_anew(),
@@ -694,8 +755,10 @@ impl RaftKeeper {
             LogRequest::Note(text) => self.noted = text,
             LogRequest::Begin { .. } => self.begin(),
             LogRequest::Append { changes } => self.append(changes),
+            LogRequest::Confirm { round } => self.confirm(round),
             LogRequest::Read { place, version, answer } => self.read(place, version, answer),
             LogRequest::Sync => self.appends.after_all(Milestone::Sync),
+            LogRequest::Close { .. } if self.stage == RaftStage::Deposed => self.closed(),
             LogRequest::Close { to } => {
                 self.set_stage(&RaftStage::Reigning, RaftStage::Closing(to));
             }
@@ -722,16 +785,20 @@ impl RaftKeeper {
     }
 
     /// Gives the leadership to the next live member, as this master does not want it. Who wants it, no other one knows: it goes
-    /// round.
+    /// round, past one that has not taken it.
     fn yield_to_another(&mut self) {
-        let wants = self.has_won || self.is_queued;
-        let Some(member) = self.member() else { return };
+        let (wants, last) = (self.has_won || self.is_queued, self.yielded_to);
+        let RaftPart::Member(member) = &mut self.membership else { return };
         if wants || member.reign.is_none() {
+            self.yielded_to = None;
             return;
         }
+        let last = last.unwrap_or(member.id);
         let voters = member.machine.progress().into_iter().filter(|other| other.is_live);
         let voters = voters.filter(|other| member.machine.members().is_voter(other.member));
-        if let Some(next) = voters.min_by_key(|other| (other.member < member.id, other.member)) {
+        if let Some(next) = voters.min_by_key(|other| (other.member <= last, other.member)) {
+            self.yielded_to = Some(next.member);
+            self.yielded_at = self.ticks;
             self.pending.push_back(Event::Transfer(next.member));
         }
     }
@@ -809,8 +876,12 @@ impl Handler<FromMember> for RaftKeeper {
         let turns = Rc::clone(&self.turns);
         let _turn = turns.begin("raft keeper, members");
         match said {
-            FromMember::Said(said) => self.hear(said, ctx),
-            FromMember::LinkDown(member) => self.pending.push_back(Event::LinkDown(member)),
+            FromMember::Said(said) => said.into_iter().for_each(|said| self.hear(said, ctx)),
+            FromMember::LinkDown((cluster, from)) => {
+                if self.member().is_some_and(|member| member.cluster == cluster) {
+                    self.pending.push_back(Event::LinkDown(from));
+                }
+            }
         }
         self.turn(ctx);
     }

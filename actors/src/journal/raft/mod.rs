@@ -5,13 +5,14 @@
 //! `follower` what a follower is told. [`disk`] is one member's log and vote file, served by the task in `disk_task`; [`start`] finds at a
 //! start what is there, `lines` an entry's line in the file.
 //!
-//! How members reach each other is not built: who makes a [`RaftJournal`] passes [`MemberLinks`], and no program does. See *The seat* in
-//! `docs/ARCHITECTURE.md`.
+//! Members reach each other by [`MemberLinks`]: `dialed` has those of a node, each member dials all others, and what it hears comes over
+//! the links that they have opened, through [`RaftMembers`]. See *The seat* in `docs/ARCHITECTURE.md`.
 //!
 //! **Invariant:** everything here that a disk holds is one member's own: places, SYNCED and the marks differ between members, the
 //! words of the entries do not.
 
 mod appends;
+mod dialed;
 pub mod disk;
 mod disk_task;
 mod follower;
@@ -22,14 +23,17 @@ pub mod start;
 pub use lines::EntryLine;
 
 use super::shared_file::words::what_lacks;
-use super::{Hindrance, Journal, LogEvent, LogRequest, Wording};
+use super::{Hindrance, Journal, LogEvent, LogRequest, MakesJournal, Seat, Wording};
 use crate::env::Env;
 use crate::supervision::Fate;
+use crate::turns::TurnLengths;
 use actix::prelude::*;
 use bytes::Bytes;
 use dsm_consensus::ids::MemberId;
 use dsm_protocol::ids::ClusterId;
 use keeper::{LeaveLog, RaftKeeper, Requests, RequestsWait};
+use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::rc::Rc;
 
@@ -55,10 +59,10 @@ pub struct MemberSaid {
 #[derive(Message, Clone, Debug)]
 #[rtype(result = "()")]
 pub enum FromMember {
-    /// It says this.
-    Said(MemberSaid),
-    /// The connection with this member has ended, and not because this side closed it.
-    LinkDown(MemberId),
+    /// It says this, in this order.
+    Said(Vec<MemberSaid>),
+    /// The last connection by which this member was heard has ended, and not because this side closed it.
+    LinkDown((ClusterId, MemberId)),
 }
 
 /// What a [`RaftJournal`] is made from.
@@ -79,6 +83,93 @@ pub struct RaftSetup {
     pub events: Recipient<LogEvent>,
 }
 
+/// How what members say comes to the log of one master: its door gives it to whom this names.
+#[derive(Clone, Default)]
+pub struct RaftMembers(Rc<HeardMembers>);
+
+#[derive(Default)]
+struct HeardMembers {
+    port: RefCell<Option<Recipient<FromMember>>>,
+    /// Over how many links a member is heard.
+    links: RefCell<BTreeMap<(ClusterId, MemberId), usize>>,
+}
+
+/// A link by which another master is heard. The end of a member's last one is told with its drop.
+pub(crate) struct HeardLink {
+    members: RaftMembers,
+    port: Recipient<FromMember>,
+    from: Option<(ClusterId, MemberId)>,
+    is_cut: bool,
+}
+
+impl HeardLink {
+    /// Where to give what is heard.
+    pub(crate) fn port(&self) -> &Recipient<FromMember> {
+        &self.port
+    }
+
+    /// Notes who speaks; whether it may be the one who has spoken so far. Whoever was no member may become one.
+    pub(crate) fn speaks(&mut self, from: Option<(ClusterId, MemberId)>) -> bool {
+        if self.from == from {
+            return true;
+        }
+        if let (None, Some(member)) = (self.from, from) {
+            *self.members.0.links.borrow_mut().entry(member).or_default() += 1;
+            self.from = from;
+            return true;
+        }
+        false
+    }
+
+    /// This side closes it.
+    pub(crate) fn cut(&mut self) {
+        self.is_cut = true;
+    }
+}
+
+impl Drop for HeardLink {
+    fn drop(&mut self) {
+        let Some(member) = self.from else { return };
+        let mut links = self.members.0.links.borrow_mut();
+        let left = links.get_mut(&member).map_or(0, |count| {
+            *count -= 1;
+            *count
+        });
+        if left > 0 {
+            return;
+        }
+        links.remove(&member);
+        if !self.is_cut {
+            self.port.do_send(FromMember::LinkDown(member));
+        }
+    }
+}
+
+impl RaftMembers {
+    /// A link by which another master is heard, once there is a log.
+    pub(crate) fn heard(&self) -> Option<HeardLink> {
+        let port = self.0.port.borrow().clone()?;
+        Some(HeardLink { members: self.clone(), port, from: None, is_cut: false })
+    }
+
+    /// Gives what makes the log of a master, and its links to the other members.
+    pub(super) fn of_master(&self, seat: &Seat<'_>) -> MakesJournal {
+        let Seat { env, config, address, line_bytes_max, fate, .. } = seat;
+        let (port, env, fate, address) =
+            (self.clone(), Rc::clone(env), (*fate).clone(), (*address).to_owned());
+        let (path, line_bytes_max) = (config.log.clone(), *line_bytes_max);
+        let named = config.member_addresses();
+        let introduction = dialed::MemberIntroduction::of(seat);
+        Box::new(move |events, turns| {
+            let links = dialed::DialedMembers::new(introduction, Rc::clone(&turns));
+            let setup = RaftSetup { env, path, line_bytes_max, address, named, fate, events };
+            let journal = RaftJournal::counting(setup, turns, Box::new(links));
+            *port.0.port.borrow_mut() = Some(journal.port());
+            Box::new(journal)
+        })
+    }
+}
+
 /// A master's part in a log that masters on several machines keep.
 pub struct RaftJournal {
     keeper: Addr<RaftKeeper>,
@@ -90,9 +181,15 @@ pub struct RaftJournal {
 impl RaftJournal {
     /// Opens the log, and begins to follow it.
     pub fn begin(setup: RaftSetup, links: Box<dyn MemberLinks>) -> Self {
+        let turns = TurnLengths::new(Rc::clone(&setup.env));
+        Self::counting(setup, turns, links)
+    }
+
+    /// The same, and counts its turns among those of its node.
+    fn counting(setup: RaftSetup, turns: Rc<TurnLengths>, links: Box<dyn MemberLinks>) -> Self {
         let path = setup.path.clone();
         let requests = Requests::default();
-        let keeper = RaftKeeper::new(setup, Rc::clone(&requests), links).start();
+        let keeper = RaftKeeper::new(setup, turns, Rc::clone(&requests), links).start();
         RaftJournal { keeper, requests, path }
     }
 
@@ -114,6 +211,11 @@ impl Journal for RaftJournal {
 
     /// Whoever hangs says nothing to the other members, either: they elect another one.
     fn advance(&self) {}
+
+    /// Another member may have been elected while this process was stopped, or cut off.
+    fn confirms(&self) -> bool {
+        true
+    }
 
     fn words(&self, wording: Wording<'_>) -> String {
         let shown = self.path.display().to_string();

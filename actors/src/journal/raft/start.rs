@@ -21,6 +21,7 @@ use dsm_protocol::machine::log_scan::{EntriesSeen, LogPlace, LogScan, Part, Repl
 use dsm_protocol::record::{self, BadLine, CrashKind, Position};
 use std::io;
 use std::rc::Rc;
+use std::time::Duration;
 
 /// What is on the disk of a machine.
 pub enum DiskFound {
@@ -42,6 +43,10 @@ pub struct StartedDisk {
     pub end: Position,
 }
 
+/// So often the lock of the log is tried, with such pauses: five seconds in all.
+const LOCK_TRIES: u32 = 100;
+const LOCK_PAUSE: Duration = Duration::from_millis(50);
+
 /// The disk of a machine that is no member yet. Its log is empty, and locked.
 pub struct EmptyDisk {
     setup: RaftDiskSetup,
@@ -56,11 +61,7 @@ pub struct EmptyDisk {
 /// something or another process has the log.
 pub async fn open(setup: RaftDiskSetup, events: &Recipient<LogEvent>) -> Result<DiskFound, NodeError> {
     let disk = setup.env.disk();
-    let vote_error = |error| NodeError::file(setup.vote_path(), error);
-    let vote = match disk.read_small(&setup.vote_path(), FILE_BYTES).await {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => None,
-        read => Some(VoteRecord::of_file(&read.map_err(vote_error)?)),
-    };
+    let vote = read_vote(&setup).await?;
     let error = |error| NodeError::file(&setup.path, error);
     let is_there = disk.identity(&setup.path).await.map_err(error)?.is_some();
     if let (false, Some(Ok(vote))) = (is_there, &vote) {
@@ -71,17 +72,38 @@ pub async fn open(setup: RaftDiskSetup, events: &Recipient<LogEvent>) -> Result<
         )));
     }
     let log = disk.open(&setup.path, OpenMode::Write).await.map_err(error)?;
-    if !log.try_lock().map_err(error)? {
-        let error = io::Error::new(io::ErrorKind::WouldBlock, "another process has it locked");
-        return Err(NodeError::file(&setup.path, error));
-    }
-    let vote = match vote {
+    lock(&setup, &*log).await?;
+    // Nobody else writes it from here on.
+    let vote = match read_vote(&setup).await? {
         Some(Ok(vote)) => vote,
         Some(Err(error)) => return begins_anew(setup, log, Some(error)).await.map(DiskFound::Empty),
         None => return begins_anew(setup, log, None).await.map(DiskFound::Empty),
     };
     let member = Box::pin(Replaying::new(setup, log, vote, events).await?.run()).await?;
     Ok(DiskFound::Member(Box::new(member)))
+}
+
+/// What the vote file says; `None` when there is none.
+async fn read_vote(setup: &RaftDiskSetup) -> Result<Option<Result<VoteRecord, VoteFileError>>, NodeError> {
+    match setup.env.disk().read_small(&setup.vote_path(), FILE_BYTES).await {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        read => {
+            let bytes = read.map_err(|error| NodeError::file(setup.vote_path(), error))?;
+            Ok(Some(VoteRecord::of_file(&bytes)))
+        }
+    }
+}
+
+/// Locks the log. A process that was killed a moment ago may be at the disk still.
+async fn lock(setup: &RaftDiskSetup, log: &dyn File) -> Result<(), NodeError> {
+    let error = |error| NodeError::file(&setup.path, error);
+    for _ in 0..LOCK_TRIES {
+        if log.try_lock().map_err(error)? {
+            return Ok(());
+        }
+        tokio::time::sleep(LOCK_PAUSE).await;
+    }
+    Err(error(io::Error::new(io::ErrorKind::WouldBlock, "another process has it locked")))
 }
 
 /// A disk without a vote file that says anything counts as empty, if the log has no more than what [`EmptyDisk::begin`] writes before

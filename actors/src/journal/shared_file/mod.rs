@@ -157,6 +157,8 @@ impl Journal for SharedFile {
     fn ask(&mut self, request: LogRequest) {
         let errand = match request {
             // Admission has counted these requests, so the mailbox is bounded by the permits.
+            // Nobody asks.
+            LogRequest::Confirm { .. } => return,
             LogRequest::Append { changes } => return self.hot.write(Append { changes }),
             LogRequest::Read { place, version, answer } => return self.hot.read(place, version, answer),
             LogRequest::Sync => {
@@ -199,6 +201,11 @@ impl Journal for SharedFile {
 
     fn advance(&self) {
         self.hot.with_guard(|guard| guard.advance());
+    }
+
+    /// Who holds the lock leads, whether he knows it or not.
+    fn confirms(&self) -> bool {
+        false
     }
 
     fn words(&self, wording: Wording<'_>) -> String {

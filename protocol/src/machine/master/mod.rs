@@ -110,7 +110,7 @@ impl ReadId {
 }
 
 /// Who is to get an answer: a session, and the place of the request in it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Asker {
     /// The session that the request came over.
     pub session: SessionId,

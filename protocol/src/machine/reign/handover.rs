@@ -36,6 +36,8 @@ pub enum HandoverFailure {
     StandbyGone,
     /// The log took too long to be closed.
     LogNotClosed,
+    /// Another master leads by now.
+    LeadershipLost,
 }
 
 impl fmt::Display for HandoverFailure {
@@ -45,6 +47,7 @@ impl fmt::Display for HandoverFailure {
             HandoverFailure::RequestsInFlight => f.write_str("requests in flight were not done in time"),
             HandoverFailure::StandbyGone => f.write_str("the standby is gone"),
             HandoverFailure::LogNotClosed => f.write_str("the log could not be closed in time"),
+            HandoverFailure::LeadershipLost => f.write_str("another master leads"),
         }
     }
 }
@@ -76,6 +79,7 @@ impl Leadership {
             | ReignRole::Opening { .. }
             | ReignRole::Announcing { .. }
             | ReignRole::Doubting { .. }
+            | ReignRole::Losing { .. }
             | ReignRole::Departing { .. }
             | ReignRole::Ended => Err(Refusal::NotActive),
         };
@@ -129,6 +133,9 @@ impl Leadership {
     pub(super) fn turn_ended(&mut self, now: Millis, around: &Surroundings, effects: &mut Vec<Effect>) {
         if around.is_behind || !self.waits_for_requests() {
             return;
+        }
+        if let ReignRole::Losing { .. } = self.role {
+            return self.tick_losing(now, around, effects);
         }
         planted!(HandoverDoesNotWait => {
             if matches!(self.role, ReignRole::Yielding { .. }) {
@@ -190,6 +197,7 @@ impl Leadership {
             | ReignRole::Announcing { .. }
             | ReignRole::Doubting { .. }
             | ReignRole::Closing { .. }
+            | ReignRole::Losing { .. }
             | ReignRole::Stopping { .. }
             | ReignRole::Departing { .. }
             | ReignRole::Ended => return,

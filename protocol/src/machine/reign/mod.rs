@@ -14,11 +14,13 @@
 //!                      └─ the log was slow, or a request: Serving again
 //! ```
 //!
-//! A slave that has seen what the log lacks makes `Doubting`, and then `Waiting`, of `Announcing`. A stop makes `Stopping`, a log that
+//! A slave that has seen what the log lacks makes `Doubting`, and then `Waiting`, of `Announcing`. A reign that is lost to another master
+//! ends in `Losing`, and then `Standby`. A stop makes `Stopping`, a log that
 //! was moved away makes `Departing`, and both end in `Ended`.
 
 mod handover;
 mod hearsay;
+mod losing;
 pub mod may_begin;
 mod opening;
 mod standbys;
@@ -155,6 +157,18 @@ pub enum ReignRole {
         /// Whether the log was asked back.
         asked_back: bool,
     },
+    /// Leads no more, without having been asked: another master does. What is in flight comes to its end, then this one
+    /// follows.
+    Losing {
+        /// The reign that is over.
+        reign: Reign,
+        /// Since when.
+        since: Millis,
+        /// Whether the fate of all that was to be written is known.
+        is_answered: bool,
+        /// Whether the log is being closed.
+        is_closing: bool,
+    },
     /// The log is being closed for good.
     Stopping {
         /// The reign that ends.
@@ -275,8 +289,10 @@ pub enum Event<'a> {
     },
     /// The log was not closed and is open.
     Reopened,
-    /// This master leads no more, without having been asked.
+    /// This master leads no more, without having been asked, and may not follow either.
     Deposed,
+    /// This master leads no more, without having been asked, and may follow whoever leads now.
+    Lost,
     /// Everything in front of that is answered.
     Answered,
     /// Something failed that the node cannot go on without.
@@ -520,6 +536,11 @@ pub enum Saying {
     Refused(Refusal),
     /// A handover is given up.
     Aborted(HandoverFailure),
+    /// The reign is lost to another master, which this one follows.
+    Lost {
+        /// The epoch that ended.
+        epoch: Epoch,
+    },
     /// The reign is handed over.
     HandedOver {
         /// The epoch that ended.
@@ -607,7 +628,9 @@ impl Leadership {
             ReignRole::Yielding { .. } | ReignRole::Closing { .. } if planted!(HandoverHoldsNothing) => {
                 Stance::Serving
             }
-            ReignRole::Yielding { .. } | ReignRole::Closing { .. } => Stance::Holding,
+            ReignRole::Yielding { .. } | ReignRole::Closing { .. } | ReignRole::Losing { .. } => {
+                Stance::Holding
+            }
             ReignRole::Stopping { .. } | ReignRole::Departing { .. } | ReignRole::Ended => Stance::Stopping,
         }
     }
@@ -654,6 +677,7 @@ impl Leadership {
             | ReignRole::Preparing { reign, .. }
             | ReignRole::Yielding { reign, .. }
             | ReignRole::Closing { reign, .. }
+            | ReignRole::Losing { reign, .. }
             | ReignRole::Stopping { reign } => Some(reign),
             ReignRole::Standby { .. }
             | ReignRole::Barred { .. }
@@ -673,7 +697,8 @@ impl Leadership {
             | ReignRole::Serving { reign }
             | ReignRole::Preparing { reign, .. }
             | ReignRole::Yielding { reign, .. }
-            | ReignRole::Closing { reign, .. } => Some(reign),
+            | ReignRole::Closing { reign, .. }
+            | ReignRole::Losing { reign, .. } => Some(reign),
             ReignRole::Standby { .. }
             | ReignRole::Barred { .. }
             | ReignRole::Halting
@@ -708,6 +733,7 @@ impl Leadership {
             | ReignRole::Preparing { .. }
             | ReignRole::Yielding { .. }
             | ReignRole::Closing { .. }
+            | ReignRole::Losing { .. }
             | ReignRole::Stopping { .. }
             | ReignRole::Departing { .. }
             | ReignRole::Ended => true,
@@ -730,7 +756,7 @@ impl Leadership {
     /// Whether the end of the requests in flight is waited for, to close the log after them.
     pub fn waits_for_requests(&self) -> bool {
         match self.role {
-            ReignRole::Yielding { .. } => true,
+            ReignRole::Yielding { .. } | ReignRole::Losing { .. } => true,
             ReignRole::Serving { .. } | ReignRole::Preparing { .. } => self.is_closing(),
             ReignRole::Standby { .. }
             | ReignRole::Barred { .. }
@@ -762,6 +788,7 @@ impl Leadership {
             | ReignRole::Preparing { .. }
             | ReignRole::Yielding { .. }
             | ReignRole::Closing { .. }
+            | ReignRole::Losing { .. }
             | ReignRole::Stopping { .. }
             | ReignRole::Departing { .. }
             | ReignRole::Ended => None,
@@ -793,7 +820,8 @@ impl Leadership {
             Event::Closed { end, log, reigns } => self.closed(now, end, log, reigns, effects),
             Event::Reopened => self.abort_handover(HandoverFailure::LogNotClosed, effects),
             Event::Deposed => self.deposed(now, effects),
-            Event::Answered => self.depart(effects),
+            Event::Lost => self.lost(now, effects),
+            Event::Answered => self.answered(effects),
             Event::Failed => self.become_role(ReignRole::Ended, effects),
             Event::StopAsked => self.stop_asked(now, effects),
             Event::SlaveCame { slave, cluster } => {
@@ -842,6 +870,7 @@ impl Leadership {
             }
             ReignRole::Yielding { .. } => self.tick_yielding(now, around, effects),
             ReignRole::Closing { .. } => self.tick_log_closing(now, effects),
+            ReignRole::Losing { .. } => self.tick_losing(now, around, effects),
             ReignRole::Departing { since } => {
                 if now.since(since) >= DEPART_MS {
                     self.depart(effects);
@@ -882,6 +911,14 @@ impl Leadership {
             self.become_role(ReignRole::Ended, effects);
             effects.push(Effect::End(Ending::Refused));
         }
+    }
+
+    /// All that was to be written is answered.
+    fn answered(&mut self, effects: &mut Vec<Effect>) {
+        if let ReignRole::Losing { is_answered, .. } = &mut self.role {
+            *is_answered = true;
+        }
+        self.depart(effects);
     }
 
     fn depart(&mut self, effects: &mut Vec<Effect>) {

@@ -298,6 +298,7 @@ impl Leadership {
     ) {
         let (ReignRole::Doubting { reign, .. }
         | ReignRole::Closing { reign, .. }
+        | ReignRole::Losing { reign, .. }
         | ReignRole::Stopping { reign }) = &self.role
         else {
             return;
@@ -318,9 +319,13 @@ impl Leadership {
             self.end(effects);
             return;
         }
-        effects.push(Effect::Say(Saying::HandedOver { epoch: reign.epoch }));
-        self.answer_operators(&crate::command::Reply::Done, effects);
-        self.takeover.yielded(now);
+        if let ReignRole::Losing { .. } = self.role {
+            effects.push(Effect::Say(Saying::Lost { epoch: reign.epoch }));
+        } else {
+            effects.push(Effect::Say(Saying::HandedOver { epoch: reign.epoch }));
+            self.answer_operators(&crate::command::Reply::Done, effects);
+            self.takeover.yielded(now);
+        }
         effects.push(Effect::Follow);
         self.become_role(ReignRole::Standby { queue: Queue::Replaying }, effects);
         effects.push(Effect::TellState);

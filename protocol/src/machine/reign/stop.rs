@@ -138,6 +138,7 @@ impl Leadership {
                 | ReignRole::Preparing { .. }
                 | ReignRole::Yielding { .. }
                 | ReignRole::Closing { .. }
+                | ReignRole::Losing { .. }
                 | ReignRole::Stopping { .. }
                 | ReignRole::Departing { .. }
                 | ReignRole::Ended,

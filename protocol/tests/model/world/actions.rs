@@ -187,6 +187,7 @@ impl World {
             | ReignRole::Announcing { .. }
             | ReignRole::Serving { .. }
             | ReignRole::Yielding { .. }
+            | ReignRole::Losing { .. }
             | ReignRole::Departing { .. }
             | ReignRole::Ended => {}
         }
