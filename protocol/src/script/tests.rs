@@ -148,6 +148,32 @@ fn nothing_catches_the_end_of_a_script() {
 }
 
 #[test]
+fn what_calls_itself_without_end_ends_on_a_short_stack() {
+    let bodies = [
+        "local function f() return pcall(f) end return f()",
+        "local function f(n) local ok, e = pcall(f, n + 1) return e end return f(1)",
+        "local function f() table.sort({3, 2, 1}, function() f() end) end f()",
+        "local function f() coroutine.wrap(f)() end f()",
+        "local function f() coroutine.resume(coroutine.create(f)) end f()",
+        "local function f() string.gsub('x', 'x', f) end f()",
+        "local t = setmetatable({}, {}) setmetatable(t, {__index = function(t, k) return t[k] end}) return t[1]",
+        "local t = {} for i = 1, 20000 do t = {t} end return t",
+        "local t = {} for i = 1, 20000 do t = {t} end return cjson.encode(t)",
+        "return cjson.decode(('['):rep(100000))",
+        "return loadstring(('('):rep(100000))",
+        "return loadstring('return ' .. ('{'):rep(100000))",
+        "return string.find(('a'):rep(10000), ('(a'):rep(1000))",
+    ];
+    let deep = std::thread::Builder::new().stack_size(1 << 20).spawn(move || {
+        for body in bodies {
+            ended(body);
+            assert_eq!(told("return 1"), ":1^", "{body}");
+        }
+    });
+    deep.expect("a thread").join().expect("no stack has ended");
+}
+
+#[test]
 fn a_script_leaves_nothing_to_the_next_one() {
     for body in [
         "KEYS.x = 1 ARGV.x = 1 return KEYS.x",
