@@ -39,7 +39,7 @@
 //! | [`client_actor`] | `ClientActor`: a client library | embedding program |
 //!
 //! Around them: `door` (the listening socket, its connections' tasks, and the sessions of those who ask), `dial` (how a link to
-//! a master is dialed, greeted and kept), `http` (health, status and metrics), `timings` and `turns` (how long things take), `secrets` (where secrets come from), `batch` (how bytes travel between tasks and actors), [`journal::shared_file`] (what a new holder of
+//! a master is dialed, greeted and kept), `http` (health, status and metrics), `service` (what the manager of services is told), `timings` and `turns` (how long things take), `secrets` (where secrets come from), `batch` (how bytes travel between tasks and actors), [`journal::shared_file`] (what a new holder of
 //! the lock does to the log), [`supervision`] (how a node ends) and [`node_error`] (why).
 //!
 //! **Invariant:** everything of one node runs on one thread. Threads belong to [`env::real`] alone, and to
@@ -75,11 +75,13 @@ mod reading;
 mod reload;
 pub mod salvage;
 mod secrets;
+mod service;
 mod shown;
 pub mod slave;
 pub mod slave_proxy;
 pub mod supervision;
 mod timings;
+mod told;
 mod turns;
 
 #[cfg(test)]

@@ -19,6 +19,7 @@ use crate::master::{self, MasterActor};
 use crate::node_error::NodeError;
 use crate::reload;
 use crate::secrets;
+use crate::service;
 use crate::slave::{BegunSlave, SlaveActor};
 use crate::supervision::{Dismiss, Fate, Stop};
 use crate::turns::TurnLengths;
@@ -195,7 +196,8 @@ pub(crate) async fn open_master(
         linking.spawn_local(dialed::keep(introduction, context.clone(), fate.clone()));
     }
     let accepting = accept(listeners, sentinel, &context, &fate);
-    let _telling = http::keep(http, || host_of_master(&master, &context), &fate);
+    let mut _telling = http::keep(http, || host_of_master(&master, &context), &fate);
+    service::keep(&mut _telling, &context.env, master.clone().recipient());
     let _reloading = reload::keep(tls, has_users.then_some(context), asks, &fate);
     Ok(OpenMaster { address, master, fate, switchboard, accepting, _reloading, _telling, linking })
 }
@@ -456,7 +458,8 @@ impl OpenSlave {
             Some(address) => Some(open_slave_http(&self.env, address).await?),
         };
         let host = || HttpHost::new(&self.env, self.slave.clone().recipient(), Guard::Slave, &self.turns);
-        let _telling = http::keep(http, host, &self.fate);
+        let mut telling = http::keep(http, host, &self.fate);
+        service::keep(&mut telling, &self.env, self.slave.clone().recipient());
         let outcome = ended(stop, || self.slave.do_send(Stop), &self.fate).await;
         end_tasks(&mut self.links, outcome.is_ok().then_some(Linger::CLEAN), || 0).await;
         self.slave.do_send(Dismiss);

@@ -114,6 +114,17 @@ pub trait Environment {
         None
     }
 
+    /// How often the manager of services that has started this process wants to be told how it is; `None` if there is none, or it
+    /// does not.
+    fn service_interval(&self) -> Option<Duration> {
+        None
+    }
+
+    /// Tells it that. Never waits.
+    fn tell_service(&self, news: ServiceNews) {
+        let _ = news;
+    }
+
     /// The files that this node may open.
     fn disk(&self) -> Rc<dyn Disk>;
 
@@ -144,6 +155,15 @@ pub trait Environment {
     fn processor_time_us(&self) -> Option<(u64, u64)> {
         None
     }
+}
+
+/// What the manager of services is told of this process.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServiceNews {
+    /// Whether it does its part.
+    pub is_ready: bool,
+    /// In words, on one line.
+    pub status: String,
 }
 
 /// The identity of a file, whatever its path.

@@ -4,8 +4,8 @@
 //! `timings.rs`. Names and units are Prometheus' own: seconds and bytes, `_total` at what only grows. `docs/OPERATIONS.md` says
 //! which of them to watch.
 
-use super::told::{NodeFacts, NodeTold};
 use crate::timings::{Tally, Timings, BOUNDS_US};
+use crate::told::{NodeFacts, NodeTold};
 use dsm_protocol::info::{
     ClientsInfo, CpuInfo, CpuSeconds, KeyspaceInfo, LogInfo, MasterInfo, MasterRole, MemoryInfo, NodeState,
     ReplicationInfo, RequestsInfo, SlaveInfo, SlaveNodeInfo, SlavesInfo, TurnsInfo,

@@ -15,7 +15,6 @@
 //! | `routes` | the paths, and the answers |
 //! | `status`, `metrics` | the answers in JSON, and in the form of Prometheus |
 //! | `page.html`, `events`, `history` | the page, what it is told each second, and of the last ten minutes |
-//! | `told` | the question to the actor |
 
 mod carrier;
 mod events;
@@ -26,13 +25,12 @@ mod routes;
 mod status;
 #[cfg(test)]
 mod tests;
-mod told;
 
 pub(crate) use guard::Guard;
-pub(crate) use told::{AskNode, NodeFacts, NodeTold};
 
 use crate::env::{Env, Listener, Stream};
 use crate::supervision::{Fate, TaskGuard};
+use crate::told::{AskNode, NodeTold};
 use crate::turns::TurnLengths;
 use actix::Recipient;
 use carrier::ConnectionLife;

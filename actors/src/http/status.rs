@@ -1,7 +1,7 @@
 //! `/status`: what a node sees of itself, in JSON. `docs/FORMATS.md`, *Status*, has the schema.
 
-use super::told::{NodeFacts, NodeTold};
 use crate::timings::{Tally, Timings};
+use crate::told::{NodeFacts, NodeTold};
 use serde_json::{json, Value};
 
 /// The whole answer.

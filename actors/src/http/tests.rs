@@ -4,6 +4,7 @@ use super::*;
 use crate::address;
 use crate::env::real::RealEnv;
 use crate::process_info::{cpu_info, memory_info};
+use crate::told::NodeFacts;
 use actix::{Actor, Context, Handler, ResponseFuture};
 use bytes::BytesMut;
 use dsm_protocol::ids::{Epoch, SlaveId};

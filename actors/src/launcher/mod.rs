@@ -205,6 +205,8 @@ impl Launcher {
         }
         // One port for all of them would be that of the first alone.
         command.env_remove("DSM_HTTP");
+        // Whoever has started this process is told of it, not of the others.
+        command.env_remove("NOTIFY_SOCKET");
         if let Some(address) = self.http_address(role) {
             command.arg("--http").arg(address.to_string());
         }

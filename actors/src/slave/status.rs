@@ -2,8 +2,8 @@
 
 use super::SlaveActor;
 use crate::address;
-use crate::http::{AskNode, NodeFacts, NodeTold};
 use crate::process_info::{cpu_info, memory_info};
+use crate::told::{AskNode, NodeFacts, NodeTold};
 use actix::prelude::Handler;
 use dsm_protocol::info::{HolderInfo, MasterLinkInfo, OrEmpty, OrUnlimited, SlaveNodeInfo};
 

@@ -4,6 +4,7 @@
 //! lock files, one that waits for the lock and then publishes the holder's counter.
 
 mod disk;
+mod service;
 
 use super::short_timer::ShortTimer;
 use super::threads::spawn_thread;
@@ -24,6 +25,7 @@ use nix::sys::time::{TimeVal, TimeValLike as _};
 use rustix::fs::FlockOperation;
 use rustix::process::{Pid, PidfdFlags, Signal};
 use rustix::time::ClockId;
+use service::ServiceManager;
 use std::cell::RefCell;
 use std::fmt;
 use std::fs;
@@ -52,6 +54,8 @@ pub struct RealEnv {
     short_timer: ShortTimer,
     /// TLS for every connection over TCP, if there is any.
     tls: Option<Tls>,
+    /// Who has started this process and wants to know how it is.
+    service: Option<ServiceManager>,
 }
 
 impl RealEnv {
@@ -61,12 +65,16 @@ impl RealEnv {
     /// From now on SIGXFSZ does not end the process: a write beyond the limit on the file size (`ulimit -f`) is an error
     /// like that of a full disk.
     pub fn new() -> super::Env {
-        RealEnv::logging(|| 0)
+        RealEnv::of_process(|| 0, None)
     }
 
-    /// The same for a process that may lose log lines: `lines_lost` gives their number since the start, and never
-    /// waits.
+    /// The same for a process that is this node and nothing else, and may lose log lines: `lines_lost` gives their number since the
+    /// start, and never waits. The manager of services is told how it is.
     pub fn logging(lines_lost: fn() -> u64) -> super::Env {
+        RealEnv::of_process(lines_lost, ServiceManager::open())
+    }
+
+    fn of_process(lines_lost: fn() -> u64, service: Option<ServiceManager>) -> super::Env {
         // A signal with a handler does not have its default effect. Nothing needs to receive it.
         if let Err(error) = signal(SignalKind::from_raw(libc::SIGXFSZ)) {
             log::warn!("a file that outgrows its limit will end this process cause={error}");
@@ -77,11 +85,22 @@ impl RealEnv {
             lock_paths: Rc::default(),
             short_timer: ShortTimer::default(),
             tls: None,
+            service,
         })
     }
 }
 
 impl Environment for RealEnv {
+    fn service_interval(&self) -> Option<Duration> {
+        self.service.as_ref().map(ServiceManager::every)
+    }
+
+    fn tell_service(&self, news: super::ServiceNews) {
+        if let Some(service) = &self.service {
+            service.tell(news);
+        }
+    }
+
     fn now(&self) -> Millis {
         Millis(self.start.elapsed().as_millis() as u64)
     }

@@ -1,4 +1,4 @@
-//! What a node tells of itself when its HTTP port is asked.
+//! What a node tells of itself when its HTTP port is asked, or the manager of services is told of it.
 //!
 //! Owns the question to the node's actor and the forms of the answer. The fields are `dsm_protocol::info`'s.
 
