@@ -205,10 +205,38 @@ fn main() -> ExitCode {
     }
 }
 
+/// Whether a log is that of a member of masters on several machines: then its vote file is beside it.
+fn is_of_member(file: &Path) -> bool {
+    let mut vote = file.as_os_str().to_owned();
+    vote.push(".vote");
+    Path::new(&vote).exists()
+}
+
+/// What changes a log would make a member forget what it has told the others.
+fn refuse_members(command: &Command) -> anyhow::Result<()> {
+    let file = match command {
+        Command::Check { .. } | Command::Dump { .. } => return Ok(()),
+        Command::Compact { file }
+        | Command::Repair { file, .. }
+        | Command::NewCluster { file }
+        | Command::AcceptLoss { file }
+        | Command::Forget { file }
+        | Command::Import { file, .. } => file,
+    };
+    let path = file.display();
+    ensure!(
+        !is_of_member(file),
+        "{path} is the log of a member of masters on several machines (--members), as {path}.vote says: nothing may change it but \
+         its master"
+    );
+    Ok(())
+}
+
 fn run(args: &Args) -> anyhow::Result<u8> {
     // As in the masters: one record may hold several values of the longest length.
     let line_max = line_bytes_max(Limits::for_values(args.max_value.as_u64() as usize).request_bytes_max);
     let mut out = BufWriter::new(io::stdout().lock());
+    refuse_members(&args.command)?;
     match &args.command {
         Command::Check { file } => check(file, crash_kind(args.crash, file), line_max, &mut out),
         Command::Dump { file, key, json } => {
@@ -241,12 +269,32 @@ struct Walk {
 
 /// Reads a log to its end, or to its first bad line, which is judged by everything after it.
 fn walk(
-    mut file: impl Read,
+    file: impl Read,
     crash: CrashKind,
     line_max: usize,
+    visit: impl FnMut(&Record<'_>, Span) -> anyhow::Result<()>,
+) -> anyhow::Result<Walk> {
+    walk_by((Scanner::new(line_max), line_max), file, crash, visit)
+}
+
+/// The same for a log that is only looked at, which may be that of a member.
+fn walk_any(
+    (path, file): (&Path, impl Read),
+    crash: CrashKind,
+    line_max: usize,
+    visit: impl FnMut(&Record<'_>, Span) -> anyhow::Result<()>,
+) -> anyhow::Result<Walk> {
+    let scanner = Scanner::new(line_max);
+    let scanner = if is_of_member(path) { scanner.with_members() } else { scanner };
+    walk_by((scanner, line_max), file, crash, visit)
+}
+
+fn walk_by(
+    (mut scanner, line_max): (Scanner, usize),
+    mut file: impl Read,
+    crash: CrashKind,
     mut visit: impl FnMut(&Record<'_>, Span) -> anyhow::Result<()>,
 ) -> anyhow::Result<Walk> {
-    let mut scanner = Scanner::new(line_max);
     let mut buffer = vec![0; CHUNK_BYTES];
     // The bytes of the buffer that are read and not parsed yet.
     let (mut start, mut end) = (0, 0);
@@ -406,7 +454,7 @@ impl Census {
 
 fn check(path: &Path, crash: CrashKind, line_max: usize, out: &mut impl Write) -> anyhow::Result<u8> {
     let mut census = Census::default();
-    let Walk { position, verdict } = walk(open(path)?, crash, line_max, |record, span| {
+    let Walk { position, verdict } = walk_any((path, open(path)?), crash, line_max, |record, span| {
         census.count(record, span);
         Ok(())
     })
@@ -448,7 +496,7 @@ fn dump(
     json: bool,
     out: &mut impl Write,
 ) -> anyhow::Result<u8> {
-    let walk = walk(open(path)?, crash, line_max, |record, span| {
+    let walk = walk_any((path, open(path)?), crash, line_max, |record, span| {
         let concerns = match (key, record.body) {
             (None, _) => true,
             (Some(key), Body::Write(mut pairs)) => pairs.any(|(candidate, _)| candidate.is(key)),

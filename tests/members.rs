@@ -297,6 +297,62 @@ fn all_masters_lose_power_at_once_and_start_in_any_order() {
 }
 
 #[test]
+fn an_operator_moves_the_reign_and_the_preferred_master_has_it_back_and_no_request_fails() {
+    let mut members = Members::start();
+    assert_eq!(members.settle(), 0, "the first one is preferred");
+    let load = Load::start(&members);
+    load.wait_for_write(Instant::now());
+    let begun = load.recording.now();
+    let mut operator = Connection::open(members.addresses[0], ANSWER_TIMEOUT).unwrap();
+    assert_eq!(operator.call(&[b"FAILOVER"]).unwrap(), Answer::ok());
+    wait_for("it has the reign back", SETTLE, || {
+        let info = members.info(0).filter(|info| info.role() == "primary")?;
+        (info.number("handovers") == 1 && info.number("takeovers") == 2).then_some(())
+    });
+    load.wait_for_write(Instant::now());
+    let history = load.recording.history.lock().unwrap().clone();
+    let failed = |operation: &&dsm_history::ClientOperation| {
+        operation.invoked_ns > begun
+            && operation.returned_ns < u64::MAX
+            && operation.outcome != OperationOutcome::Done
+    };
+    assert_eq!(history.operations().iter().find(failed), None, "a handover fails no request");
+    // A member that was killed is behind, and has it back once it is not.
+    members.kill(0);
+    load.wait_for_write(Instant::now());
+    members.start_master(0);
+    wait_for("it has the reign back", SETTLE, || {
+        members.info(0).filter(|info| info.role() == "primary").map(|_| ())
+    });
+    load.prove(&members);
+}
+
+#[test]
+fn a_members_log_is_looked_at_and_not_changed_by_the_tool() {
+    let mut members = Members::start();
+    let mut connection = Connection::open(members.addresses[0], ANSWER_TIMEOUT).unwrap();
+    assert_eq!(connection.call(&[b"SET", b"k", b"v"]).unwrap(), Answer::ok());
+    members.kill(0);
+    let before = std::fs::read(members.log(0)).unwrap();
+    let tool = |words: &[&str]| {
+        let output =
+            Command::new(env!("CARGO_BIN_EXE_dsm-log")).args(words).arg(members.log(0)).output().unwrap();
+        (output.status.code(), String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned())
+    };
+    let (code, said) = tool(&["check"]);
+    assert_eq!(code, Some(0), "{said}");
+    assert!(tool(&["dump"]).1.contains("MEMBERS"));
+    for words in [&["compact"][..], &["repair"], &["new-cluster"], &["accept-loss"], &["forget"]] {
+        let (code, said) = tool(words);
+        assert!(
+            code == Some(2) && said.contains("nothing may change it but its master"),
+            "{words:?}: {said}"
+        );
+    }
+    assert_eq!(std::fs::read(members.log(0)).unwrap(), before);
+}
+
+#[test]
 fn two_of_three_serve_and_one_alone_does_not() {
     let mut members = Members::start();
     members.kill(2);

@@ -10,7 +10,7 @@ use super::disk_task::{self, DiskDone, DiskJob};
 use super::follower::{FollowerStep, LineFollower, READ_BYTES_MAX};
 use super::start::{self, DiskFound, EmptyDisk, StartedDisk};
 use super::{EntryLine, FromMember, MemberLinks, MemberSaid, RaftSetup};
-use crate::env::{File, FileIdentity};
+use crate::env::File;
 use crate::journal::{
     rests_on_refused, LogEvent, LogId, LogRequest, NewRecord, ReplayPart, Sight, Unread, ValueAnswer,
 };
@@ -287,19 +287,18 @@ impl RaftKeeper {
     /// Starts the machine of a member with what is on its disk.
     fn take_part(&mut self, started: StartedDisk, ctx: &mut Context<Self>) {
         let done = ctx.address().recipient();
-        let path = self.setup.path.clone();
         let starting = async move {
             let reader = started.disk.reader().await?;
-            let FileIdentity { device, inode } =
-                reader.identity().await.map_err(|error| NodeError::file(&path, error))?;
-            Ok((started, reader, (device, inode)))
+            Ok((started, reader))
         };
         ctx.spawn(starting.into_actor(self).map(move |opened: Result<_, NodeError>, keeper, _| {
-            let (StartedDisk { disk, start, lines, end }, reader, log) = match opened {
+            let (StartedDisk { disk, start, lines, end }, reader) = match opened {
                 Ok(opened) => opened,
                 Err(error) => return keeper.fail(error),
             };
             let (id, cluster) = (start.vote.member, start.vote.cluster);
+            // Each has a file of its own, and all of them one log.
+            let log = (cluster.0, 0);
             let machine = match Consensus::new(Config::new(id, keeper.setup.env.random()), &start) {
                 Ok(machine) => machine,
                 Err(error) => return keeper.no_member(error.to_string()),
