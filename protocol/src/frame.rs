@@ -639,10 +639,12 @@ pub fn encode_value(tag: u64, stamp: Stamp, value: &Bytes, checksum: Option<u32>
         put_u64(out, tag);
         put_stamp(out, stamp);
     };
-    let (at, of_head) = framed_head(KIND_VALUE, out.tail(), head, value);
+    // The tail that is asked for next may be another one, where this one is full.
+    let tail = out.tail();
+    let (at, of_head) = framed_head(KIND_VALUE, tail, head, value);
     match checksum {
         Some(checksum) => {
-            put_checksum(out.tail(), at, checksum::joined(of_head, checksum, value.len()));
+            put_checksum(tail, at, checksum::joined(of_head, checksum, value.len()));
             out.value(value);
         }
         None => out.summed_value(at, of_head, value),

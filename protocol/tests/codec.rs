@@ -513,3 +513,23 @@ fn a_frame_that_arrives_byte_by_byte_is_checked_all_the_same() {
         assert!(seen.iter().all(|incoming| *incoming == Incoming::Message(message.clone())));
     }
 }
+
+#[test]
+fn a_value_with_its_checksum_is_a_whole_frame_wherever_a_piece_of_the_queue_ends() {
+    use dsm_protocol::pieces::{Pieces, Sink as _};
+    let value = Bytes::from(vec![7; 10_000]);
+    let stamp = Stamp { version: Version::new(1, 2), reign: ReignId(3) };
+    let mut expected = Vec::new();
+    frame::encode_value(9, stamp, &value, None, &mut expected);
+    // A piece ends somewhere in there.
+    for before in 65_536 - 100..65_536 + 100 {
+        let mut pieces = Pieces::default();
+        pieces.tail().resize(before, 0);
+        frame::encode_value(9, stamp, &value, Some(crc32c::crc32c(&value)), &mut pieces);
+        let mut all = Vec::new();
+        while let Some(piece) = pieces.pop() {
+            all.extend_from_slice(piece.bytes());
+        }
+        assert_eq!(all[before..], expected, "after {before} bytes");
+    }
+}
