@@ -289,6 +289,7 @@ fn walk_any(
     walk_by((scanner, line_max), file, crash, visit)
 }
 
+/// Goes on with a scanner that has read nothing yet.
 fn walk_by(
     (mut scanner, line_max): (Scanner, usize),
     mut file: impl Read,
