@@ -9,6 +9,9 @@
 // The doc comments of flags are their help texts, in which `<key>` is not an HTML tag.
 #![allow(rustdoc::invalid_html_tags)]
 
+#[path = "client/top.rs"]
+mod top;
+
 use anyhow::Context as _;
 use bytesize::ByteSize;
 use clap::Parser;
@@ -68,7 +71,7 @@ struct Args {
     #[command(flatten)]
     log: cli::LogArgs,
 
-    /// READ KEY | WRITE KEY VALUE... | DELETE KEY | KEYS PATTERN | STATUS [--json] | FAILOVER | REMOVE-SLAVE SLAVE | HELP [default: show a prompt]
+    /// READ KEY | WRITE KEY VALUE... | DELETE KEY | KEYS PATTERN | STATUS [--json] | TOP | FAILOVER | REMOVE-SLAVE SLAVE | MEMBERS CHANGE | HELP [default: show a prompt]
     #[arg(value_name = "OPERATION", trailing_var_arg = true, allow_hyphen_values = true)]
     operation: Vec<OsString>,
 }
@@ -77,6 +80,7 @@ const EXAMPLES: &str = "Examples:
   dsm-client
   dsm-client WRITE greeting hello world
   dsm-client --masters 127.0.0.1:7001,127.0.0.1:7002 READ greeting
+  dsm-client TOP             the state of the cluster on one screen, anew each second; q leaves
 
 Exit codes: 0 done or found; 1 not found, or STATUS: the cluster is degraded; 2 error, or STATUS --json: no master serves.";
 
@@ -114,7 +118,7 @@ fn run(args: Args) -> anyhow::Result<ExitCode> {
     // never does.
     let first = args.operation.first().map(|word| word.to_string_lossy().into_owned());
     let mistaken = first.filter(|word| word.starts_with('-'));
-    let mut in_json = false;
+    let (mut in_json, mut is_top) = (false, false);
     let operation = match args.operation.is_empty() {
         true => None,
         false => {
@@ -122,6 +126,10 @@ fn run(args: Args) -> anyhow::Result<ExitCode> {
             in_json = is_status_in_json(&words);
             if in_json {
                 words.pop();
+            }
+            is_top = matches!(&words[..], [word] if word.eq_ignore_ascii_case(b"TOP"));
+            if is_top {
+                words = vec![b"STATUS".to_vec()];
             }
             Some(TypedOperation::from_words(&words))
         }
@@ -135,6 +143,7 @@ fn run(args: Args) -> anyhow::Result<ExitCode> {
     let store = Store::start(config).context("cannot start the client")?;
     match operation {
         Some(_) if in_json => status_in_json(&store),
+        Some(_) if is_top => top::show(&store),
         Some(operation) => once(&store, operation),
         None => {
             let mut terminal = prompt::Terminal::open(&store, args.prompt, Default::default())
@@ -216,6 +225,10 @@ fn once(store: &Store, operation: TypedOperation) -> anyhow::Result<ExitCode> {
         TypedOperation::Failover => {
             store.run(Client::failover).map_err(failed)?;
             b"FAILOVER_DONE".to_vec()
+        }
+        TypedOperation::Members(order) => {
+            store.run(|client| client.change_members(order)).map_err(failed)?;
+            prompt::MEMBERS_BEGUN.to_vec()
         }
         TypedOperation::RemoveSlave(slave) => {
             store.run(|client| client.remove_slave(slave)).map_err(failed)?;

@@ -2,19 +2,8 @@
 # Three masters, each with a log of its own, as on three machines (docs/MACHINES.md): the one that serves is killed, its machine
 # stands still, two of three are gone, all of them at once. Nothing that was acknowledged is lost. Every step is checked.
 set -euo pipefail
-. "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
+. "$(dirname "${BASH_SOURCE[0]}")/members.sh"
 
-third=$(free_port)
-while [ "$third" = "$first" ] || [ "$third" = "$second" ]; do third=$(free_port); done
-addresses=("$primary" "$backup" "127.0.0.1:$third")
-names=(a b c)
-members="$primary,$backup,127.0.0.1:$third"
-masters=$members
-
-start_member() { # 0, 1 or 2
-    mkdir -p "$work/${names[$1]}"
-    start "${names[$1]}" dsm-master --listen "${addresses[$1]}" --members "$members" --log "$work/${names[$1]}/kv_store.log"
-}
 # Sets `leader` to the number of the master that serves with all slaves.
 leads() {
     local number
@@ -27,27 +16,8 @@ leads() {
     return 1
 }
 another_leads() { leads && [ "$leader" != "$1" ]; }
-read_all() {
-    local number
-    for number in $(seq "$written"); do
-        client_quietly 0 "value-$number" READ "key-$number"
-    done
-    echo "all $written keys are read"
-}
-write_some() {
-    local number
-    for number in $(seq $((written + 1)) $((written + 10))); do
-        client_quietly 0 WRITE_DONE WRITE "key-$number" "value-$number"
-    done
-    written=$((written + 10))
-}
-written=0
 
-say "Three masters with a log each, and $slaves slaves"
-for number in 0 1 2; do start_member "$number"; done
-for number in $(seq "$slaves"); do
-    start "slave-$number" dsm-slave --masters "$members" --id "slave-$number"
-done
+start_members
 wait_until 20 "one of them serves with all slaves" leads
 echo "${names[$leader]} serves, epoch $(info "${addresses[$leader]}" epoch)"
 write_some

@@ -953,6 +953,46 @@ impl Drop for AtTerminal {
     }
 }
 
+/// What a full screen begins and ends with: another screen without a cursor, and the one before.
+const SCREEN: [&str; 2] = ["\u{1b}[?1049h\u{1b}[?25l", "\u{1b}[?25h\u{1b}[?1049l"];
+
+#[test]
+fn top_shows_the_state_anew_and_gives_the_terminal_back_however_it_ends() {
+    let master = small_master(&Map::default());
+    let output = run(client(&[&master], &["TOP"]), b"");
+    assert_eq!(output.status.code(), Some(2));
+    assert!(
+        output.stderr.starts_with(b"error: TOP needs a terminal"),
+        "{:?}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    if let Err(why) = need_program("script", &["--version"], "bsdutils") {
+        return skip(top_shows_the_state_anew_and_gives_the_terminal_back_however_it_ends, "", &why);
+    }
+    for ends_by in ["q", CTRL_C, "SIGTERM"] {
+        let values = Map::default();
+        let master = small_master(&values);
+        let mut terminal = AtTerminal::start(&client(&[&master], &["top"]));
+        terminal.wait_for("state     healthy", 1);
+        let degraded = "no standby \u{1b}[31m is connected";
+        values.lock().unwrap().insert(b"degraded".to_vec(), degraded.into());
+        // What a name could do to the terminal is left out.
+        terminal.wait_for("state     degraded: no standby [31m is connected", 2);
+        assert_eq!(terminal.shown().matches(SCREEN[0]).count(), 1);
+        assert!(!terminal.shown().contains(SCREEN[1]), "{}", terminal.shown());
+        if ends_by == "SIGTERM" {
+            let children = format!("/proc/{0}/task/{0}/children", terminal.child.id());
+            let client = std::fs::read_to_string(children).unwrap();
+            let client = rustix::process::Pid::from_raw(client.trim().parse().unwrap()).unwrap();
+            rustix::process::kill_process(client, rustix::process::Signal::TERM).unwrap();
+        } else {
+            terminal.type_in(ends_by);
+        }
+        assert_eq!(wait(&mut terminal.child), Some(0), "{ends_by}");
+        terminal.wait_for(SCREEN[1], 1);
+    }
+}
+
 const CTRL_C: &str = "\u{3}";
 const CTRL_D: &str = "\u{4}";
 const PROMPT: &str = "(READ/WRITE/EXIT): ";

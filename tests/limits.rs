@@ -738,6 +738,10 @@ fn every_field_of_info_is_explained_and_each_limit_names_its_own() {
         if !row[0].is_empty() {
             section = row[0].clone();
         }
+        // These masters' log is one file.
+        if row[2].starts_with("with `--members`:") {
+            continue;
+        }
         let fields: Vec<_> = quoted(&row[1]).map(|field| (section.clone(), field.to_string())).collect();
         if row[2].starts_with("of a slave:") {
             of_slaves.extend(fields.clone());

@@ -12,7 +12,9 @@ use crate::env::{OsStream, Tls, TlsFiles};
 use crate::secrets::{self, Secret, SecretSource};
 use crate::shown::shown_error;
 use bytes::{Bytes, BytesMut};
-pub use dsm_protocol::command::{Command, ErrorWord, Reply, ReplyError, KEY_MAX, VALUE_MAX_DEFAULT};
+pub use dsm_protocol::command::{
+    Command, ErrorWord, MasterName, MembersOrder, Reply, ReplyError, KEY_MAX, VALUE_MAX_DEFAULT,
+};
 use dsm_protocol::frame::{self, About, Incoming, Unframer};
 use dsm_protocol::ids::{LinkId, Millis, RequestId, SlaveId};
 use dsm_protocol::machine::client::{self as machine, Effect, Event, FailureCause, Outcome, RequestKind};
@@ -341,6 +343,15 @@ impl Client {
     /// See [`ClientError`]. Refused for a name that no active slave has, and for a slave that cannot be spared.
     pub async fn remove_slave(&self, slave: SlaveId) -> Result<(), ClientError> {
         self.change(Command::RemoveSlave { id: slave }).await
+    }
+
+    /// Asks the active master to change which masters keep the log. Done when that has begun for good: whoever leads goes on with it,
+    /// and INFO says how far it is (`members_change`).
+    ///
+    /// # Errors
+    /// See [`ClientError`]. Refused where the log is one file, for masters that are not known, and where no majority would be alive.
+    pub async fn change_members(&self, order: MembersOrder) -> Result<(), ClientError> {
+        self.change(Command::ChangeMembers { order }).await
     }
 
     /// Sends any command and returns its result, which is never [`Reply::Error`].

@@ -1,7 +1,7 @@
 //! The settings of the roles: one struct each, which is at once what an embedder fills in and what the command line
 //! is parsed into. The doc comments are the help texts.
 
-use crate::address::{self, AddressError};
+use crate::address::{self, AddressError, Transport};
 pub use crate::env::{ClientAuth, TlsError, TlsFiles};
 use crate::secrets;
 pub use crate::secrets::{Secret, SecretFileError, SecretSource};
@@ -316,8 +316,8 @@ pub struct MasterConfig {
           value_parser = address::to_connect_by_tcp)]
     pub sentinel_peers: Vec<String>,
 
-    /// Address at which health, status and metrics are told over HTTP, PORT (of 127.0.0.1), HOST:PORT or unix:/PATH
-    #[arg(long, env = "DSM_HTTP", value_name = "ADDR", value_parser = to_listen_or_port)]
+    /// Address at which health, status and metrics are told over HTTP, PORT (of 127.0.0.1), HOST:PORT, plain:HOST:PORT (without TLS) or unix:/PATH
+    #[arg(long, env = "DSM_HTTP", value_name = "ADDR", value_parser = to_listen_for_http)]
     pub http: Option<String>,
 
     /// Write-ahead log; both masters must name the same file
@@ -714,7 +714,7 @@ impl MasterConfig {
             given("--sentinel-peer", address, address::to_connect_by_tcp)?;
         }
         if let Some(address) = &self.http {
-            given("--http", address, to_listen_or_port)?;
+            given("--http", address, to_listen_for_http)?;
         }
         if !is_master_name(&self.sentinel_name) {
             return Err(ConfigError::OutOfBounds {
@@ -806,6 +806,19 @@ fn to_listen_or_port(text: &str) -> Result<String, AddressError> {
     address::to_listen(text)
 }
 
+/// The same, which may say that it is without TLS. A Unix socket always is.
+fn to_listen_for_http(text: &str) -> Result<String, AddressError> {
+    let text = text.trim();
+    match address::split_transport(text) {
+        (Some(Transport::Plain), without) => {
+            let address = to_listen_or_port(without)?;
+            let is_unix = address::unix_path(&address).is_some();
+            Ok(if is_unix { address } else { address::plain(&address) })
+        }
+        (Some(Transport::Tls) | None, _) => to_listen_or_port(text),
+    }
+}
+
 /// A frame has fewer than 4 GiB.
 const GATHER_BYTES_MAX: u64 = 2 << 30;
 
@@ -841,8 +854,8 @@ pub struct SlaveConfig {
     #[arg(long, env = "DSM_MAX_VALUE", value_name = "BYTES", default_value = "16MiB")]
     pub max_value: ByteSize,
 
-    /// Address at which health, status and metrics are told over HTTP, PORT (of 127.0.0.1), HOST:PORT or unix:/PATH
-    #[arg(long, env = "DSM_HTTP", value_name = "ADDR", value_parser = to_listen_or_port)]
+    /// Address at which health, status and metrics are told over HTTP, PORT (of 127.0.0.1), HOST:PORT, plain:HOST:PORT (without TLS) or unix:/PATH
+    #[arg(long, env = "DSM_HTTP", value_name = "ADDR", value_parser = to_listen_for_http)]
     pub http: Option<String>,
 
     /// How long a connection to a master may take to open
@@ -886,7 +899,7 @@ impl SlaveConfig {
             }
         }
         if let Some(address) = &self.http {
-            if let Err(why) = to_listen_or_port(address) {
+            if let Err(why) = to_listen_for_http(address) {
                 return Err(ConfigError::Address { flag: "--http", address: address.clone(), why });
             }
         }

@@ -4,8 +4,8 @@
 
 use bytes::{Bytes, BytesMut};
 use dsm_protocol::command::{
-    Command, Condition, ErrorWord, ExpiryCondition, Lifetime, Replies, Reply, ScriptCall, ScriptName,
-    ScriptRequest, ScriptRights, TimeForm, Transaction, Transfer, Update,
+    Command, Condition, ErrorWord, ExpiryCondition, Lifetime, MembersOrder, Replies, Reply, ScriptCall,
+    ScriptName, ScriptRequest, ScriptRights, TimeForm, Transaction, Transfer, Update,
 };
 use dsm_protocol::frame::{self, About, FrameError, Incoming, Unframer};
 use dsm_protocol::ids::{
@@ -43,6 +43,9 @@ fn command() -> impl Strategy<Value = Command> {
         Just(Command::Status),
         Just(Command::Failover),
         Just(Command::RemoveSlave { id: SlaveId::new("slave-2").unwrap() }),
+        Just(Command::ChangeMembers {
+            order: MembersOrder::from_words(b"REPLACE", &[b"3", b"d:1"]).unwrap()
+        }),
         bytes().prop_map(|key| Command::ValueLength { key }),
         (bytes(), update()).prop_map(|(key, update)| Command::Update { key, update }),
         (bytes(), bytes(), condition(), lifetime()).prop_map(|(key, value, when, life)| Command::Swap {

@@ -7,8 +7,8 @@
 
 use bytes::{Bytes, BytesMut};
 use dsm_protocol::command::{
-    Command, Condition, ErrorWord, Excerpt, ExpiryCondition, Lifetime, Replies, Reply, TimeForm, Transaction,
-    Update,
+    Command, Condition, ErrorWord, Excerpt, ExpiryCondition, Lifetime, MembersOrder, Replies, Reply,
+    TimeForm, Transaction, Update,
 };
 use dsm_protocol::ids::{Epoch, Seq, SlaveId, UnixMillis, Version};
 use dsm_protocol::info::{RedisRole, Sections};
@@ -124,6 +124,21 @@ fn answers_are_those_of_redis() {
 #[test]
 fn answers_are_those_of_this_server() {
     check_table(OUR_OWN);
+}
+
+#[test]
+fn a_change_of_the_members_becomes_a_command_and_what_is_none_an_error() {
+    let asked = |request: &str| {
+        let mut out = Vec::new();
+        (conversation(Protocol::Resp2).handle(words(request), &mut out), show(&out))
+    };
+    let order = MembersOrder::from_words(b"REPLACE", &[b"3", b"d:1"]).unwrap();
+    let command = Command::ChangeMembers { order };
+    assert_eq!(asked("members replace 3 d:1").0, Handling::Ask { command, shape: Shape::Plain });
+    for request in ["MEMBERS LIST x", "MEMBERS ADD a,b", "MEMBERS REPLACE 3", "MEMBERS REMOVE 3 4"] {
+        let (handling, said) = asked(request);
+        assert!(!matches!(handling, Handling::Ask { .. }) && said.starts_with("-ERR "), "{request}: {said}");
+    }
 }
 
 #[test]
@@ -501,10 +516,10 @@ fn many_names_do_not_make_a_huge_answer() {
 #[test]
 fn command_describes_every_command() {
     let all = answer(&mut conversation(Protocol::Resp2), words("COMMAND"));
-    assert!(all.starts_with("*78^*10^$3^get^:2^"), "{all}");
+    assert!(all.starts_with("*79^*10^$3^get^:2^"), "{all}");
     assert_eq!(all, answer(&mut conversation(Protocol::Resp2), words("COMMAND INFO")));
     let docs = answer(&mut conversation(Protocol::Resp3), words("COMMAND DOCS"));
-    assert!(docs.starts_with("%78^$3^get^%5^"), "{docs}");
+    assert!(docs.starts_with("%79^$3^get^%5^"), "{docs}");
     let listed = answer(&mut conversation(Protocol::Resp2), words("COMMAND LIST"));
     for name in listed.split('^').skip(2).step_by(2) {
         let one = answer(&mut conversation(Protocol::Resp2), words(&format!("COMMAND INFO {name}")));
@@ -1287,7 +1302,7 @@ const OUR_OWN: &[(&str, &str, &str)] = &[
          ere is no configuration file^+SET^+    Not supported: settings are fixed at the start^",
         SAME,
     ),
-    ("COMMAND COUNT", ":78^", SAME),
+    ("COMMAND COUNT", ":79^", SAME),
     ("WAIT 1 0", ":0^", SAME),
     ("SLOWLOG GET 1 2", "-ERR wrong number of arguments for 'slowlog|get' command^", SAME),
     (

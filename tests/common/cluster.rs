@@ -290,7 +290,7 @@ fn limited_command(node: Node, open_files_max: u32) -> Command {
 }
 
 /// The same in a network of `ip netns`. The process execs the binary, so they have the same id.
-fn command_in_network(node: Node, network: &str) -> Command {
+pub(crate) fn command_in_network(node: Node, network: &str) -> Command {
     let mut ip = Command::new("ip");
     ip.args(["netns", "exec", network]).arg(binary(node));
     for_tests(ip)

@@ -173,6 +173,17 @@ pub(crate) enum Cut {
     To(Ipv4Addr),
 }
 
+/// What a machine in a network of its own is cut off from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Silence {
+    /// It hears nobody.
+    Deaf,
+    /// Nobody hears it.
+    Mute,
+    /// Both.
+    Both,
+}
+
 /// The network of the test's own thread, and one for each name, linked with it. Packets can be dropped where they enter
 /// and leave the test's own network.
 pub(crate) struct Networks {
@@ -239,6 +250,43 @@ impl Networks {
         };
         let rule = ["add", "rule", "ip", "cuts", hook, "ip", side, &address.to_string(), "drop"];
         run_tool("nft", &rule).expect("it made the table");
+    }
+
+    /// A named network hears nobody, or is heard by nobody, until it rejoins.
+    pub(crate) fn cut_off(&self, name: &str, silence: Silence) {
+        let hooks: &[&str] = match silence {
+            Silence::Deaf => &["input"],
+            Silence::Mute => &["output"],
+            Silence::Both => &["input", "output"],
+        };
+        self.filter(name, &["add", "table", "ip", "own"]);
+        for hook in hooks {
+            let chain = format!("{{ type filter hook {hook} priority 0; policy drop; }}");
+            self.filter(name, &["add", "chain", "ip", "own", hook, &chain]);
+        }
+    }
+
+    /// Two named networks do not hear each other any more, until the first one rejoins. All others hear both.
+    pub(crate) fn part(&self, name: &str, other: &str) {
+        let other = self.address(other).to_string();
+        self.filter(name, &["add", "table", "ip", "own"]);
+        for (hook, side) in [("input", "saddr"), ("output", "daddr")] {
+            let chain = format!("{{ type filter hook {hook} priority 0; policy accept; }}");
+            self.filter(name, &["add", "chain", "ip", "own", hook, &chain]);
+            self.filter(name, &["add", "rule", "ip", "own", hook, "ip", side, &other, "drop"]);
+        }
+    }
+
+    /// A named network is cut off from nobody any more.
+    pub(crate) fn rejoin(&self, name: &str) {
+        self.filter(name, &["delete", "table", "ip", "own"]);
+    }
+
+    /// Changes what a named network lets in and out.
+    fn filter(&self, name: &str, words: &[&str]) {
+        let all: Vec<&str> =
+            ["netns", "exec", name, "nft"].into_iter().chain(words.iter().copied()).collect();
+        run_tool("ip", &all).expect("the test's own network has a filter, too");
     }
 
     /// Drops no packets any more.

@@ -212,6 +212,11 @@ impl Info {
     }
 
     fn parse(text: &str) -> Info {
+        // Clients of Redis take a value with a comma and an equals sign for a list of names and values, and fail if it is none.
+        for (_, value) in text.lines().filter_map(|line| line.split_once(':')) {
+            let is_list = value.contains(',') && value.contains('=');
+            assert!(!is_list || value.split(',').all(|part| part.contains('=')), "no client reads {value}");
+        }
         Info(dsm_protocol::info::Info::parse(text))
     }
 

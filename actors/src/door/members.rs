@@ -1,19 +1,22 @@
 //! The links over which other members of a log on several machines say what belongs to that: it goes to the log, not to the master.
 //!
-//! Who comes has proved the secret of nodes, or shown a node's certificate, where there is one, and calls itself by an address of
-//! `--members`. What it says names its cluster and its number, and the log heeds only what is said in its own cluster, and by a number
-//! that belongs to that address. Slaves have the same secret: whoever has it could say anything.
+//! Who comes has proved the secret of nodes, or shown a node's certificate, where there is one. What it says names its cluster and its
+//! number, and the log heeds only what is said in its own cluster, and by a number that belongs to its address; or that it has an empty
+//! disk and asks to become a member. Slaves have the same secret: whoever has it could say anything.
 
 use super::counters::count;
 use super::links::reject;
 use super::Context;
+use crate::address;
 use crate::batch::{Outbox, Turns};
+use crate::config::ProtectedMode;
 use crate::env::Stream;
 use crate::journal::raft::{FromMember, HeardLink, MemberSaid};
 use crate::reading::UsualLength;
 use crate::shown::shown_message;
 use bytes::BytesMut;
 use dsm_consensus::ids::MemberId;
+use dsm_protocol::command::MasterName;
 use dsm_protocol::frame::{self, Unframer};
 use dsm_protocol::ids::{Epoch, Seq};
 use dsm_protocol::message::{Control, MasterState, Message, Welcome};
@@ -31,17 +34,12 @@ pub(super) async fn member(
     context: &Context,
     address: String,
 ) -> io::Result<()> {
-    let Some(mut link) = context.journal.heard_member() else {
+    let Some(mut link) = context.journal.heard_member(&address) else {
         reject(outbox, "this master keeps no log with masters on other machines (--members)");
         return Ok(());
     };
-    if !context.config.member_addresses().contains(&address) {
-        return refuse(
-            &mut link,
-            outbox,
-            context,
-            "this address is not among those that this master names (--members)",
-        );
+    if let Err(why) = may_be_dialed(&address, context) {
+        return refuse(&mut link, outbox, context, why);
     }
     outbox.leave_meter();
     let state = MasterState { active: false, epoch: Epoch(0), seq: Seq(0), active_address: None };
@@ -87,6 +85,24 @@ pub(super) async fn member(
             return Ok(());
         }
     }
+}
+
+/// Whether a machine may be a member at the address that it gives. It need not be named here, as it may be about to become one; but
+/// what is said to it is dialed as the settings say, so it cannot choose how, or have the log sent over a network in plain bytes.
+fn may_be_dialed(address: &str, context: &Context) -> Result<(), &'static str> {
+    let config = &context.config;
+    if config.member_addresses().iter().any(|named| named == address) {
+        return Ok(());
+    }
+    let is_plain_name = address::to_connect_by_tcp(address).is_ok_and(|kept| kept == address);
+    if !is_plain_name || MasterName::new(address).is_err() {
+        return Err("a member's address must be HOST:PORT, as it is usually written");
+    }
+    let is_open = config.protected_mode == ProtectedMode::No && context.secrets.nodes.is_none();
+    if is_open || context.env.is_private_way(address) {
+        return Ok(());
+    }
+    Err("a member that --members does not name must be reached by TLS, or be on this machine")
 }
 
 /// Ends a link for what came over it.

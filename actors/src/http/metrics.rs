@@ -7,8 +7,8 @@
 use crate::timings::{Tally, Timings, BOUNDS_US};
 use crate::told::{NodeFacts, NodeTold};
 use dsm_protocol::info::{
-    ClientsInfo, CpuInfo, CpuSeconds, KeyspaceInfo, LogInfo, MasterInfo, MasterRole, MemoryInfo, NodeState,
-    ReplicationInfo, RequestsInfo, SlaveInfo, SlaveNodeInfo, SlavesInfo, TurnsInfo,
+    ClientsInfo, CpuInfo, CpuSeconds, KeyspaceInfo, LogInfo, MasterInfo, MasterRole, MemberInfo, MemoryInfo,
+    NodeState, ReplicationInfo, RequestsInfo, SlaveInfo, SlaveNodeInfo, SlavesInfo, TurnsInfo,
 };
 use prometheus::proto::{Bucket, Counter, Gauge, Histogram, LabelPair, Metric, MetricFamily, MetricType};
 use prometheus::TextEncoder;
@@ -92,6 +92,22 @@ fn replication(families: &mut Families, info: &ReplicationInfo) {
         ("dsm_peer_connected", "Whether the link to each other master stands", "peer"),
         info.peer.iter().map(|peer| (peer.address.clone(), f64::from(u8::from(peer.connected)))).collect(),
     );
+    // A master that does not lead knows nothing of the others, and says nothing of them.
+    let known: Vec<&MemberInfo> =
+        info.member.iter().filter(|member| member.seen != MemberInfo::UNKNOWN).collect();
+    if !known.is_empty() {
+        let live = |member: &MemberInfo| f64::from(u8::from(member.seen != MemberInfo::SILENT));
+        families.labelled(
+            MetricType::GAUGE,
+            ("dsm_member_live", "Whether each master that keeps the log is heard", "member"),
+            known.iter().map(|member| (member.address.clone(), live(member))).collect(),
+        );
+        families.labelled(
+            MetricType::GAUGE,
+            ("dsm_member_seq", "The last record that each master is known to have", "member"),
+            known.iter().map(|member| (member.address.clone(), member.seq.0 as f64)).collect(),
+        );
+    }
     if let Some(ms) = info.standby_lag_ms.0 {
         families.seconds(
             "dsm_standby_lag_seconds",

@@ -5,7 +5,7 @@
 //! leadership to that one, so any number of masters may share it. Nobody is ousted: who ends or drops its part leads no more.
 //! For tests alone.
 
-use super::{rests_on_refused, NewRecord, Wording, Written, WrittenRecord};
+use super::{no_members, rests_on_refused, NewRecord, Wording, Written, WrittenRecord};
 use super::{Hindrance, Journal, LogEvent, LogId, LogRequest, ReadResult, Replay, ReplayPart, Sight, Unread};
 use crate::node_error::NodeError;
 use actix::prelude::*;
@@ -431,6 +431,9 @@ impl LogInMemory {
             LogRequest::Confirm { round } => {
                 let leads = self.members[index].stage == PartStage::Reigning;
                 self.tell(index, LogEvent::Confirmed { round, leads });
+            }
+            LogRequest::ChangeMembers { asker, .. } => {
+                self.tell(index, LogEvent::MembersChanged { asker, result: Err(no_members()) });
             }
             LogRequest::Weigh { .. }
             | LogRequest::Watch

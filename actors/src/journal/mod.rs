@@ -16,6 +16,7 @@
 //! | written | the file has it, on disk under `--fsync always` | a majority has it on disk, this machine among them |
 //! | [`LogRequest::Read`] | the file that is locked, at a place | this machine's own log: a place is local, and what is written is here |
 //! | [`LogRequest::Weigh`] | the file is written anew without what is superseded, and exchanged | a snapshot of this machine's own log |
+//! | [`LogRequest::ChangeMembers`] | refused | one change after the other, each step a record |
 //! | [`LogRequest::Sync`] | a sync beside the writes | the follower that is to lead next has all but the last moment |
 //! | [`LogRequest::Close`] | all is synced and marked, the inode is unlocked | leadership goes to the follower that is named |
 //! | [`LogEvent::Deposed`] | another file stands at the path: no restart would find what is written | never |
@@ -47,9 +48,10 @@ use crate::supervision::Fate;
 use crate::turns::TurnLengths;
 use actix::prelude::*;
 use bytes::Bytes;
-use dsm_protocol::command::ErrorWord;
+use dsm_protocol::command::{ErrorWord, MembersOrder};
 use dsm_protocol::ids::{ClusterId, Epoch, Reign, ReignId, Seq, UnixMillis, Version};
-use dsm_protocol::machine::master::{Change, WriteId};
+use dsm_protocol::info::MemberInfo;
+use dsm_protocol::machine::master::{Asker, Change, WriteId};
 use dsm_protocol::machine::reign::may_begin::Lack;
 use dsm_protocol::machine::reign::LeaderSeen;
 use dsm_protocol::record::{FileNumber, Place, Position};
@@ -107,10 +109,10 @@ impl JournalKind {
         }
     }
 
-    /// A link by which another member of a log on several machines is heard; `None` when this is none.
-    pub(crate) fn heard_member(&self) -> Option<HeardLink> {
+    /// A link by which another member of a log on several machines is heard that is reached at `address`; `None` when this is none.
+    pub(crate) fn heard_member(&self, address: &str) -> Option<HeardLink> {
         match self {
-            JournalKind::Raft(members) => members.heard(),
+            JournalKind::Raft(members) => members.heard(address),
             JournalKind::SharedFile => None,
             #[cfg(feature = "testing")]
             JournalKind::Memory(_) => None,
@@ -315,6 +317,13 @@ pub enum LogRequest {
         /// How long it would be, in bytes.
         live_bytes: u64,
     },
+    /// Change who keeps the log, where masters on several machines do. Answered by [`LogEvent::MembersChanged`].
+    ChangeMembers {
+        /// What is to be changed.
+        order: MembersOrder,
+        /// Who wants it, for the answer.
+        asker: Asker,
+    },
     /// Bring to the disk what is written so far, while records are appended: what [`LogRequest::Close`] finds is little
     /// then. Answered by [`LogEvent::Synced`], once for all that ask before it begins.
     Sync,
@@ -348,6 +357,20 @@ pub enum LogEvent {
 
     /// What keeps this master from having a part in the log, in words; `None` when nothing does any more.
     KeptOut(Option<String>),
+    /// Who keeps the log, and what changes of that: told when there is something new, not more often than each 100 ms.
+    Members {
+        /// Each of them.
+        members: Vec<MemberInfo>,
+        /// See `members_change` in `docs/FORMATS.md`.
+        change: String,
+    },
+    /// What became of [`LogRequest::ChangeMembers`]: it has begun for good, or the word and the reason why not.
+    MembersChanged {
+        /// Who wanted it.
+        asker: Asker,
+        /// What became of it.
+        result: Result<(), (ErrorWord, String)>,
+    },
     /// A part of the log. It is answered when the part is taken in, so that at most one is under way.
     Replayed(ReplayPart),
     /// What is seen of the log that is followed, when that changes or somebody has asked.
@@ -545,6 +568,11 @@ impl NewRecord {
     pub(crate) fn is_stale(&self, refusals: u64) -> bool {
         self.after.is_some_and(|known| known < refusals)
     }
+}
+
+/// Why a log that is one file has no members.
+pub(crate) fn no_members() -> (ErrorWord, String) {
+    (ErrorWord::Bad, "the log of these masters is one file: it has no members (--members)".to_owned())
 }
 
 /// Why such a record is refused.

@@ -5,7 +5,7 @@ use super::forwards::Foreknowledge;
 use super::{long_answers, send, MasterActor};
 use crate::door::links::REPORT_BYTES_MAX;
 use crate::door::session::ANSWER_BYTES_FREE;
-use crate::journal::NewRecord;
+use crate::journal::{LogRequest, NewRecord};
 use dsm_protocol::command::{Command, ErrorWord, Reply};
 use dsm_protocol::ids::{LinkId, Millis, Stamp};
 use dsm_protocol::machine::front;
@@ -181,6 +181,9 @@ impl MasterActor {
     pub(super) fn perform_front(&mut self, now: Millis, effect: front::Effect, releases: bool) {
         match effect {
             front::Effect::Serve { asker, command: Command::Failover, .. } => self.failover(asker),
+            front::Effect::Serve { asker, command: Command::ChangeMembers { order }, .. } => {
+                self.log.ask(LogRequest::ChangeMembers { order, asker });
+            }
             front::Effect::Serve { asker, deadline, command } if releases => {
                 self.agenda.release(asker, deadline, command);
             }

@@ -106,6 +106,7 @@ impl MasterActor {
             leader: self.health.leader.clone(),
             knows_active,
             standby_lag_ms: self.peers.lag_ms(now),
+            silent_members: self.log.silent_members(),
             slaves: if serves { self.machine.slave_count() } else { 0 },
             slaves_not_missed: if serves { self.machine.slaves_not_missed() } else { 0 },
             slaves_wanted: match self.config.copies {

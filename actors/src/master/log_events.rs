@@ -11,8 +11,9 @@ use crate::node_error::NodeError;
 use crate::shown::shown_key;
 use actix::prelude::*;
 use bytes::Bytes;
+use dsm_protocol::command::{ErrorWord, Reply};
 use dsm_protocol::ids::{ClusterId, Millis, ReignId, Version};
-use dsm_protocol::machine::master::ReadId;
+use dsm_protocol::machine::master::{Asker, ReadId};
 use dsm_protocol::machine::reign::{Event, StoredLog};
 use dsm_protocol::record::{Place, Position};
 use dsm_protocol::stored_key::StoredKey;
@@ -126,6 +127,21 @@ impl MasterActor {
         self.perform_reign(now);
     }
 
+    fn reopened(&mut self, now: Millis) {
+        self.heard_of_log(Event::Reopened);
+        self.tick_reign(now);
+        self.perform_reign(now);
+    }
+
+    /// Answers whoever wanted the members changed.
+    fn members_changed(&mut self, asker: Asker, result: Result<(), (ErrorWord, String)>) {
+        let reply = match result {
+            Ok(()) => Reply::Done,
+            Err((word, why)) => Reply::error(word, why),
+        };
+        self.reply(asker, &reply);
+    }
+
     /// Lets the machine of the reign know, and carries out what it wants.
     fn heard_of_log(&mut self, event: Event<'_>) {
         let now = self.env.now();
@@ -156,6 +172,8 @@ impl MasterActor {
             }
             LogEvent::Leader(leader) => self.health.leader_seen(leader),
             LogEvent::KeptOut(why) => self.log.note_kept_out(why),
+            LogEvent::Members { members, change } => self.log.note_members(members, change),
+            LogEvent::MembersChanged { asker, result } => self.members_changed(asker, result),
             LogEvent::Sighted(sight) => {
                 self.log.note_sight(sight);
                 self.heard_of_log(Event::Sighted { follows: self.log.follows() });
@@ -192,11 +210,7 @@ impl MasterActor {
             LogEvent::Compaction(news) => self.log.note_compaction(news),
             LogEvent::Synced => self.synced(now),
             LogEvent::Closed { log, end } => self.closed(log, end),
-            LogEvent::Reopened => {
-                self.heard_of_log(Event::Reopened);
-                self.tick_reign(now);
-                self.perform_reign(now);
-            }
+            LogEvent::Reopened => self.reopened(now),
             LogEvent::Deposed(error) => {
                 self.log.note_deposed(error);
                 self.heard_of_log(Event::Deposed);

@@ -6,6 +6,7 @@
 use crate::journal::{CompactionNews, Hindrance, Journal, LogId, LogRequest, NewRecord, Sight, Wording};
 use crate::node_error::NodeError;
 use dsm_protocol::ids::{ClusterId, Epoch, Seq, Version};
+use dsm_protocol::info::MemberInfo;
 use dsm_protocol::machine::master::Master;
 use dsm_protocol::machine::reign::Leadership;
 use dsm_protocol::record::{FileNumber, Position};
@@ -31,6 +32,8 @@ pub(super) struct OwnLog {
     seq: Seq,
     /// What keeps this master from having a part in it, in words.
     kept_out: Option<String>,
+    /// Who keeps it, and what changes of that, where masters on several machines do.
+    members: (Vec<MemberInfo>, String),
     /// Why this master leads no more, until it ends for that.
     deposed: Option<NodeError>,
     /// Who waits until all records through a seq are taken in.
@@ -73,6 +76,7 @@ impl OwnLog {
             bytes: 0,
             seq: Seq::default(),
             kept_out: None,
+            members: Default::default(),
             deposed: None,
             settling: None,
             unread: Vec::new(),
@@ -262,7 +266,23 @@ impl OwnLog {
         self.kept_out = why;
     }
 
-    /// The same, in words.
+    /// Notes who keeps it with others, and what changes of that.
+    pub(super) fn note_members(&mut self, members: Vec<MemberInfo>, change: String) {
+        self.members = (members, change);
+    }
+
+    /// Who keeps it, and what changes of that, for INFO.
+    pub(super) fn members(&self) -> (Vec<MemberInfo>, String) {
+        self.members.clone()
+    }
+
+    /// The addresses of those who keep it, too, and are silent.
+    pub(super) fn silent_members(&self) -> Vec<String> {
+        let silent = self.members.0.iter().filter(|member| member.seen == MemberInfo::SILENT);
+        silent.map(|member| member.address.clone()).collect()
+    }
+
+    /// What keeps this master from having a part in it, in words.
     pub(super) fn kept_out(&self) -> Option<&str> {
         self.kept_out.as_deref()
     }

@@ -117,6 +117,7 @@ impl MasterActor {
         let lag_ms = if self.serves() { self.peers.lag_ms(self.env.now()) } else { None };
         let view = self.serving_view();
         let is_slave = view.role == RedisRole::Slave;
+        let (member, members_change) = self.log.members();
         let (host, port) = host_and_port(view.followed());
         let link = if view.is_linked() { "up" } else { "down" };
         ReplicationInfo {
@@ -133,6 +134,8 @@ impl MasterActor {
             active_master: self.state().active_address.unwrap_or_default(),
             peer_connected: self.peers.has_dialed(),
             peer: self.peer_infos(),
+            member,
+            members_change,
             standby_lag_ms: OrEmpty(lag_ms),
             degraded: if waiting_for.is_empty() { self.health.degraded() } else { waiting_for.clone() },
             waiting_for,

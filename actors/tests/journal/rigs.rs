@@ -10,7 +10,7 @@ use dsm::journal::{Journal, LogEvent, LogRequest};
 use dsm::supervision::Fate;
 use dsm::testing::virtual_time;
 use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::path::Path;
 use std::rc::Rc;
@@ -188,6 +188,8 @@ impl MemberLinks for LinksOf {
             port.do_send(FromMember::Said(vec![said]));
         }
     }
+
+    fn reach(&mut self, _: BTreeSet<String>) {}
 }
 
 impl ThreeMembers {

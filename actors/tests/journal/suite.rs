@@ -163,6 +163,8 @@ impl Part {
                 LogEvent::Looked(_) | LogEvent::Leader(_) | LogEvent::Found(_) | LogEvent::KeptOut(_) => {
                     continue
                 }
+                LogEvent::Members { .. } => continue,
+                LogEvent::MembersChanged { .. } => "members changed",
                 LogEvent::Sighted(sight) => {
                     if sight == Sight::Follows {
                         "sighted"

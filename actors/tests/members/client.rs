@@ -59,19 +59,19 @@ pub(crate) struct Clients {
 
 /// An answer.
 #[derive(Debug)]
-enum Answer {
+pub(crate) enum Answer {
     Line(String),
     Value(Option<Bytes>),
 }
 
 /// A connection to one of the masters.
-struct Connection {
+pub(crate) struct Connection {
     stream: Stream,
     input: BytesMut,
 }
 
 impl Connection {
-    async fn open(cluster: &Cluster, master: usize) -> Option<Self> {
+    pub(crate) async fn open(cluster: &Cluster, master: usize) -> Option<Self> {
         let connecting = tokio::time::timeout(CONNECT_TIMEOUT, cluster.env().connect(&address(master))).await;
         let stream = connecting.ok()?.ok()?;
         Some(Connection { stream, input: BytesMut::new() })
@@ -96,7 +96,7 @@ impl Connection {
         }
     }
 
-    async fn ask(&mut self, words: &[&[u8]]) -> Option<Answer> {
+    pub(crate) async fn ask(&mut self, words: &[&[u8]]) -> Option<Answer> {
         let mut out = format!("*{}\r\n", words.len()).into_bytes();
         for word in words {
             out.extend_from_slice(format!("${}\r\n", word.len()).as_bytes());

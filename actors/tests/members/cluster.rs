@@ -5,6 +5,7 @@ use dsm::config::{MasterConfig, MasterKind, SlaveConfig, SlaveId};
 use dsm::env::sim::{Machine, Process, World};
 use dsm::env::Env;
 use dsm::node::{run_node, NodeConfig};
+use dsm::node_error::NodeError;
 use std::cell::RefCell;
 use std::future::pending;
 use std::rc::Rc;
@@ -113,13 +114,17 @@ impl Cluster {
         let (cluster, host) = (self.clone(), node.host.clone());
         let (process, _) = self.0.world.start(&node.machine, &node.host, |env| async move {
             let ended = run_node(config, env, pending()).await;
+            // A newcomer that is taken back may have taken its number meanwhile.
+            if matches!(&ended, Err(NodeError::NoMember { reason, .. }) if reason.contains("was removed")) {
+                return;
+            }
             cluster.0.ended.borrow_mut().push(format!("{host} has ended: {ended:?}"));
         });
         *node.process.borrow_mut() = Some(process);
     }
 
     /// What a master says of itself; nothing when it does not answer.
-    async fn info(&self, master: usize) -> Option<String> {
+    pub(crate) async fn info(&self, master: usize) -> Option<String> {
         let asking = async {
             let stream = self.0.env.connect(&address(master)).await.ok()?;
             stream.write_all(b"INFO\r\n").await.ok()?;

@@ -8,11 +8,13 @@
 mod client;
 mod cluster;
 mod nemesis;
+mod operator;
 
 use client::{Clients, Counts};
 use cluster::{Cluster, MASTERS};
 use dsm::env::sim::World;
 use nemesis::Nemesis;
+use operator::Operator;
 use std::time::Duration;
 
 /// So many worlds are run by `cargo test`.
@@ -27,6 +29,8 @@ struct Told {
     counts: Counts,
     faults: u64,
     takeovers: u64,
+    /// How many disks were lost, and their machines replaced.
+    replaced: u64,
 }
 
 fn number(name: &str) -> Option<u64> {
@@ -41,8 +45,14 @@ fn run(seed: u64, narrate: bool) -> Told {
         cluster.serves().await;
         let clients = Clients::start(&cluster);
         let nemesis = Nemesis::default();
+        // In every third world machines lose their disks, too.
+        let operator = seed.is_multiple_of(3).then(|| Operator::start(&cluster));
         nemesis.strike(&cluster, BROKEN).await;
         nemesis.relent(&cluster).await;
+        let mut replaced = 0;
+        if let Some(operator) = operator {
+            replaced = operator.finish().await;
+        }
         cluster.serves().await;
         clients.stop().await;
         for master in 0..MASTERS {
@@ -53,7 +63,12 @@ fn run(seed: u64, narrate: bool) -> Told {
         if let Err(violation) = history.check() {
             panic!("seed {seed}: {violation}");
         }
-        Told { counts: clients.counts(), faults: nemesis.struck(), takeovers: cluster.takeovers().await }
+        Told {
+            counts: clients.counts(),
+            faults: nemesis.struck(),
+            takeovers: cluster.takeovers().await,
+            replaced,
+        }
     })
 }
 
@@ -72,9 +87,11 @@ fn what_clients_see_is_linearizable_whatever_happens_to_the_machines() {
         all.counts.unknown += told.counts.unknown;
         all.faults += told.faults;
         all.takeovers += told.takeovers;
+        all.replaced += told.replaced;
     }
     println!("{all:?}");
     // That something was done, and something was broken.
     assert!(all.counts.acknowledged > 200 * seeds && all.counts.read > 200 * seeds, "{all:?}");
     assert!(all.faults > 3 * seeds && all.takeovers > 2 * seeds && all.counts.unknown > 0, "{all:?}");
+    assert!(all.replaced > seeds / 4, "{all:?}");
 }

@@ -7,6 +7,8 @@ use std::io::{self, IsTerminal as _, Write as _};
 /// The last line of a dialog.
 pub const FAREWELL: &[u8] = b"Exiting Client...";
 
+/// The answer to a MEMBERS that is accepted.
+pub const MEMBERS_BEGUN: &[u8] = b"MEMBERS_BEGUN";
 /// The answer to a REMOVE-SLAVE that is accepted.
 pub const REMOVAL_BEGUN: &[u8] = b"REMOVE-SLAVE_BEGUN";
 
@@ -114,6 +116,7 @@ mod tests {
              FAILOVER              asks the master that serves to hand over to the other one\n\
              REMOVE-SLAVE <slave>  moves the copies of that slave to others and lets it go\n\
              KEYS <pattern>        prints the keys that match: * is any text\n\
+             MEMBERS <change>      ADD <address>, REMOVE <member> or REPLACE <member> <address>: which masters keep the log\n\
              EXIT                  leaves\n\
              READ, WRITE and DELETE alone ask for key and value. A key, or a whole value, may be in quotes, as in \
              redis-cli:\n\
@@ -122,7 +125,7 @@ mod tests {
         assert_eq!(
             usage(),
             "READ <key>, WRITE <key> <value>, DELETE <key>, STATUS, FAILOVER, REMOVE-SLAVE <slave>, KEYS <pattern>, \
-             HELP or EXIT"
+             MEMBERS <change>, HELP or EXIT"
         );
         assert_eq!(usage_of("WRITE"), "WRITE <key> <value>");
         let both = help("status   shows more\nkill N   kills");

@@ -1,7 +1,8 @@
 //! The dialog: asks for operations, carries them out, and shows which master serves.
 
 use super::answers::{
-    error_line, help, key_lines, not_found, say, shown, status_text, FAREWELL, INVALID, REMOVAL_BEGUN,
+    error_line, help, key_lines, not_found, say, shown, status_text, FAREWELL, INVALID, MEMBERS_BEGUN,
+    REMOVAL_BEGUN,
 };
 use super::store::Store;
 use super::terminal::{LineAnswer, Terminal};
@@ -222,6 +223,9 @@ impl Dialog<'_> {
                 self.store.run(Client::status).map(|text| status_text(&text).into_bytes())
             }
             TypedOperation::Failover => self.store.run(Client::failover).map(|()| b"FAILOVER_DONE".to_vec()),
+            TypedOperation::Members(order) => {
+                self.store.run(|client| client.change_members(order)).map(|()| MEMBERS_BEGUN.to_vec())
+            }
             TypedOperation::RemoveSlave(slave) => {
                 self.store.run(|client| client.remove_slave(slave)).map(|()| REMOVAL_BEGUN.to_vec())
             }

@@ -20,7 +20,8 @@ mod terminal;
 mod typed;
 
 pub use answers::{
-    error_line, help, key_lines, not_found, say, shown, status_text, FAREWELL, INVALID, REMOVAL_BEGUN,
+    error_line, help, key_lines, not_found, say, shown, status_text, FAREWELL, INVALID, MEMBERS_BEGUN,
+    REMOVAL_BEGUN,
 };
 pub use dialog::run;
 pub use history::HISTORY_HELP;

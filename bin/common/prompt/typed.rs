@@ -1,6 +1,6 @@
 //! An operation as it was typed, at the prompt or as words of a command line.
 
-use dsm_protocol::command::{PromptLine, COMMAND_FACTS};
+use dsm_protocol::command::{MembersOrder, PromptLine, COMMAND_FACTS};
 use dsm_protocol::ids::SlaveId;
 use std::sync::LazyLock;
 
@@ -19,6 +19,8 @@ pub enum TypedOperation {
     Status,
     /// `FAILOVER`.
     Failover,
+    /// `MEMBERS ADD address` and the like.
+    Members(MembersOrder),
     /// `REMOVE-SLAVE slave`.
     RemoveSlave(SlaveId),
     /// `HELP`.
@@ -82,6 +84,10 @@ impl TypedOperation {
             b"STATUS" => alone(TypedOperation::Status),
             b"FAILOVER" => alone(TypedOperation::Failover),
             b"REMOVE-SLAVE" => remove_slave(rest.trim_ascii_end()),
+            b"MEMBERS" => {
+                let words = rest.split(u8::is_ascii_whitespace).filter(|word| !word.is_empty());
+                members(&words.collect::<Vec<_>>())
+            }
             b"HELP" => alone(TypedOperation::Help),
             b"EXIT" | b"QUIT" => alone(TypedOperation::Exit),
             _ => TypedOperation::Invalid(usage()),
@@ -104,6 +110,7 @@ impl TypedOperation {
             (b"KEYS", _) => TypedOperation::Invalid(usage_of("KEYS")),
             (b"STATUS", []) => TypedOperation::Status,
             (b"FAILOVER", []) => TypedOperation::Failover,
+            (b"MEMBERS", words) => members(&words.iter().map(Vec::as_slice).collect::<Vec<_>>()),
             (b"REMOVE-SLAVE", [slave]) => remove_slave(slave),
             (b"REMOVE-SLAVE", _) => TypedOperation::Invalid(usage_of("REMOVE-SLAVE")),
             (b"HELP", []) => TypedOperation::Help,
@@ -116,6 +123,11 @@ impl TypedOperation {
 fn remove_slave(name: &[u8]) -> TypedOperation {
     let slave = std::str::from_utf8(name).ok().and_then(|name| SlaveId::new(name).ok());
     slave.map_or(TypedOperation::Invalid(usage_of("REMOVE-SLAVE")), TypedOperation::RemoveSlave)
+}
+
+fn members(words: &[&[u8]]) -> TypedOperation {
+    let order = words.split_first().and_then(|(what, masters)| MembersOrder::from_words(what, masters).ok());
+    order.map_or(TypedOperation::Invalid(MembersOrder::USAGE), TypedOperation::Members)
 }
 
 /// The bytes up to the first white space, and the rest with it.
@@ -216,6 +228,12 @@ mod tests {
             ("KEYS a b", TypedOperation::Invalid(usage_of("KEYS"))),
             ("remove-slave  slave-2 ", TypedOperation::RemoveSlave(SlaveId::new("slave-2").unwrap())),
             ("REMOVE-SLAVE", TypedOperation::Invalid(usage_of("REMOVE-SLAVE"))),
+            (
+                " members  replace 3 d:1 ",
+                TypedOperation::Members(MembersOrder::from_words(b"REPLACE", &[b"3", b"d:1"]).unwrap()),
+            ),
+            ("MEMBERS", TypedOperation::Invalid(MembersOrder::USAGE)),
+            ("MEMBERS ADD a,b", TypedOperation::Invalid(MembersOrder::USAGE)),
             ("REMOVE-SLAVE a b", TypedOperation::Invalid(usage_of("REMOVE-SLAVE"))),
             ("help", TypedOperation::Help),
             ("exit", TypedOperation::Exit),
@@ -257,6 +275,11 @@ mod tests {
             (&["KEYS"], TypedOperation::Invalid(usage_of("KEYS"))),
             (&["REMOVE-SLAVE", "one"], TypedOperation::RemoveSlave(SlaveId::new("one").unwrap())),
             (&["REMOVE-SLAVE"], TypedOperation::Invalid(usage_of("REMOVE-SLAVE"))),
+            (
+                &["MEMBERS", "add", "d:1"],
+                TypedOperation::Members(MembersOrder::from_words(b"ADD", &[b"d:1"]).unwrap()),
+            ),
+            (&["MEMBERS", "ADD"], TypedOperation::Invalid(MembersOrder::USAGE)),
             (&["REMOVE-SLAVE", ""], TypedOperation::Invalid(usage_of("REMOVE-SLAVE"))),
             (&["help"], TypedOperation::Help),
             (&["EXIT"], TypedOperation::Exit),

@@ -85,6 +85,9 @@ impl fmt::Display for JoinRefusal {
     }
 }
 
+/// So many reasons are given at most why a machine is no member.
+const REFUSALS_MAX: usize = 16;
+
 /// Whether a log without a vote file is what a crash has left of [`JoinEffect::Begin`]: nobody was told of it, so the disk counts as
 /// empty.
 pub fn is_draft(log: &[LogEntry]) -> bool {
@@ -104,14 +107,15 @@ pub struct Newcomer {
     empty: BTreeMap<String, u64>,
     /// The latest that was heard of the members.
     heard: Option<(ClusterId, Seq, Members)>,
-    said: Option<JoinRefusal>,
+    /// What it has said, so that it says each of them once.
+    said: Vec<JoinRefusal>,
     is_over: bool,
 }
 
 impl Newcomer {
     /// Starts on an empty disk. Token and cluster are drawn at random.
     pub fn new(own: EmptyMachine, cluster: ClusterId) -> Self {
-        Newcomer { own, cluster, empty: BTreeMap::new(), heard: None, said: None, is_over: false }
+        Newcomer { own, cluster, empty: BTreeMap::new(), heard: None, said: Vec::new(), is_over: false }
     }
 
     /// What it says of itself.
@@ -146,6 +150,10 @@ impl Newcomer {
     }
 
     fn hear_empty(&mut self, other: EmptyMachine, effects: &mut Vec<JoinEffect>) {
+        // What a machine says that this one does not name is nothing to it.
+        if !self.own.named.contains(&other.address) {
+            return;
+        }
         if other.named == self.own.named && other.address != self.own.address {
             self.empty.insert(other.address, other.token);
             self.begin_if_all_are_empty(effects);
@@ -213,10 +221,10 @@ impl Newcomer {
         );
     }
 
-    /// Says why not, unless it has said so.
+    /// Says why not, unless it has said so, or as much as anybody would read.
     fn refuse(&mut self, why: JoinRefusal, effects: &mut Vec<JoinEffect>) {
-        if self.said.as_ref() != Some(&why) {
-            self.said = Some(why.clone());
+        if self.said.len() < REFUSALS_MAX && !self.said.contains(&why) {
+            self.said.push(why.clone());
             effects.push(JoinEffect::Refused(why));
         }
     }
@@ -341,5 +349,20 @@ mod tests {
         hear(&mut fourth, told(7, 2, members()));
         let refused = JoinEffect::Refused(JoinRefusal::TwoClusters(ClusterId(7), ClusterId(8)));
         assert_eq!(hear(&mut fourth, told(8, 2, members())), [refused]);
+        assert_eq!(hear(&mut fourth, told(7, 3, members())), [], "it has said that, too");
+        assert_eq!(hear(&mut fourth, told(8, 3, members())), []);
+    }
+
+    #[test]
+    fn what_machines_say_that_it_does_not_name_is_nothing_to_a_newcomer() {
+        let mut first = newcomer(A, 99);
+        for number in 0..1000 {
+            assert_eq!(hear(&mut first, is_empty(&format!("10.1.0.1:{number}"), number)), []);
+        }
+        assert_eq!(first.empty.len(), 0);
+        for cluster in 1..100 {
+            hear(&mut first, told(cluster, 2, members()));
+        }
+        assert_eq!(first.said.len(), REFUSALS_MAX);
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! Bytes and events in, bytes and effects out, as in `dsm-protocol`: no IO, no clock, no thread, no log line, no randomness. The
 //! engine is `raft` of TiKV; this crate is what makes it a machine as the others are. Nothing of it is seen from outside, so that
-//! another engine could take its place. A journal is built on it (`dsm::journal::raft`), and no program uses that yet.
+//! another engine could take its place. The journal `dsm::journal::raft` is built on it.
 //!
 //! | module | owns |
 //! |---|---|

@@ -134,7 +134,8 @@ fn replies(command: &Command) -> Vec<Reply> {
         | Command::PutMany { .. }
         | Command::Failover
         | Command::DeleteAll
-        | Command::RemoveSlave { .. } => vec![Reply::Done],
+        | Command::RemoveSlave { .. }
+        | Command::ChangeMembers { .. } => vec![Reply::Done],
         Command::Delete { .. } | Command::Exists { .. } | Command::KeyCount | Command::ValueLength { .. } => {
             vec![Reply::Count(2)]
         }

@@ -121,6 +121,7 @@ impl Command {
             | Command::Status
             | Command::Failover
             | Command::RemoveSlave { .. }
+            | Command::ChangeMembers { .. }
             | Command::Transact { .. }
             | Command::Watch { .. } => false,
         }

@@ -9,6 +9,7 @@
 //! | `lookup.rs` | the names, and the lookup in them |
 //! | `bundle.rs` | the commands of a transaction |
 //! | `script_call.rs` | a script, what it is given, and who judges what it calls |
+//! | `members_order.rs` | what an operator wants changed of who keeps the log |
 //! | `reply.rs` | answers |
 //! | `transfer.rs` | what becomes of a key and of another one that gets what it holds |
 //! | `update.rs` | what becomes of a key by what it holds |
@@ -23,6 +24,7 @@ mod entry;
 mod expiry;
 mod generic;
 mod lookup;
+mod members_order;
 mod reply;
 mod script_call;
 mod scripting;
@@ -39,6 +41,7 @@ pub use bundle::{
 pub use entry::{AnswerLength, Changes, CommandFacts, Operands, PromptLine};
 pub(crate) use entry::{Argument, Does, KeyList, KeyRange, Own, Spec};
 pub(crate) use lookup::{find_by_full_name, find_command, find_subcommand, COMMANDS};
+pub use members_order::{MasterName, MasterNameError, MembersOrder, MembersOrderError};
 pub use reply::{ErrorWord, Excerpt, Replies, Reply, ReplyError};
 pub use script_call::{
     Judgement, ScriptCall, ScriptJudge, ScriptName, ScriptRequest, ScriptRights, SCRIPT_BYTES_MAX,
@@ -343,6 +346,12 @@ commands! {
         /// What becomes of both.
         transfer: Transfer,
     } => generic::RENAME, Operands::Keys(&keys[..]);
+
+    /// Changes which masters keep the log. Answer: `Done`, as soon as that has begun for good.
+    ChangeMembers {
+        /// What is to be changed.
+        order: MembersOrder,
+    } => server::MEMBERS, Operands::None;
 }
 
 /// How the time is told at which a key expires.
@@ -506,6 +515,7 @@ mod tests {
                 keys: Box::new([Bytes::from_static(b"key"), Bytes::from_static(b"longer")]),
                 transfer: Transfer::Rename,
             },
+            Command::ChangeMembers { order: MembersOrder::from_words(b"ADD", &[b"a:1"]).unwrap() },
         ];
         assert_eq!(all.len(), COMMAND_FACTS.len(), "each command is one of the samples");
         all
@@ -546,6 +556,7 @@ mod tests {
             "getrange" | "setrange" | "substr" => vec![name, "key", "0", "1"],
             "eval" | "eval_ro" | "evalsha" | "evalsha_ro" => vec![name, "text", "1", "key"],
             "copy" | "rename" | "renamenx" => vec![name, "key", "longer"],
+            "members" => vec![name, "ADD", "a:1"],
             "script|exists" | "script|load" => vec![name, "word", "text"],
             _ => vec![name, "key"],
         };
@@ -665,6 +676,7 @@ mod tests {
             (0, 8, 0, 0),
             none,
             two_keys,
+            none,
         ];
         assert!(measured.eq(expected));
         assert!(Command::Exists { keys: Vec::new() }.operands().lacks_keys());

@@ -150,6 +150,7 @@ impl Command {
             | Command::Status
             | Command::Failover
             | Command::RemoveSlave { .. }
+            | Command::ChangeMembers { .. }
             | Command::ValueLength { .. }
             | Command::Update { .. }
             | Command::Swap { .. }

@@ -1,10 +1,10 @@
-//! Commands on the server: DBSIZE, TIME, FLUSHALL and FLUSHDB, INFO and STATUS, FAILOVER, REMOVE-SLAVE, COMMAND, CONFIG.
+//! Commands on the server: DBSIZE, TIME, FLUSHALL and FLUSHDB, INFO and STATUS, FAILOVER, REMOVE-SLAVE, MEMBERS, COMMAND, CONFIG.
 
 use super::entry::{
     argument, spec, token, AnswerLength, Argument, Changes, CommandFacts, Does, Own, PromptLine, Spec, ADMIN,
 };
 use super::words::{Unfit, Words};
-use super::Command;
+use super::{Command, MembersOrder};
 use crate::ids::SlaveId;
 
 const COMMAND_NAMES: Argument =
@@ -25,6 +25,7 @@ pub(super) const NAMES: &[Spec] = &[
     FLUSHDB_SPEC,
     FAILOVER_SPEC,
     REMOVE_SLAVE_SPEC,
+    MEMBERS_SPEC,
     Spec {
         flags: &["noscript", "loading", "stale", "fast"],
         categories: &["admin", "fast", "dangerous"],
@@ -275,6 +276,37 @@ fn remove_slave(words: &mut Words) -> Result<Command, Unfit> {
     let word = words.word().ok_or(Unfit::Arity)?;
     let id = std::str::from_utf8(&word).ok().and_then(|id| SlaveId::new(id).ok());
     Ok(Command::RemoveSlave { id: id.ok_or(Unfit::NoSlaveId)? })
+}
+
+/// See [`Command::ChangeMembers`].
+pub(super) static MEMBERS: CommandFacts = CommandFacts {
+    changes: Changes::Server,
+    answer: AnswerLength::Short,
+    log_word: "MEMBERS",
+    asked_as: &["members"],
+    prompt: Some(PromptLine {
+        usage: "MEMBERS <change>",
+        means: "ADD <address>, REMOVE <member> or REPLACE <member> <address>: which masters keep the log",
+    }),
+};
+
+const MEMBERS_SPEC: Spec = Spec {
+    flags: &["admin", "noscript", "stale"],
+    categories: &["admin", "slow", "dangerous"],
+    group: "server",
+    arguments: &[
+        argument("change", "string"),
+        Argument { flags: &["multiple"], ..argument("master", "string") },
+    ],
+    ..spec("members", Does::Ask(members), -3, "Change which masters keep the log")
+};
+
+fn members(words: &mut Words) -> Result<Command, Unfit> {
+    let what = words.word().ok_or(Unfit::Arity)?;
+    let masters: Vec<_> = std::iter::from_fn(|| words.word()).collect();
+    let masters: Vec<&[u8]> = masters.iter().map(|master| &master[..]).collect();
+    let order = MembersOrder::from_words(&what, &masters).map_err(Unfit::Members)?;
+    Ok(Command::ChangeMembers { order })
 }
 
 /// A subcommand of `COMMAND`.

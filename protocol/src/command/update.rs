@@ -339,6 +339,7 @@ impl<'a> Rule<'a> {
             | Command::Status
             | Command::Failover
             | Command::RemoveSlave { .. }
+            | Command::ChangeMembers { .. }
             | Command::ValueLength { .. }
             | Command::TimeToLive { .. }
             | Command::Scan { .. }

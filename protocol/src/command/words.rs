@@ -3,6 +3,7 @@
 //! Owns the checks that all commands share: the lengths of keys and values, and the errors of a malformed request. The
 //! file of the command's family gives each word its meaning.
 
+use super::MembersOrderError;
 use crate::glob;
 use crate::integer::parse_integer;
 use bytes::Bytes;
@@ -34,6 +35,8 @@ pub(crate) enum Unfit {
     },
     /// A word is no slave's name.
     NoSlaveId,
+    /// The words are no change of who keeps the log.
+    Members(MembersOrderError),
     /// A time of expiry that is none: not later than now, or out of range.
     ExpireTime,
     /// An option that there is not.

@@ -11,8 +11,8 @@ mod verdict;
 pub use lines::{Info, Sections};
 pub use value::{
     human_bytes, ActiveSlave, ConnectedSlave, CpuSeconds, DatabaseInfo, InfoError, MasterLinkInfo,
-    MasterRole, OrEmpty, OrUnlimited, PeerInfo, QuarantinedSlave, RebalanceState, RedisRole, RepairState,
-    SlaveInfo, StartedAs,
+    MasterRole, MemberInfo, OrEmpty, OrUnlimited, PeerInfo, QuarantinedSlave, RebalanceState, RedisRole,
+    RepairState, SlaveInfo, StartedAs,
 };
 pub use verdict::{NodeState, NodeVerdict};
 
@@ -247,6 +247,11 @@ sections! {
         peer_connected: bool = "0, 1",
         /// Each other master that `--peer` names, in the order of the settings.
         peer: Vec<PeerInfo>,
+        /// Each master that keeps the log with others on machines of their own, by its number.
+        member: Vec<MemberInfo>,
+        /// What changes of them: `no`, `add N`, `replace N by M`; `settling` until a majority knows the last change for good, and
+        /// `unknown` at a master that does not lead. Empty where one file is the log.
+        members_change: String,
         /// Of a master that serves: since when its standby lacks something or is silent; 0 when it keeps up, empty when
         /// none is connected.
         standby_lag_ms: OrEmpty<u64> = "ms",

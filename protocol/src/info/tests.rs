@@ -56,6 +56,9 @@ active_master:127.0.0.1:12345
 peer_connected:1
 peer0:address=[::1]:12346,connected=1,serves=0,seq=17
 peer1:address=there:12346,connected=0,serves=0,seq=0
+member0:id=1,address=10.0.0.1:12345,role=voter,seen=leads,seq=17
+member1:id=4,address=10.0.0.4:12345,role=learner/3,seen=live,seq=9
+members_change:replace 3 by 4
 standby_lag_ms:0
 degraded:2 of 3 slaves are active; no room
 waiting_for:
@@ -275,6 +278,22 @@ fn a_text_is_printed_as_it_was_read() {
 }
 
 #[test]
+fn a_text_is_never_taken_for_a_list_of_names_and_values() {
+    let mut info = example();
+    "waiting for the log, which another master holds: pid=7".clone_into(&mut info.replication.degraded);
+    info.log.log_path = "/a=b/kv_store.log".to_owned();
+    let text = info.print();
+    assert!(text.contains("\ndegraded:waiting for the log, which another master holds: pid:7\n"), "{text}");
+    assert!(text.contains("\nlog_path:/a=b/kv_store.log\n"), "one without a comma is not");
+    let example = example().print();
+    for line in text.lines().chain(example.lines()) {
+        let value = line.split_once(':').map_or("", |(_, value)| value);
+        let is_list = value.contains(',') && value.contains('=');
+        assert!(!is_list || value.split(',').all(|part| part.contains('=')), "{line}");
+    }
+}
+
+#[test]
 fn fields_are_read_as_what_they_are() {
     let info = example();
     assert!(info.is_primary());
@@ -359,7 +378,11 @@ fn explained() -> Vec<(String, String, String)> {
         for name in cells[1].split('`').skip(1).step_by(2) {
             let name = match name {
                 _ if name.starts_with("errors_") => "errors",
-                _ if name.starts_with("peer") || name.starts_with("slave") || name.starts_with("db") => {
+                _ if name.starts_with("peer")
+                    || name.starts_with("member")
+                    || name.starts_with("slave")
+                    || name.starts_with("db") =>
+                {
                     name.trim_end_matches(|c: char| c.is_ascii_digit())
                 }
                 _ => name,

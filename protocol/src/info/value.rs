@@ -59,10 +59,22 @@ fn add(text: &mut String, arguments: std::fmt::Arguments<'_>) {
     let _ = text.write_fmt(arguments);
 }
 
+/// Whether clients of Redis take a text for a list of names and values, and fail: redis-py does so of any with a comma and an equals
+/// sign.
+fn looks_like_a_list(text: &str) -> bool {
+    text.contains(',') && text.contains('=') && text.split(',').any(|part| !part.contains('='))
+}
+
 impl<W: Word> InfoField for W {
     fn print(&self, name: &str, text: &mut String) {
         add(text, format_args!("{name}:"));
+        let begins = text.len();
         Word::push(self, text);
+        if looks_like_a_list(&text[begins..]) {
+            let plain = text[begins..].replace('=', ":");
+            text.truncate(begins);
+            text.push_str(&plain);
+        }
         text.push('\n');
     }
 
@@ -447,6 +459,31 @@ parts! {
         /// The last record that it has told of; 0 while it is not connected.
         seq: Seq,
     }
+}
+
+parts! {
+    /// A master that keeps the log with others on machines of their own.
+    MemberInfo {
+        /// Its number.
+        id: u64,
+        /// Where it is reached.
+        address: String,
+        /// `voter`; `learner` until it has the log, `learner/N` of one that is to take the place of member N; `joining` and
+        /// `leaving` while one takes the other's place.
+        role: String,
+        /// `leads`, `live`, `silent`, or `unknown`: who does not lead knows only who does.
+        seen: String,
+        /// The last record that it is known to have; 0 where that is unknown.
+        seq: Seq,
+    }
+}
+
+impl MemberInfo {
+    /// What is seen of one that says nothing.
+    pub const SILENT: &str = "silent";
+
+    /// What is seen of one of which this master knows nothing, as it does not lead.
+    pub const UNKNOWN: &str = "unknown";
 }
 
 parts! {

@@ -61,6 +61,8 @@ pub enum Trouble {
     NoStandby,
     /// The standby lags, or is silent.
     StandbyLags,
+    /// Others that keep the log, on machines of their own, are silent.
+    MembersSilent,
     /// This master does not serve and knows of none that does.
     NobodyServes,
     /// Fewer slaves are active than there were before.
@@ -72,9 +74,10 @@ pub enum Trouble {
 }
 
 impl Trouble {
-    const ALL: [Trouble; 6] = [
+    const ALL: [Trouble; 7] = [
         Trouble::NoStandby,
         Trouble::StandbyLags,
+        Trouble::MembersSilent,
         Trouble::NobodyServes,
         Trouble::SlavesMissing,
         Trouble::SlavesFull,
@@ -86,6 +89,7 @@ impl Trouble {
         match self {
             Trouble::NoStandby => "a standby is connected",
             Trouble::StandbyLags => "the standby has caught up",
+            Trouble::MembersSilent => "all that keep the log are heard",
             Trouble::NobodyServes => "a master serves",
             Trouble::SlavesMissing => "all slaves are active",
             Trouble::SlavesFull => "all slaves have room",
@@ -98,6 +102,8 @@ impl Trouble {
         match self {
             Trouble::NoStandby | Trouble::NobodyServes => (2000, 0),
             Trouble::StandbyLags => (0, 1000),
+            // Who starts anew is silent for a moment.
+            Trouble::MembersSilent => (1000, 0),
             Trouble::SlavesMissing => (500, 0),
             // A full slave has room now and then, while values come and go.
             Trouble::SlavesFull => (0, 10_000),
@@ -117,6 +123,8 @@ pub struct Facts {
     pub leader: Option<String>,
     /// How far the other master lags, in milliseconds, as far as it tells; `None` when it is not connected.
     pub standby_lag_ms: Option<u64>,
+    /// The addresses of those that keep the log with this master, on machines of their own, and are silent.
+    pub silent_members: Vec<String>,
     /// How many slaves are active.
     pub slaves: usize,
     /// How many were removed and are not active: nobody misses them.
@@ -200,14 +208,15 @@ impl Health {
     }
 
     fn is_there(&self, trouble: Trouble) -> bool {
-        let Facts { serves, knows_active, standby_lag_ms, slaves, full, keys_without_copy, .. } = &self.facts;
+        let Facts { serves, knows_active, standby_lag_ms, silent_members, slaves, full, .. } = &self.facts;
         match trouble {
             Trouble::NoStandby => *serves && standby_lag_ms.is_none(),
             Trouble::StandbyLags => *serves && standby_lag_ms.is_some_and(|ms| ms >= LAG_MS_MAX),
+            Trouble::MembersSilent => *serves && !silent_members.is_empty(),
             Trouble::NobodyServes => !serves && !knows_active,
             Trouble::SlavesMissing => *serves && (*slaves < self.slaves_due() || *slaves == 0),
             Trouble::SlavesFull => *serves && !full.is_empty(),
-            Trouble::KeysWithoutCopy => *serves && *keys_without_copy > 0,
+            Trouble::KeysWithoutCopy => *serves && self.facts.keys_without_copy > 0,
         }
     }
 
@@ -224,10 +233,12 @@ impl Health {
 
     /// A trouble in words.
     pub fn words(&self, trouble: Trouble) -> String {
-        let Facts { leader, standby_lag_ms, slaves, full, keys_without_copy, .. } = &self.facts;
+        let Facts { leader, standby_lag_ms, silent_members, slaves, full, keys_without_copy, .. } =
+            &self.facts;
         match trouble {
             Trouble::NoStandby => "no standby is connected".to_owned(),
             Trouble::StandbyLags => format!("the standby is {} ms behind", standby_lag_ms.unwrap_or(0)),
+            Trouble::MembersSilent => format!("no word from {}", silent_members.join(", ")),
             Trouble::NobodyServes => match leader {
                 Some(leader) => format!("waiting for the log, which another master holds: {leader}"),
                 None => "no master is known to serve".to_owned(),
@@ -270,6 +281,13 @@ mod tests {
                 "the standby is 7000 ms behind",
                 0,
                 1000,
+            ),
+            (
+                MembersSilent,
+                Facts { silent_members: vec!["c:1".into()], ..fine() },
+                "no word from c:1",
+                1000,
+                0,
             ),
             (SlavesMissing, Facts { slaves: 2, ..fine() }, "2 of 3 slaves are active", 500, 0),
             (

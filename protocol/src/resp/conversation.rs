@@ -908,6 +908,7 @@ pub(crate) fn say_unfit(name: &str, unfit: &Unfit, out: &mut Vec<u8>) {
                  after a star"
             ),
         ),
+        Unfit::Members(why) => error(out, &format!("ERR {why}")),
         Unfit::NoSlaveId => error(out, &format!("ERR {SlaveIdError}")),
         Unfit::ExpireTime => error(out, &format!("ERR invalid expire time in '{name}' command")),
         Unfit::Option(option) => error_parts(out, &[b"ERR Unsupported option ", option]),

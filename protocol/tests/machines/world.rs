@@ -783,9 +783,11 @@ impl World {
             | Command::Evaluate { .. }
             | Command::Transfer { .. }
             | Command::Transact { .. } => Vec::new(),
-            Command::Status | Command::Failover | Command::RemoveSlave { .. } | Command::DeleteAll => {
-                Vec::new()
-            }
+            Command::Status
+            | Command::Failover
+            | Command::RemoveSlave { .. }
+            | Command::ChangeMembers { .. }
+            | Command::DeleteAll => Vec::new(),
         };
         // Behind an update, or a request that looks at all keys, it may wait longer than for the write.
         let is_in_line =

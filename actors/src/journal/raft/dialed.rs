@@ -18,11 +18,11 @@ use dsm_protocol::ids::ClusterId;
 use dsm_protocol::message::{Hello, HelloRole};
 use dsm_protocol::secret::Secret;
 use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::rc::Rc;
 use std::time::Duration;
-use tokio::task::JoinSet;
+use tokio::task::{AbortHandle, JoinSet};
 
 /// How long a connect may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_millis(500);
@@ -74,17 +74,32 @@ impl MemberIntroduction {
 /// What waits for a link; `None` while none stands.
 type Waiting = Rc<RefCell<Option<Outbox>>>;
 
+/// A link that is kept.
+struct KeptLink {
+    waiting: Waiting,
+    task: AbortHandle,
+}
+
+impl Drop for KeptLink {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
 /// The links of one member to the others. They end with the drop.
 pub(super) struct DialedMembers {
     introduction: MemberIntroduction,
     turns: Rc<TurnLengths>,
-    links: BTreeMap<String, Waiting>,
+    /// To whom something may be said.
+    reached: BTreeSet<String>,
+    links: BTreeMap<String, KeptLink>,
     tasks: JoinSet<()>,
 }
 
 impl DialedMembers {
     pub(super) fn new(introduction: MemberIntroduction, turns: Rc<TurnLengths>) -> Self {
-        DialedMembers { introduction, turns, links: BTreeMap::new(), tasks: JoinSet::new() }
+        let reached = introduction.dials.keys().cloned().collect();
+        DialedMembers { introduction, turns, reached, links: BTreeMap::new(), tasks: JoinSet::new() }
     }
 
     /// Begins to dial a member.
@@ -105,8 +120,11 @@ impl DialedMembers {
             refused_pause_max: REFUSED_PAUSE_MAX,
         };
         let keeping = dial::keep(link, Rc::clone(env), manner, Rc::clone(&self.turns), fate.clone());
-        self.tasks.spawn_local(keeping);
-        self.links.insert(member.to_owned(), Rc::clone(&waiting));
+        // Those that have ended are not kept for ever.
+        while self.tasks.try_join_next().is_some() {}
+        let task = self.tasks.spawn_local(keeping);
+        let link = KeptLink { waiting: Rc::clone(&waiting), task };
+        self.links.insert(member.to_owned(), link);
         waiting
     }
 }
@@ -114,9 +132,8 @@ impl DialedMembers {
 impl MemberLinks for DialedMembers {
     fn send(&mut self, to: &str, said: MemberSaid) {
         let waiting = match self.links.get(to) {
-            Some(waiting) => Rc::clone(waiting),
-            // Whoever is not named is no member, whatever somebody says of it.
-            None if !self.introduction.dials.contains_key(to) => return,
+            Some(link) => Rc::clone(&link.waiting),
+            None if !self.reached.contains(to) => return,
             None => self.dial(to),
         };
         let waiting = waiting.borrow();
@@ -130,6 +147,11 @@ impl MemberLinks for DialedMembers {
         let (cluster, member) = from.map_or((ClusterId(0), 0), |(cluster, member)| (cluster, member.get()));
         outbox.append_pieces(|out| frame::encode_member(cluster, member, &body, out));
     }
+
+    fn reach(&mut self, masters: BTreeSet<String>) {
+        self.links.retain(|address, _| masters.contains(address));
+        self.reached = masters;
+    }
 }
 
 /// The link to one of the other members.
@@ -139,6 +161,13 @@ struct LinkToMember {
     dial: String,
     introduction: MemberIntroduction,
     waiting: Waiting,
+}
+
+impl LinkToMember {
+    /// Whether the settings name it.
+    fn is_named(&self) -> bool {
+        self.introduction.dials.contains_key(&self.member)
+    }
 }
 
 /// Lets nothing wait any more.
@@ -189,12 +218,14 @@ impl Kept for LinkToMember {
     }
 
     fn refused(&self, why: &DialError) {
-        log::error!("no link to a member address={} cause={:?}", self.member, why.to_string());
+        // Whom the settings do not name may be anybody.
+        let level = if self.is_named() { log::Level::Error } else { log::Level::Debug };
+        log::log!(level, "no link to a member address={} cause={:?}", self.member, why.to_string());
     }
 
     fn failed(&self, why: &DialError, is_first: bool) {
         let cause = shown_error(why);
-        if is_first {
+        if is_first && self.is_named() {
             log::info!("no link to a member yet, retrying address={} cause={cause:?}", self.member);
         } else {
             log::debug!("no link to a member address={} error={cause}", self.member);

@@ -4,7 +4,9 @@
 //! Decides nothing that the machine must decide. It never steps the machine from within a step: what a step leads to here is stepped
 //! after it.
 
+use super::acquaintances::Acquaintances;
 use super::appends::{AppendAnswer, Appends, Milestone};
+use super::changing::{self, ChangeBasis, MembersChanging};
 use super::disk::RaftDiskSetup;
 use super::disk_task::{self, DiskDone, DiskJob};
 use super::follower::{FollowerStep, LineFollower, READ_BYTES_MAX};
@@ -22,18 +24,20 @@ use bytes::Bytes;
 use dsm_consensus::ids::MemberId;
 use dsm_consensus::join::{JoinEffect, Newcomer};
 use dsm_consensus::machine::{CommittedEntry, ProposalTag, ReadTag, RefusedBecause};
+use dsm_consensus::members::{ChangeRefusal, Members};
 use dsm_consensus::wire::join::{EmptyMachine, JoinMessage};
 use dsm_consensus::wire::stream::StreamMessage;
 use dsm_consensus::wire::PeerMessage;
 use dsm_consensus::{Config, Consensus, Effect, Event};
-use dsm_protocol::command::ErrorWord;
+use dsm_protocol::command::{ErrorWord, MembersOrder};
 use dsm_protocol::ids::{ClusterId, Seq, Version};
-use dsm_protocol::machine::master::Change;
+use dsm_protocol::info::MemberInfo;
+use dsm_protocol::machine::master::{Asker, Change};
 use dsm_protocol::machine::reign::LeaderSeen;
 use dsm_protocol::record::{self, Place};
 use dsm_protocol::witness_file::WitnessText;
 use std::cell::RefCell;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeSet, VecDeque};
 use std::rc::Rc;
 use std::time::Duration;
 use tokio::sync::mpsc;
@@ -48,14 +52,14 @@ const NOT_JOINED: &str = "there is no log here: one begins once all masters of -
 /// A newcomer asks the others every so many ticks.
 const ASKS_EVERY_TICKS: u64 = 10;
 
+/// Who the members are is told anew every so many ticks, if anything of that has changed.
+const MEMBERS_TOLD_EVERY_TICKS: u64 = 10;
+
 /// Who watches is told who leads every so many ticks.
 const LOOKS_EVERY_TICKS: u64 = 3;
 
 /// A leader whose master does not want to lead tries to give that away every so many ticks.
 const YIELDS_EVERY_TICKS: u64 = 50;
-
-/// So many addresses are remembered of members that are heard.
-const HEARD_AT_MAX: usize = 64;
 
 /// What a master asks, in its order. The answer to a read cannot travel in a message.
 pub(super) type Requests = Rc<RefCell<VecDeque<LogRequest>>>;
@@ -113,8 +117,6 @@ struct Member {
     /// The lines on disk that are not committed.
     lines: VecDeque<EntryLine>,
     follower: LineFollower,
-    /// Where members were heard that are not known to be any.
-    heard_at: BTreeMap<MemberId, String>,
     /// The version that began the reign, once it is committed.
     reign: Option<Version>,
 }
@@ -130,13 +132,12 @@ impl Member {
         }
     }
 
-    fn address_of(&self, member: MemberId) -> Option<String> {
-        let known = self.machine.members().get(member).map(|entry| &entry.address);
-        known.or_else(|| self.heard_at.get(&member)).cloned()
-    }
-
+    /// The member at an address. Of two one takes the other's place: that is the one that is alive and has a vote, if there is one.
     fn member_at(&self, address: &str) -> Option<MemberId> {
-        self.machine.members().iter().find(|(_, entry)| entry.address == address).map(|(id, _)| id)
+        let (members, progress) = (self.machine.members(), self.machine.progress());
+        let is_live = |id: MemberId| progress.iter().any(|other| other.member == id && other.is_live);
+        let there = members.iter().filter(|(_, entry)| entry.address == address).map(|(id, _)| id);
+        there.max_by_key(|id| (members.is_voter(*id) && is_live(*id), members.is_voter(*id)))
     }
 }
 
@@ -155,6 +156,13 @@ pub(super) struct RaftKeeper {
     /// Whether it wants to be told who leads.
     watches: bool,
     appends: Appends,
+    changing: MembersChanging,
+    /// Who has spoken of late and is no member, as far as this one knows.
+    acquaintances: Acquaintances,
+    /// Who the members were by the last record.
+    members_before: Vec<(MemberId, String)>,
+    /// What was told of the members last.
+    members_told: (Vec<MemberInfo>, String),
     noted: WitnessText,
     /// Events of the machine that are not stepped yet.
     pending: VecDeque<Event>,
@@ -187,6 +195,10 @@ impl RaftKeeper {
             has_won: false,
             watches: false,
             appends: Appends::default(),
+            changing: MembersChanging::default(),
+            acquaintances: Acquaintances::default(),
+            members_before: Vec::new(),
+            members_told: Default::default(),
             noted: WitnessText::default(),
             pending: VecDeque::new(),
             yielded_to: None,
@@ -203,6 +215,7 @@ impl RaftKeeper {
 
     /// Takes no part any more: the node must end.
     fn fail(&mut self, error: NodeError) {
+        self.nobody_waits_for_changes();
         self.membership = RaftPart::Over;
         self.pending.clear();
         self.tell(LogEvent::Failed(error));
@@ -310,10 +323,11 @@ impl RaftKeeper {
             if std::mem::take(&mut keeper.is_anew) {
                 follower.begin_anew();
             }
-            let heard_at = BTreeMap::new();
-            let member = Member { id, cluster, machine, jobs, reader, log, lines, follower, heard_at, reign };
+            let member = Member { id, cluster, machine, jobs, reader, log, lines, follower, reign };
+            keeper.members_before = where_they_are(member.machine.members());
             keeper.membership = RaftPart::Member(Box::new(member));
             keeper.tell(LogEvent::KeptOut(None));
+            keeper.reach_members();
             keeper.settle();
         }));
     }
@@ -332,10 +346,15 @@ impl RaftKeeper {
 
     /// Says something to a member, if it is known where that is.
     fn say_to(&mut self, member: Option<MemberId>, body: Vec<u8>) {
-        let address = member.and_then(|id| self.member()?.address_of(id));
-        if let Some(address) = address {
+        if let Some(address) = member.and_then(|id| self.address_of(id)) {
             self.say(&address, body);
         }
+    }
+
+    /// Where a member is, or one of which this member knows only that it was heard.
+    fn address_of(&mut self, id: MemberId) -> Option<String> {
+        let known = self.member()?.machine.members().get(id).map(|entry| entry.address.clone());
+        known.or_else(|| self.acquaintances.address_of(id).cloned())
     }
 
     /// Hears what another master says.
@@ -343,24 +362,14 @@ impl RaftKeeper {
         let MemberSaid { address, from, body } = said;
         if JoinMessage::is_one(&body) {
             match JoinMessage::decode(&body) {
-                Ok(message) => self.hear_join(from, message, ctx),
+                Ok(message) => self.hear_join((from, &address), message, ctx),
                 // Whoever may open a link could fill the log with more than that.
                 Err(error) => log::debug!("another master says what means nothing error={error}"),
             }
             return;
         }
-        let Some(member) = self.member() else { return };
         // No member compacts its log, so nobody needs another one's file.
-        let Some((_, from)) = from.filter(|(cluster, _)| *cluster == member.cluster) else { return };
-        let known = member.machine.members().get(from);
-        if known.is_some_and(|known| known.address != address) {
-            log::debug!("not heard: member {from} is at another address than {address:?}");
-            return;
-        }
-        // A member that has no log yet learns from this alone where the others are.
-        if member.heard_at.len() < HEARD_AT_MAX || member.heard_at.contains_key(&from) {
-            member.heard_at.insert(from, address);
-        }
+        let Some(from) = self.heeded(from, &address) else { return };
         if StreamMessage::is_one(&body) {
             return;
         }
@@ -370,12 +379,40 @@ impl RaftKeeper {
         }
     }
 
+    /// Which number speaks, if it is heeded: it has this log, and is where the record says. Where one is that the record does not
+    /// name is noted: a member that has no log yet learns from this alone where the others are, and one that was removed is to
+    /// hear that.
+    fn heeded(&mut self, from: Option<(ClusterId, MemberId)>, address: &str) -> Option<MemberId> {
+        let ticks = self.ticks;
+        let member = self.member()?;
+        let (_, from) = from.filter(|(cluster, _)| *cluster == member.cluster)?;
+        match member.machine.members().get(from) {
+            Some(known) if known.address == address => {}
+            Some(_) => {
+                log::debug!("not heard: member {from} is at another address than {address:?}");
+                return None;
+            }
+            None => {
+                if self.acquaintances.speaks(address, (Some(from), None), ticks) {
+                    self.reach_members();
+                }
+            }
+        }
+        Some(from)
+    }
+
     fn hear_join(
         &mut self,
-        from: Option<(ClusterId, MemberId)>,
+        (from, address): (Option<(ClusterId, MemberId)>, &str),
         message: JoinMessage,
         ctx: &mut Context<Self>,
     ) {
+        // Whoever speaks for another one is not heard.
+        if let JoinMessage::Asks(other) | JoinMessage::IsEmpty(other) = &message {
+            if other.address != address {
+                return;
+            }
+        }
         self.join(
             {
                 let message = message.clone();
@@ -383,18 +420,95 @@ impl RaftKeeper {
             },
             ctx,
         );
-        let Some(member) = self.member() else { return };
         match message {
             JoinMessage::Asks(other) => {
+                let Some(member) = self.member() else { return };
                 let notice = member.machine.notice();
-                self.say_join(&other.address, &notice);
+                if self.acquaintances.speaks(address, (None, Some(other.token)), self.ticks) {
+                    self.reach_members();
+                }
+                self.say_join(address, &notice);
             }
             JoinMessage::Members { cluster, seq, members } => {
-                if let Some((_, from)) = from {
+                if let Some(from) = self.heeded(from, address) {
                     self.pending.push_back(Event::Notice { from, cluster, seq, members });
                 }
             }
             JoinMessage::IsEmpty(_) => {}
+        }
+    }
+
+    /// Says to whom there are links: those that the settings name, the members, and who speaks without being one.
+    fn reach_members(&mut self) {
+        let RaftPart::Member(member) = &self.membership else { return };
+        let members = member.machine.members();
+        let mut reached: BTreeSet<String> = self.setup.named.iter().cloned().collect();
+        reached.extend(members.iter().map(|(_, entry)| entry.address.clone()));
+        reached.extend(self.acquaintances.addresses().cloned());
+        reached.remove(&self.setup.address);
+        self.links.reach(reached);
+    }
+
+    /// Begins a change of the members.
+    fn change_members(&mut self, order: &MembersOrder, asker: Asker) {
+        let reigns = self.stage == RaftStage::Reigning;
+        let begun = match &self.membership {
+            RaftPart::Member(member) if reigns => {
+                let (members, progress) = (member.machine.members(), member.machine.progress());
+                let is_live = |id| progress.iter().any(|other| other.member == id && other.is_live);
+                let tick = self.ticks;
+                let asks_at = |address: &str| self.acquaintances.token_at(address, tick);
+                let basis = ChangeBasis { members, is_live: &is_live, asks_at: &asks_at, tick };
+                self.changing.begin(order, &basis, asker)
+            }
+            RaftPart::Member(_) | RaftPart::Opening | RaftPart::Joining { .. } | RaftPart::Over => {
+                Err(changing::refused(ChangeRefusal::NotLeader))
+            }
+        };
+        match begun {
+            Ok(change) => self.pending.push_back(Event::Change(change)),
+            Err(refused) => self.tell(LogEvent::MembersChanged { asker, result: Err(refused) }),
+        }
+    }
+
+    /// A record of the members is committed: what somebody waits for has begun for good.
+    fn members_are_others(&mut self) {
+        let RaftPart::Member(member) = &self.membership else { return };
+        let members = member.machine.members();
+        let before = std::mem::replace(&mut self.members_before, where_they_are(members));
+        for (id, address) in before.iter().filter(|(id, _)| members.was_removed(*id)) {
+            // What is on its way to it tells it so, if it is alive.
+            self.acquaintances.speaks(address, (Some(*id), None), self.ticks);
+        }
+        self.reach_members();
+        // Before the answer: what was shown until now is over.
+        self.tell_members();
+        if let Some((asker, result)) = self.changing.answered() {
+            self.tell(LogEvent::MembersChanged { asker, result });
+        }
+    }
+
+    /// Whoever waits for a change of the members waits in vain.
+    fn change_fails(&mut self, why: (ErrorWord, String)) {
+        if let Some((asker, _)) = self.changing.answered() {
+            self.tell(LogEvent::MembersChanged { asker, result: Err(why) });
+        }
+    }
+
+    /// Nothing is heard of the log any more, or of this reign.
+    fn nobody_waits_for_changes(&mut self) {
+        let why = "this master leads no more, and whoever does goes on with the change or never heard of it: see INFO";
+        self.change_fails((ErrorWord::Unknown, why.to_owned()));
+    }
+
+    /// Tells the master who the members are, if that is new.
+    fn tell_members(&mut self) {
+        let RaftPart::Member(member) = &self.membership else { return };
+        let shown = changing::shown(&member.machine, member.id);
+        if shown != self.members_told {
+            self.members_told = shown.clone();
+            let (members, change) = shown;
+            self.tell(LogEvent::Members { members, change });
         }
     }
 
@@ -446,19 +560,22 @@ impl RaftKeeper {
             }
             Effect::TransferFailed { to, why } => {
                 log::warn!("leadership not given away member={to} cause={why:?}");
-                let leads = self.member().is_some_and(|member| member.reign.is_some());
-                if self.stage == RaftStage::Transferring && leads {
-                    self.stage = RaftStage::Reigning;
-                    self.tell(LogEvent::Reopened);
-                } else if self.stage == RaftStage::Transferring {
-                    // Somebody else leads. Nothing was in flight.
-                    self.closed();
-                }
+                self.not_transferred();
             }
             Effect::DiskStalls { to } => {
                 log::warn!("the log's disk does not answer, giving the leadership away member={to}");
             }
-            Effect::Members { version, members } => log::info!("members version={version} members={members}"),
+            Effect::Members { version, members } => {
+                log::info!("members version={version} members={members}");
+                self.members_are_others();
+            }
+            // Its first record is awaited: until that is committed it may come to nothing.
+            Effect::ChangeBegun => {}
+            Effect::ChangeRefused(why) => self.change_fails(changing::refused(why)),
+            Effect::MembersSettled(members) => {
+                log::info!("members are settled: a majority knows for good members={members}");
+                self.tell_members();
+            }
             Effect::LogLost { last, committed } => self.no_member(format!(
                 "it ends at seq {last}, but this member had acknowledged it through seq {committed}: what is missing is \
                  lost here; let another machine take this member's place"
@@ -468,11 +585,8 @@ impl RaftKeeper {
                 self.tell(LogEvent::Confirmed { round, leads: true });
             }
             Effect::ReadRefused(ReadTag(round)) => self.tell(LogEvent::Confirmed { round, leads: false }),
-            // Nobody asks for a change of the members, and no file is streamed.
-            Effect::ChangeBegun
-            | Effect::ChangeRefused(_)
-            | Effect::MembersSettled(_)
-            | Effect::SendStream(_)
+            // No file is streamed.
+            Effect::SendStream(_)
             | Effect::ReadChunk { .. }
             | Effect::WriteChunk { .. }
             | Effect::SyncStream(_)
@@ -481,11 +595,23 @@ impl RaftKeeper {
         }
     }
 
+    fn not_transferred(&mut self) {
+        let leads = self.member().is_some_and(|member| member.reign.is_some());
+        if self.stage == RaftStage::Transferring && leads {
+            self.stage = RaftStage::Reigning;
+            self.tell(LogEvent::Reopened);
+        } else if self.stage == RaftStage::Transferring {
+            // Somebody else leads. Nothing was in flight.
+            self.closed();
+        }
+    }
+
     /// The reign's first entry is committed.
     fn reigns(&mut self, version: Version) {
         if let Some(member) = self.member() {
             member.reign = Some(version);
         }
+        self.tell_members();
         // Where nobody wants it, it does not go to and fro as fast as it can.
         if self.ticks >= self.yielded_at + YIELDS_EVERY_TICKS {
             self.yield_to_another();
@@ -529,6 +655,8 @@ impl RaftKeeper {
             self.tell(LogEvent::Lost);
         }
         self.appends.refused(tags, &unknown);
+        self.nobody_waits_for_changes();
+        self.tell_members();
     }
 
     /// Tells what has become of appends.
@@ -572,6 +700,7 @@ impl RaftKeeper {
     }
 
     fn closed(&mut self) {
+        self.nobody_waits_for_changes();
         self.stage = RaftStage::Idle;
         if let Some(member) = self.member() {
             let (log, end) = (member.log, member.follower.told());
@@ -716,7 +845,8 @@ impl RaftKeeper {
             LogRequest::LeaveQueue => (self.is_queued, self.watches) = (false, false),
             LogRequest::GiveUp => self.give_up(),
             LogRequest::WhoLeads => {
-                let leader = self.member().and_then(|member| member.address_of(member.machine.leader()?));
+                let leader = self.member().and_then(|member| member.machine.leader());
+                let leader = leader.and_then(|leader| self.address_of(leader));
                 self.tell(LogEvent::Leader(leader));
             }
             LogRequest::Follow => {
@@ -756,6 +886,7 @@ impl RaftKeeper {
             LogRequest::Begin { .. } => self.begin(),
             LogRequest::Append { changes } => self.append(changes),
             LogRequest::Confirm { round } => self.confirm(round),
+            LogRequest::ChangeMembers { order, asker } => self.change_members(&order, asker),
             LogRequest::Read { place, version, answer } => self.read(place, version, answer),
             LogRequest::Sync => self.appends.after_all(Milestone::Sync),
             LogRequest::Close { .. } if self.stage == RaftStage::Deposed => self.closed(),
@@ -820,8 +951,17 @@ impl RaftKeeper {
         }
         if self.ticks.is_multiple_of(YIELDS_EVERY_TICKS) {
             self.yield_to_another();
+            self.acquaintances.forget_silent(self.ticks);
+            self.reach_members();
+        }
+        if self.changing.is_overdue(self.ticks) {
+            let why = "no majority of the masters has the change yet: see members_change in INFO";
+            self.change_fails((ErrorWord::Unknown, why.to_owned()));
         }
         self.turn(ctx);
+        if self.ticks.is_multiple_of(MEMBERS_TOLD_EVERY_TICKS) {
+            self.tell_members();
+        }
         ctx.run_later(TICK, move |keeper, ctx| keeper.tick(now, ctx));
     }
 
@@ -830,6 +970,11 @@ impl RaftKeeper {
         self.settle();
         self.replay(ctx);
     }
+}
+
+/// Each member's number and address.
+fn where_they_are(members: &Members) -> Vec<(MemberId, String)> {
+    members.iter().map(|(id, entry)| (id, entry.address.clone())).collect()
 }
 
 /// What a master is told of writes that are in no log.
@@ -874,11 +1019,15 @@ impl Handler<FromMember> for RaftKeeper {
 
     fn handle(&mut self, said: FromMember, ctx: &mut Self::Context) {
         let turns = Rc::clone(&self.turns);
-        let _turn = turns.begin("raft keeper, members");
+        let _turn = turns.begin("raft keeper members");
         match said {
             FromMember::Said(said) => said.into_iter().for_each(|said| self.hear(said, ctx)),
-            FromMember::LinkDown((cluster, from)) => {
-                if self.member().is_some_and(|member| member.cluster == cluster) {
+            FromMember::LinkDown { from: (cluster, from), address } => {
+                let is_its = |member: &&mut Member| {
+                    let known = member.machine.members().get(from);
+                    member.cluster == cluster && known.is_some_and(|known| known.address == address)
+                };
+                if self.member().as_ref().is_some_and(is_its) {
                     self.pending.push_back(Event::LinkDown(from));
                 }
             }
@@ -892,7 +1041,7 @@ impl Handler<DiskDone> for RaftKeeper {
 
     fn handle(&mut self, done: DiskDone, ctx: &mut Self::Context) {
         let turns = Rc::clone(&self.turns);
-        let _turn = turns.begin("raft keeper, disk");
+        let _turn = turns.begin("raft keeper disk");
         match done {
             DiskDone::Persisted(persisted) => {
                 self.appends.log_bytes = persisted.log_bytes;
@@ -922,6 +1071,7 @@ impl Handler<LeaveLog> for RaftKeeper {
     type Result = ();
 
     fn handle(&mut self, _: LeaveLog, ctx: &mut Self::Context) {
+        self.nobody_waits_for_changes();
         self.membership = RaftPart::Over;
         ctx.stop();
     }

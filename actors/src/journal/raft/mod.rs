@@ -2,7 +2,8 @@
 //!
 //! [`RaftJournal`] is the journal that a master holds. Its `keeper` holds the machine of `dsm-consensus`, which decides
 //! everything, and brings its words and those of the port together; `appends` keeps the answers to a leader's appends in their order,
-//! `follower` what a follower is told. [`disk`] is one member's log and vote file, served by the task in `disk_task`; [`start`] finds at a
+//! `follower` what a follower is told, `changing`
+//! who waits for a change of the members, `acquaintances` who speaks that is none. [`disk`] is one member's log and vote file, served by the task in `disk_task`; [`start`] finds at a
 //! start what is there, `lines` an entry's line in the file.
 //!
 //! Members reach each other by [`MemberLinks`]: `dialed` has those of a node, each member dials all others, and what it hears comes over
@@ -11,7 +12,9 @@
 //! **Invariant:** everything here that a disk holds is one member's own: places, SYNCED and the marks differ between members, the
 //! words of the entries do not.
 
+mod acquaintances;
 mod appends;
+mod changing;
 mod dialed;
 pub mod disk;
 mod disk_task;
@@ -33,7 +36,7 @@ use dsm_consensus::ids::MemberId;
 use dsm_protocol::ids::ClusterId;
 use keeper::{LeaveLog, RaftKeeper, Requests, RequestsWait};
 use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::rc::Rc;
 
@@ -42,6 +45,9 @@ use std::rc::Rc;
 pub trait MemberLinks {
     /// Sends this to the master at the address.
     fn send(&mut self, to: &str, said: MemberSaid);
+
+    /// These are the masters to which something may be said from now on. Those that the settings name are among them.
+    fn reach(&mut self, masters: BTreeSet<String>);
 }
 
 /// What one master says to another that keeps the same log.
@@ -61,8 +67,13 @@ pub struct MemberSaid {
 pub enum FromMember {
     /// It says this, in this order.
     Said(Vec<MemberSaid>),
-    /// The last connection by which this member was heard has ended, and not because this side closed it.
-    LinkDown((ClusterId, MemberId)),
+    /// The last connection by which this member was heard from this address has ended, and not because this side closed it.
+    LinkDown {
+        /// Whose log it has, and which member it is.
+        from: (ClusterId, MemberId),
+        /// Where it said that it is reached.
+        address: String,
+    },
 }
 
 /// What a [`RaftJournal`] is made from.
@@ -87,17 +98,22 @@ pub struct RaftSetup {
 #[derive(Clone, Default)]
 pub struct RaftMembers(Rc<HeardMembers>);
 
+/// A member, and where it says that it is reached.
+type HeardAs = ((ClusterId, MemberId), String);
+
 #[derive(Default)]
 struct HeardMembers {
     port: RefCell<Option<Recipient<FromMember>>>,
-    /// Over how many links a member is heard.
-    links: RefCell<BTreeMap<(ClusterId, MemberId), usize>>,
+    /// Over how many links a member is heard, by the address that it gives: another one may claim its number.
+    links: RefCell<BTreeMap<HeardAs, usize>>,
 }
 
 /// A link by which another master is heard. The end of a member's last one is told with its drop.
 pub(crate) struct HeardLink {
     members: RaftMembers,
     port: Recipient<FromMember>,
+    /// Where the other side says that it is reached.
+    address: String,
     from: Option<(ClusterId, MemberId)>,
     is_cut: bool,
 }
@@ -114,7 +130,8 @@ impl HeardLink {
             return true;
         }
         if let (None, Some(member)) = (self.from, from) {
-            *self.members.0.links.borrow_mut().entry(member).or_default() += 1;
+            let key = (member, self.address.clone());
+            *self.members.0.links.borrow_mut().entry(key).or_default() += 1;
             self.from = from;
             return true;
         }
@@ -129,27 +146,28 @@ impl HeardLink {
 
 impl Drop for HeardLink {
     fn drop(&mut self) {
-        let Some(member) = self.from else { return };
+        let Some(from) = self.from else { return };
         let mut links = self.members.0.links.borrow_mut();
-        let left = links.get_mut(&member).map_or(0, |count| {
+        let key = (from, std::mem::take(&mut self.address));
+        let left = links.get_mut(&key).map_or(0, |count| {
             *count -= 1;
             *count
         });
         if left > 0 {
             return;
         }
-        links.remove(&member);
+        links.remove(&key);
         if !self.is_cut {
-            self.port.do_send(FromMember::LinkDown(member));
+            self.port.do_send(FromMember::LinkDown { from, address: key.1 });
         }
     }
 }
 
 impl RaftMembers {
-    /// A link by which another master is heard, once there is a log.
-    pub(crate) fn heard(&self) -> Option<HeardLink> {
-        let port = self.0.port.borrow().clone()?;
-        Some(HeardLink { members: self.clone(), port, from: None, is_cut: false })
+    /// A link by which another master is heard that is reached at `address`, once there is a log.
+    pub(crate) fn heard(&self, address: &str) -> Option<HeardLink> {
+        let (port, address) = (self.0.port.borrow().clone()?, address.to_owned());
+        Some(HeardLink { members: self.clone(), port, address, from: None, is_cut: false })
     }
 
     /// Gives what makes the log of a master, and its links to the other members.

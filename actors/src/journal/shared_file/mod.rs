@@ -21,7 +21,7 @@ pub(crate) mod volumes;
 mod witness_notes;
 pub(super) mod words;
 
-use super::{Journal, LogEvent, LogRequest, MakesJournal, Unread, ValueAnswer, Wording};
+use super::{no_members, Journal, LogEvent, LogRequest, MakesJournal, Unread, ValueAnswer, Wording};
 use crate::config::{Fence, Fsync, MasterConfig};
 use crate::env::{Env, File, LockGuard, OpenMode};
 use crate::node_error::NodeError;
@@ -76,6 +76,7 @@ pub struct SharedFile {
     hot: Rc<Hot>,
     /// The path of the log.
     path: PathBuf,
+    events: Recipient<LogEvent>,
 }
 
 impl SharedFile {
@@ -89,9 +90,9 @@ impl SharedFile {
     pub(crate) fn counting(setup: SharedFileSetup, turns: Rc<TurnLengths>) -> Self {
         let hot = Rc::<Hot>::default();
         let for_keeper = Rc::clone(&hot);
-        let path = setup.path.clone();
+        let (path, events) = (setup.path.clone(), setup.events.clone());
         let keeper = LogKeeper::create(move |ctx| LogKeeper::new(setup, turns, for_keeper, ctx));
-        SharedFile { keeper, hot, path }
+        SharedFile { keeper, hot, path, events }
     }
 }
 
@@ -159,6 +160,10 @@ impl Journal for SharedFile {
             // Admission has counted these requests, so the mailbox is bounded by the permits.
             // Nobody asks.
             LogRequest::Confirm { .. } => return,
+            LogRequest::ChangeMembers { asker, .. } => {
+                let result = Err(no_members());
+                return self.events.do_send(LogEvent::MembersChanged { asker, result });
+            }
             LogRequest::Append { changes } => return self.hot.write(Append { changes }),
             LogRequest::Read { place, version, answer } => return self.hot.read(place, version, answer),
             LogRequest::Sync => {

@@ -823,7 +823,7 @@ impl Master {
             Command::RandomKey => self.walk(asker, deadline, Sought::any(), effects),
             Command::DeleteAll => self.walk(asker, deadline, Sought::Everything, effects),
             Command::RemoveSlave { id } => self.remove_slave(now, asker, id, effects),
-            Command::Status | Command::Failover => {
+            Command::Status | Command::Failover | Command::ChangeMembers { .. } => {
                 let reply = Reply::error(ErrorWord::Bad, "this command is for the node, not for the store");
                 effects.push(Effect::Reply { to: asker, reply });
             }

@@ -559,6 +559,7 @@ impl Master {
             | Command::Status
             | Command::Failover
             | Command::RemoveSlave { .. }
+            | Command::ChangeMembers { .. }
             | Command::Transact { .. }
             | Command::Watch { .. } => {
                 Reply::error(ErrorWord::Bad, "this command is not allowed inside a transaction")
