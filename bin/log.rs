@@ -1,4 +1,4 @@
-//! `dsm-log`: looks at, repairs and imports logs while no master runs. It streams the file, and never holds more of it
+//! `dsm-log`: looks at logs and makes backups of them, also while a master runs, and restores, repairs and imports them. It streams the file, and never holds more of it
 //! than one line. It never talks to a master, and to slaves only in `log/salvage.rs`.
 
 // A blocked or closed standard error must neither delay nor end this process: print with `dsm_server::cli::tell`.
@@ -6,6 +6,8 @@
 // The doc comments of subcommands are their help texts, in which `<offset>` is not an HTML tag.
 #![allow(rustdoc::invalid_html_tags)]
 
+#[path = "log/backup.rs"]
+mod backup;
 #[path = "log/compact.rs"]
 mod compact;
 #[path = "log/json.rs"]
@@ -58,10 +60,12 @@ const CHUNK_BYTES: usize = 256 * 1024;
 #[command(
     name = "dsm-log",
     version,
-    about = "Checks, dumps, repairs and imports the log of a dsm cluster while no master runs",
+    about = "Checks, dumps, backs up, restores, repairs and imports the log of a dsm cluster",
     after_help = "Examples:\n  \
         dsm-log check kv_store.log                   check that the log is whole\n  \
         dsm-log dump kv_store.log --key user1        print every record of one key\n  \
+        dsm-log backup --log kv_store.log --to b.log copy the log of a running master\n  \
+        dsm-log restore --from b.log --to kv_store.log\n  \
         dsm-log compact kv_store.log                 leave out what was overwritten and deleted\n  \
         dsm-log repair kv_store.log                  cut a torn tail, or remove damaged lines\n  \
         dsm-log repair kv_store.log --from-slaves    fetch lost records from the slaves\n  \
@@ -120,6 +124,26 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Copies the log, also while a master writes and compacts it; the copy is on disk and read back before this ends
+    #[command(
+        after_help = "The backup holds every record that was acknowledged before this began; of writes under way then it may hold \
+        some. It is a log like any other: `dsm-log check` and `dump` read it. No lock is taken, and memory is bounded. \
+        The file is TO.partial until it is whole. With --until it ends with that record, as far back as the log was not compacted.\n\n\
+        Example:\n  \
+        dsm-log backup --log kv_store.log --to /backup/kv_store-$(date +%F).log"
+    )]
+    Backup(backup::BackupArgs),
+    /// Makes a log of a backup, where there is none; for a new cluster unless --keep-cluster says otherwise
+    #[command(
+        after_help = "Stop the masters and the slaves first. The restored log has a new cluster id, so that slaves which hold newer \
+        values of the old one are refused until they are restarted; then they are empty and get what they are to hold. Where the \
+        log was lost and the slaves still run, restore it with --keep-cluster instead, and fetch what the backup lacks with \
+        `dsm-log repair --from-slaves`.\n\n\
+        Examples:\n  \
+        dsm-log restore --from /backup/kv_store-2026-11-30.log --to kv_store.log\n  \
+        dsm-log restore --from /backup/kv_store-2026-11-30.log --to kv_store.log --until 48211"
+    )]
+    Restore(backup::RestoreArgs),
     /// Writes the log anew without what was overwritten and deleted; the old file is removed
     #[command(
         after_help = "A master does this by itself while it serves (--compact-min). The keys of the log must fit into memory. The \
@@ -216,6 +240,8 @@ fn is_of_member(file: &Path) -> bool {
 fn refuse_members(command: &Command) -> anyhow::Result<()> {
     let file = match command {
         Command::Check { .. } | Command::Dump { .. } => return Ok(()),
+        Command::Backup(args) => &args.log,
+        Command::Restore(args) => &args.to,
         Command::Compact { file }
         | Command::Repair { file, .. }
         | Command::NewCluster { file }
@@ -224,6 +250,11 @@ fn refuse_members(command: &Command) -> anyhow::Result<()> {
         | Command::Import { file, .. } => file,
     };
     let path = file.display();
+    ensure!(
+        !(matches!(command, Command::Backup(_)) && is_of_member(file)),
+        "{path} is the log of a member of masters on several machines (--members), as {path}.vote says: what it ends with may not \
+         be what a majority has, so a copy of it is no backup"
+    );
     ensure!(
         !is_of_member(file),
         "{path} is the log of a member of masters on several machines (--members), as {path}.vote says: nothing may change it but \
@@ -243,6 +274,8 @@ fn run(args: &Args) -> anyhow::Result<u8> {
             let key = key.as_ref().map(String::as_bytes);
             dump(file, crash_kind(args.crash, file), line_max, key, *json, &mut out)
         }
+        Command::Backup(wanted) => backup::backup(wanted, args.crash, line_max, &mut out),
+        Command::Restore(wanted) => backup::restore(wanted, args.crash, line_max, &mut out),
         Command::Compact { file } => compact::compact(file, crash_kind(args.crash, file), line_max, &mut out),
         Command::Repair { file, salvage, .. } if salvage.from_slaves => {
             salvage::salvage(file, args.crash, line_max, args.max_value, salvage, &mut out)

@@ -6,7 +6,7 @@
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 bin=${DSM_BIN:-$root/target/release}
-programs=(dsm-master dsm-backup-master dsm-slave dsm-client)
+programs=(dsm-master dsm-backup-master dsm-slave dsm-client dsm-log)
 slaves=${SLAVES:-3}
 
 work=$(mktemp -d "${TMPDIR:-/tmp}/dsm-example.XXXXXX")

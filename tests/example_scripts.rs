@@ -12,6 +12,7 @@ fn holds(script: &str) {
         env!("CARGO_BIN_EXE_dsm-backup-master"),
         env!("CARGO_BIN_EXE_dsm-slave"),
         env!("CARGO_BIN_EXE_dsm-client"),
+        env!("CARGO_BIN_EXE_dsm-log"),
     ];
     let output = Command::new("timeout")
         .args(["--kill-after=5", "120"])
@@ -59,6 +60,16 @@ fn a_deleted_lock_file_makes_no_second_primary() {
 }
 
 #[test]
+fn a_backup_brings_back_what_a_mistake_took() {
+    holds("backup_restore.sh");
+}
+
+#[test]
 fn masters_on_three_machines_lose_nothing() {
     holds("three_machines.sh");
+}
+
+#[test]
+fn a_machine_of_three_whose_disk_is_lost_is_replaced() {
+    holds("machines/replace.sh");
 }

@@ -642,6 +642,142 @@ fn a_file_that_may_not_grow_is_one_line_and_leaves_the_original_as_it_was() {
 }
 
 #[test]
+fn a_backup_is_a_file_of_its_owner_that_is_whole_or_not_there() {
+    let dir = Directory::new();
+    let (bytes, starts) = log();
+    // The last line is being written.
+    dir.put("a.log", &[&bytes[..], b"WRITE half"].concat());
+    // What a run that was killed has left.
+    dir.put("b.log.partial", &[b'x'; 100_000]);
+    let run = dir.run(&["backup", "--log", "a.log", "--to", "b.log", "--count-keys"]);
+    assert_eq!(run.code, 0, "{}", run.stderr);
+    assert!(run.stderr.contains("the last line of a.log is not finished (10 bytes)"), "{}", run.stderr);
+    assert_eq!(dir.get("b.log"), bytes);
+    for (name, value) in [
+        ("cluster", "0000000000000abc"),
+        ("last epoch", "1"),
+        ("last seq", "7"),
+        ("records", "7"),
+        ("keys", "2"),
+    ] {
+        assert_eq!(shown(&run, name), value);
+    }
+    assert_eq!(shown(&run, "bytes"), bytes.len().to_string());
+    let mode = fs::metadata(dir.path("b.log")).unwrap().permissions();
+    assert_eq!(std::os::unix::fs::PermissionsExt::mode(&mode) & 0o777, 0o600);
+    assert!(!dir.path("b.log.partial").exists() && !dir.path("a.log.lock").exists());
+    let again = dir.run(&["backup", "--log", "a.log", "--to", "b.log"]);
+    assert!(
+        again.code == 2 && again.stderr.contains("b.log exists, it is not overwritten"),
+        "{}",
+        again.stderr
+    );
+
+    let part = dir.run(&["backup", "--log", "a.log", "--to", "c.log", "--until", "4"]);
+    assert_eq!((part.code, shown(&part, "last seq")), (0, "4"), "{}", part.stderr);
+    assert!(dir.get("c.log").starts_with(&bytes[..starts[4]]));
+    for (until, told) in
+        [("8", "--until: it ends with seq 7"), ("1", "--until: it was compacted through seq 2")]
+    {
+        let run = dir.run(&["backup", "--log", "a.log", "--to", "d.log", "--until", until]);
+        assert!(run.code == 2 && run.stderr.contains(told), "{}", run.stderr);
+    }
+    let mut damaged = bytes.clone();
+    damaged[starts[3] + 8] ^= 1;
+    dir.put("damaged.log", &damaged);
+    let run = dir.run(&["backup", "--log", "damaged.log", "--to", "d.log"]);
+    assert!(run.code == 2 && run.stderr.contains("damaged.log is corrupt at byte"), "{}", run.stderr);
+    dir.put("member.log", &bytes);
+    dir.put("member.log.vote", b"");
+    let run = dir.run(&["backup", "--log", "member.log", "--to", "d.log"]);
+    assert!(run.code == 2 && run.stderr.contains("is no backup"), "{}", run.stderr);
+    dir.put("d.log.partial", b"");
+    let other = File::open(dir.path("d.log.partial")).unwrap();
+    flock(&other, FlockOperation::NonBlockingLockExclusive).unwrap();
+    let run = dir.run(&["backup", "--log", "a.log", "--to", "d.log"]);
+    assert!(run.code == 2 && run.stderr.contains("is being written by another process"), "{}", run.stderr);
+    drop(other);
+    changes_nothing(&dir, 0, &["backup", "--log", "b.log", "--to", "e.log"], "cannot write the new file");
+    assert!(!dir.path("d.log").exists());
+}
+
+#[test]
+fn a_torn_tail_is_not_in_a_backup_and_a_damaged_mark_neither() {
+    let dir = Directory::new();
+    let (bytes, starts) = log();
+    // A page that was never written, as after the crash of a process.
+    let hole = [&bytes[..starts[6]], &vec![0; 4096 - starts[6] % 512]].concat();
+    dir.put("torn.log", &hole);
+    let run = dir.run(&["backup", "--log", "torn.log", "--to", "b.log"]);
+    assert!(run.code == 0 && run.stderr.contains("torn tail"), "{}", run.stderr);
+    assert!(dir.get("b.log").starts_with(&bytes[..starts[6]]));
+    assert_eq!(dir.run(&["check", "b.log"]).code, 0);
+
+    let mut damaged = bytes.clone();
+    damaged[starts[7] + 3] ^= 1;
+    encode(&write(b"more", b"1"), Seq(8), Epoch(1), Seq(7), &mut damaged);
+    dir.put("mark.log", &damaged);
+    let run = dir.run(&["backup", "--log", "mark.log", "--to", "c.log"]);
+    assert!(run.code == 0 && run.stderr.contains("SYNCED mark at byte"), "{}", run.stderr);
+    let check = dir.run(&["check", "c.log"]);
+    assert_eq!((check.code, check.stderr.as_str(), shown(&check, "keys")), (0, "", "3"));
+}
+
+#[test]
+fn a_backup_is_restored_where_no_log_is_for_a_new_cluster_unless_it_is_to_be_kept() {
+    let dir = Directory::new();
+    let (bytes, _) = log();
+    dir.put("backup.log", &bytes);
+    let lock = b"pid=4711\ncluster=0000000000000999\nepoch=12\nreign=00000000000000aa\nlog_boot=b\n";
+    dir.put("a.log.lock", lock);
+    dir.put("a.log.witness", b"cluster=0000000000000999\n");
+    let kept = ["restore", "--from", "backup.log", "--to", "a.log", "--keep-cluster"];
+    let run = dir.run(&kept);
+    assert!(run.code == 2 && run.stderr.contains("names cluster 0000000000000999"), "{}", run.stderr);
+    assert!(!dir.path("a.log").exists() && !dir.path("a.log.restore").exists());
+
+    // An empty file is no log.
+    dir.put("a.log", b"");
+    let run = dir.run(&["restore", "--from", "backup.log", "--to", "a.log", "--count-keys"]);
+    assert_eq!((run.code, shown(&run, "keys")), (0, "2"), "{}", run.stderr);
+    let (new, old) = shown(&run, "cluster").split_once(" (before: ").unwrap();
+    assert_eq!(old, "0000000000000abc)");
+    let restored = dir.get("a.log");
+    assert!(restored.starts_with(format!("CLUSTER {new} % ;1 1 0 ").as_bytes()) && new != "0000000000000abc");
+    let second = |bytes: &[u8]| bytes.iter().position(|byte| *byte == b'\n').unwrap();
+    assert_eq!(restored[second(&restored)..], bytes[second(&bytes)..]);
+    assert_eq!(String::from_utf8(dir.get("a.log.lock")).unwrap(), "pid=4711\nlog_boot=b\n");
+    assert!(!dir.path("a.log.witness").exists());
+
+    let again = dir.run(&["restore", "--from", "backup.log", "--to", "a.log"]);
+    assert!(again.code == 2 && again.stderr.contains("it is not overwritten"), "{}", again.stderr);
+    assert_eq!(dir.get("a.log"), restored);
+    let both = dir.run(&[&kept[..], &["--until", "5"]].concat());
+    assert!(both.code == 2 && both.stderr.contains("--until"), "{}", both.stderr);
+
+    // In the place of the same cluster's log the lock file stays: it knows of epochs that the backup lacks.
+    let lock = b"cluster=0000000000000abc\nepoch=12\n";
+    dir.put("c.log.lock", lock);
+    let run = dir.run(&["restore", "--from", "backup.log", "--to", "c.log", "--keep-cluster"]);
+    assert_eq!((run.code, shown(&run, "cluster")), (0, "0000000000000abc"), "{}", run.stderr);
+    assert_eq!((dir.get("c.log"), dir.get("c.log.lock")), (bytes.clone(), lock.to_vec()));
+
+    dir.put("corrupt.log", &bytes[20..]);
+    let run = dir.run(&["restore", "--from", "corrupt.log", "--to", "d.log"]);
+    assert_eq!((run.code, run.stdout.as_str()), (2, ""), "{}", run.stderr);
+    dir.put("d.log.vote", b"");
+    let run = dir.run(&["restore", "--from", "backup.log", "--to", "d.log"]);
+    assert!(run.code == 2 && run.stderr.contains("is the log of a member"), "{}", run.stderr);
+    assert!(!dir.path("d.log").exists());
+    changes_nothing(
+        &dir,
+        0,
+        &["restore", "--from", "backup.log", "--to", "e.log"],
+        "cannot write the new file",
+    );
+}
+
+#[test]
 fn long_lines_and_logs_longer_than_a_buffer_are_streamed() {
     let dir = Directory::new();
     let (mut bytes, _) = log();

@@ -4,8 +4,8 @@
 use bytes::Bytes;
 use dsm_protocol::ids::{ClusterId, Epoch, Reign, ReignId, Seq, UnixMillis, Version};
 use dsm_protocol::record::{
-    encode, encode_with, line_bytes_max, Body, Continuation, Encoded, EncodedEffect, KeyEffect, Operation,
-    Position, ReignMark, Rewriter, Scanner, Step, SyncMode, Trailer,
+    encode, encode_with, line_bytes_max, Body, Continuation, Encoded, EncodedEffect, KeyEffect, LogCopier,
+    NotCopied, Operation, Position, ReignMark, Rewriter, Scanner, Step, SyncMode, Trailer,
 };
 use proptest::prelude::*;
 use std::collections::BTreeMap;
@@ -116,7 +116,7 @@ fn text(legacy: usize, lines: &[Line]) -> Vec<Vec<u8>> {
 }
 
 /// What a log says.
-#[derive(Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 struct Said {
     values: BTreeMap<Vec<u8>, (Version, Vec<u8>)>,
     reigns: Vec<(Seq, Reign, Vec<Reign>)>,
@@ -200,8 +200,59 @@ fn compact(log: &[Vec<u8>], through: usize, part: usize, said: &Said) -> Vec<u8>
     out
 }
 
+/// A copy of a log through a record.
+fn copy_until(log: &[u8], until: Seq) -> Result<Vec<u8>, NotCopied> {
+    let (mut scanner, mut copier, mut out) =
+        (Scanner::new(LINE_MAX), LogCopier::new(Some(until), None), Vec::new());
+    let mut rest = log;
+    while !copier.is_done() {
+        let before = scanner.position().offset;
+        match scanner.next(rest) {
+            Step::Record { record, span } => copier.take(&record, &rest[..span.bytes as usize], &mut out)?,
+            Step::Ignored => {}
+            Step::Partial => break,
+            Step::Bad(bad) => panic!("{bad:?}"),
+        }
+        rest = &rest[(scanner.position().offset - before) as usize..];
+    }
+    copier.end(&mut out).map(|_| out)
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(300))]
+    #[test]
+    fn a_copy_until_a_record_has_what_there_was_then_or_is_refused(
+        legacy in 0..5usize, lines in lines(), through in any::<prop::sample::Index>(), part in 1..20usize,
+    ) {
+        let log = text(legacy, &lines);
+        let through = legacy + 1 + through.index(log.len() - legacy);
+        let compacted = compact(&log, through, part, &read(&log[..through].concat()).0);
+        let end = read(&compacted).1.seq;
+        let mut said = Vec::new();
+        for lines in 0..=log.len() {
+            let (then, position) = read(&log[..lines].concat());
+            // A mark changes nothing: the last one with this seq says what there was.
+            said.resize(position.seq.0 as usize + 1, Said::default());
+            said[position.seq.0 as usize] = then;
+        }
+        for (seq, then) in (0..).map(Seq).zip(&said) {
+            for (log, is_whole) in [(&log.concat(), true), (&compacted, false)] {
+                match copy_until(log, seq) {
+                    Ok(copy) => {
+                        let (copied, position) = read(&copy);
+                        prop_assert_eq!((&copied, position.seq), (then, seq));
+                        prop_assert!(position.ends_with_mark);
+                    }
+                    Err(NotCopied::Compacted(earliest)) => prop_assert!(earliest > seq && earliest <= end),
+                    Err(NotCopied::NoCluster) => prop_assert!(seq.0 <= legacy as u64),
+                    Err(why) => prop_assert!(false, "{why} of {seq}, is_whole={is_whole}"),
+                }
+            }
+        }
+        prop_assert_eq!(copy_until(&compacted, end.next()), Err(NotCopied::TooShort(end)));
+        prop_assert!(copy_until(&compacted, end).is_ok(), "the last one can always be told");
+    }
+
     #[test]
     fn a_rewritten_log_says_what_the_log_says(
         legacy in 0..9usize, lines in lines(), through in any::<prop::sample::Index>(), part in 1..20usize,

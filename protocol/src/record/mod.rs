@@ -9,6 +9,7 @@
 //! between lines, [`Judge`] tells a torn tail from corruption. The grammar is in `docs/FORMATS.md`.
 
 mod clock;
+mod copy;
 mod encode;
 mod entry;
 mod judge;
@@ -17,6 +18,7 @@ mod rewrite;
 mod scan;
 
 pub use clock::ClockMark;
+pub use copy::{CopiedLog, LogCopier, NotCopied};
 pub use encode::{
     encode, encode_apply_at, encode_delete, encode_delete_with, encode_with, encode_write, encode_write_at,
     encode_write_with, Trailer,
