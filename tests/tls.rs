@@ -12,6 +12,7 @@ use common::{millis, seconds, wait_for};
 use dsm::client::{Client, ClientConfig};
 use dsm::config::TlsFiles;
 use dsm::launcher::{Launcher, LauncherConfig, MasterCommand, Role, RoleCommand};
+use redis::Commands as _;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{ClientConnection, RootCertStore, StreamOwned};
@@ -35,6 +36,20 @@ fn files(authority: &Authority, own: Option<&Signed>) -> TlsFiles {
         key: own.map(|own| own.key.clone()),
         ca: Some(authority.ca.clone()),
     }
+}
+
+/// A connection of redis-rs, the usual client in Rust, by `rediss://`.
+fn redis_rs(cluster: &Secured, role: Role, protocol: &str) -> redis::RedisResult<redis::Connection> {
+    let url = format!("rediss://127.0.0.1:{}/0?protocol={protocol}", cluster.port(role));
+    let read = |path: &Path| std::fs::read(path).unwrap();
+    let own =
+        redis::ClientTlsConfig { client_cert: read(&cluster.own.cert), client_key: read(&cluster.own.key) };
+    let certificates =
+        redis::TlsCertificates { client_tls: Some(own), root_cert: Some(read(&cluster.authority.ca)) };
+    let client = redis::Client::build_with_tls(url, certificates)?;
+    let connection = client.get_connection_with_timeout(LIMIT)?;
+    connection.set_read_timeout(Some(LIMIT))?;
+    Ok(connection)
 }
 
 /// A cluster whose nodes speak TLS alone, with a plain port of the primary beside.
@@ -207,6 +222,35 @@ fn redis_cli_talks_to_both_masters_over_tls_also_after_a_kill() {
     let port = cluster.port(Role::BACKUP);
     assert_eq!(run(port, &["GET", "k"]), (true, "a value\n".to_owned()));
     assert_eq!(run(port, &["SET", "k", "another"]), (true, "OK\n".to_owned()));
+}
+
+#[test]
+fn redis_rs_writes_over_tls_at_both_masters_and_through_a_failover() {
+    // It uses what its process has chosen; nothing else here depends on that.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let mut cluster = Secured::start(2, &["--no-failback"]);
+    for role in [Role::PRIMARY, Role::BACKUP] {
+        for protocol in ["resp2", "resp3"] {
+            let mut connection = redis_rs(&cluster, role, protocol).unwrap();
+            let _: () = connection.set("k", "a value").unwrap();
+            let (got, nothing): (String, Option<String>) =
+                (connection.get("k").unwrap(), connection.get("nothing").unwrap());
+            assert_eq!((&*got, nothing), ("a value", None), "{role:?} {protocol}");
+        }
+    }
+    let mut here = redis_rs(&cluster, Role::PRIMARY, "resp3").unwrap();
+    let write = |connection: &mut redis::Connection, number: usize| {
+        connection.set::<_, _, ()>(format!("k{number}"), number)
+    };
+    (0..100).for_each(|number| write(&mut here, number).unwrap());
+    cluster.launcher.kill(Role::PRIMARY).unwrap();
+    assert!(write(&mut here, 100).is_err(), "its master is gone");
+    let mut there = redis_rs(&cluster, Role::BACKUP, "resp3").unwrap();
+    (101..200).for_each(|number| write(&mut there, number).unwrap());
+    for number in (0..100).chain(101..200) {
+        let got: usize = there.get(format!("k{number}")).unwrap();
+        assert_eq!(got, number);
+    }
 }
 
 #[test]

@@ -323,7 +323,8 @@ fn a_write_that_too_few_replicas_have_is_an_error() {
     };
     for (replicas, errors) in [(0, false), (1, true)] {
         let run = Run::new();
-        let line = format!("--target {} --wait {replicas} --think 0 --clients 1 --pool 2", redis.address);
+        // So many that not all of them begin with writes, of which each waits for its replica as long as the others are measured.
+        let line = format!("--target {} --wait {replicas} --think 0 --clients 8 --pool 2", redis.address);
         let output = run.run(&format!("{line} --duration 2s --warmup 0"));
         assert_code(&output, 0);
         let record = run.json("run.json");
