@@ -1,8 +1,8 @@
 # make verify writes nothing and is what CI runs; make fix rewrites; make nightly runs for hours.
 
-.PHONY: verify format spelling deny lint doc test compat fix cluster demo bench bench-core bench-start bench-micro bench-peers dist sim model mutants mutants-quick test-peers fuzz alarms nightly nightly-faults nightly-sim
+.PHONY: manuals test-manuals verify format spelling deny lint doc test compat fix cluster demo bench bench-core bench-start bench-micro bench-peers dist sim model mutants mutants-quick test-peers fuzz alarms nightly nightly-faults nightly-sim
 
-verify: format spelling lint doc test mutants-quick test-peers
+verify: format spelling lint doc test test-manuals mutants-quick test-peers
 
 format:
 	cargo fmt --all -- --check
@@ -39,6 +39,17 @@ mutants:
 mutants-quick:
 	$(MUTANTS) --exact mutants::the_quickest_are_found mutants::the_documented_table_has_each
 	cargo test --locked -p dsm-consensus --features mutants --test simulation
+
+# Manual pages and completions of shells for packages, below target/share. The programs are built apart, with a feature that no
+# other build of them has.
+manuals:
+	cargo build --locked -p dsm-server -p dsm-harness --bins --features dsm-server/manuals --target-dir target/manuals
+	for program in dsm-master dsm-backup-master dsm-slave dsm-client dsm-cluster dsm-log dsm-test-harness; do \
+		target/manuals/debug/$$program --write-manuals target/share || exit 1; \
+	done
+
+test-manuals:
+	cargo test --locked -p dsm-server --features manuals --test manuals
 
 fix:
 	cargo fmt --all

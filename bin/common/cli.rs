@@ -118,6 +118,10 @@ const EXIT_USAGE: u8 = 2;
 pub fn parse<A: Flags>(words: impl IntoIterator<Item = OsString>) -> Result<A, ExitCode> {
     let command = A::command().mut_args(with_variable);
     let words = words::two_dashes(&command, words);
+    #[cfg(feature = "manuals")]
+    if let Some(written) = crate::manuals::written(&A::command(), &words) {
+        return Err(finish(written, 1));
+    }
     let parsed = command.clone().try_get_matches_from(&words);
     let args = parsed.and_then(|mut matches| A::from_arg_matches_mut(&mut matches)).map_err(|error| {
         if error.use_stderr() {

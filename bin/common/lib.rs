@@ -13,6 +13,8 @@
 pub mod cli;
 mod error_output;
 mod levels;
+#[cfg(feature = "manuals")]
+mod manuals;
 pub mod prompt;
 pub mod roles;
 mod why_ended;
