@@ -1,5 +1,6 @@
-//! `dsm-log`: looks at logs and makes backups of them, also while a master runs, and restores, repairs and imports them. It streams the file, and never holds more of it
-//! than one line. It never talks to a master, and to slaves only in `log/salvage.rs`.
+//! `dsm-log`: looks at logs and makes backups of them, also while a master runs, and restores, repairs and imports them. It
+//! streams the file, and never holds more of it than one line. It never talks to a master, and to slaves only in
+//! `log/salvage.rs`.
 
 // A blocked or closed standard error must neither delay nor end this process: print with `dsm_server::cli::tell`.
 #![warn(clippy::print_stderr, clippy::print_stdout)]
