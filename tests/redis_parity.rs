@@ -148,6 +148,27 @@ const DIFFERENCES: &[Difference] = &[
         ],
     },
     Difference {
+        why: "OBJECT ENCODING knows the value, not how it was made",
+        answers: &[(
+            "SET k a; APPEND k b; OBJECT ENCODING k; SETRANGE l 0 7; OBJECT ENCODING l",
+            "+OK^:2^$6^embstr^:1^$3^int^",
+        )],
+    },
+    Difference {
+        why: "OBJECT REFCOUNT is 1, OBJECT IDLETIME an error",
+        answers: &[
+            ("SET k 7; OBJECT REFCOUNT k", "+OK^:1^"),
+            ("SET k v; OBJECT IDLETIME k", "+OK^-ERR idle time is not tracked: nothing is evicted^"),
+        ],
+    },
+    Difference {
+        why: "MEMORY USAGE counts as `--max-memory` does, and MEMORY has nothing else",
+        answers: &[
+            ("SET k v; MEMORY USAGE k; MEMORY USAGE k SAMPLES 0", "+OK^:106^:106^"),
+            ("MEMORY PURGE", "-ERR unknown subcommand 'PURGE'. Try MEMORY HELP.^"),
+        ],
+    },
+    Difference {
         why: "A cursor is what the last SCAN said",
         answers: &[(
             "SCAN 17; SCAN 1",
@@ -733,6 +754,7 @@ fn scripts() -> Vec<Script> {
     scripts.extend(data());
     scripts.extend(transactions());
     scripts.extend(lua());
+    scripts.extend(objects());
     scripts.extend(transfers_and_diagnoses());
     scripts.extend(connection());
     scripts.extend(framing());
@@ -897,6 +919,47 @@ fn lua() -> Vec<Script> {
     all.into_iter().map(masked).collect()
 }
 
+/// What is told of keys without their values.
+fn objects() -> Vec<Script> {
+    let values = [
+        "0",
+        "-1",
+        "007",
+        "+7",
+        "-0",
+        "1.0",
+        "9223372036854775807",
+        "9223372036854775808",
+        "-9223372036854775808",
+        "-9223372036854775809",
+        "12345678901234567890",
+        "123456789012345678901",
+        &"e".repeat(44),
+        &"r".repeat(45),
+        "\"\"",
+    ];
+    let set = |value| {
+        format!("SET k {value}\nOBJECT ENCODING k\nMSET a {value}\nGETSET a {value}\nOBJECT encoding a")
+    };
+    let all = [
+        "OBJECT ENCODING k\nOBJECT REFCOUNT k\nOBJECT IDLETIME k\nOBJECT FREQ k\nMEMORY USAGE k\nHELLO 3\nOBJECT ENCODING k",
+        "INCR k\nOBJECT ENCODING k\nAPPEND a 12\nOBJECT ENCODING a\nAPPEND l v\nOBJECT ENCODING l\nCOPY k b\nOBJECT ENCODING b",
+        "SET k v\nOBJECT REFCOUNT k\nOBJECT FREQ k\nSET k 10000\nOBJECT REFCOUNT k",
+        "SET k v EX 100\nOBJECT ENCODING k\nEXPIRE k -1\nOBJECT ENCODING k\nMEMORY USAGE k",
+        "OBJECT\nOBJECT ENCODING\nOBJECT ENCODING a b\nOBJECT NOSUCH k\nOBJECT FREQ\nOBJECT HELP x",
+        "MEMORY\nMEMORY USAGE\nMEMORY NOSUCH\nMEMORY HELP x",
+        "SET k v\nMEMORY USAGE k SAMPLES\nMEMORY USAGE k SAMPLES -1\nMEMORY USAGE k SAMPLES x\nMEMORY USAGE k FOO 5",
+        "MEMORY USAGE nosuch FOO\nMEMORY USAGE nosuch samples 5 SAMPLES 0",
+        "MULTI\nSET k 5\nOBJECT ENCODING k\nSET k v\nOBJECT ENCODING k\nOBJECT ENCODING b\nEXEC",
+        "SET k v\nEVAL return{redis.call('OBJECT','ENCODING',KEYS[1]),redis.call('OBJECT','REFCOUNT',KEYS[1])} 1 k",
+        "COMMAND INFO object|encoding object|freq object|idletime object|refcount object|help memory|usage memory|help",
+        "COMMAND GETKEYS OBJECT ENCODING k\nCOMMAND GETKEYS MEMORY USAGE k SAMPLES 5\nCOMMAND GETKEYS OBJECT HELP",
+        "COMMAND GETKEYSANDFLAGS OBJECT FREQ k\nCOMMAND GETKEYSANDFLAGS MEMORY USAGE k\nCOMMAND GETKEYS OBJECT ENCODING",
+    ];
+    let masked = |lines: &str| Script::of(lines).mask(HELLO);
+    values.into_iter().map(|value| Script::of(&set(value))).chain(all.into_iter().map(masked)).collect()
+}
+
 fn transfers_and_diagnoses() -> Vec<Script> {
     let all = [
         "RENAME k l\nSET k v EX 100\nRENAME k l\nGET l\nTTL l\nEXISTS k\nRENAME l l\nRENAMENX l l\nRENAMENX k a",
@@ -982,6 +1045,11 @@ fn data() -> Vec<Script> {
         "SET a 1\nEXISTS a\nEXISTS b\nEXISTS a a a b",
         "SET a 1\nTOUCH a\nTOUCH b\nTOUCH a a a b",
         "SET a 1\nTYPE a\nTYPE b",
+        "SET k a\nAPPEND k b\nOBJECT ENCODING k\nSETRANGE l 0 7\nOBJECT ENCODING l",
+        "SET k 7\nOBJECT REFCOUNT k",
+        "SET k v\nOBJECT IDLETIME k",
+        "SET k v\nMEMORY USAGE k\nMEMORY USAGE k SAMPLES 0",
+        "MEMORY PURGE",
         "SET a \"\"\nSTRLEN a\nSTRLEN b\nSET a 12345\nSTRLEN a",
         "GETRANGE k 0 -1\nSUBSTR k 0 0",
         "GETRANGE k 0 x\nGETRANGE k x 0\nSUBSTR k 1.0 2\nGETRANGE k 0 9223372036854775808",

@@ -4,8 +4,8 @@
 
 use bytes::{Bytes, BytesMut};
 use dsm_protocol::command::{
-    Command, Condition, ErrorWord, ExpiryCondition, Lifetime, MembersOrder, Replies, Reply, ScriptCall,
-    ScriptName, ScriptRequest, ScriptRights, TimeForm, Transaction, Transfer, Update,
+    Command, Condition, ErrorWord, ExpiryCondition, KeyTrait, Lifetime, MembersOrder, Replies, Reply,
+    ScriptCall, ScriptName, ScriptRequest, ScriptRights, TimeForm, Transaction, Transfer, Update,
 };
 use dsm_protocol::frame::{self, About, FrameError, Incoming, Unframer};
 use dsm_protocol::ids::{
@@ -55,6 +55,7 @@ fn command() -> impl Strategy<Value = Command> {
             life
         }),
         (bytes(), lifetime()).prop_map(|(key, life)| Command::Renew { key, life }),
+        (bytes(), key_trait()).prop_map(|(key, what)| Command::Examine { key, what }),
         (bytes(), time_form()).prop_map(|(key, form)| Command::TimeToLive { key, form }),
         (any::<u64>(), prop::option::of(bytes()), any::<u32>(), any::<bool>())
             .prop_map(|(cursor, pattern, count, strings)| Command::Scan { cursor, pattern, count, strings }),
@@ -118,6 +119,16 @@ fn expiry_condition() -> impl Strategy<Value = ExpiryCondition> {
         if_later,
         if_earlier,
     })
+}
+
+fn key_trait() -> impl Strategy<Value = KeyTrait> {
+    prop::sample::select(vec![
+        KeyTrait::Encoding,
+        KeyTrait::References,
+        KeyTrait::IdleTime,
+        KeyTrait::Frequency,
+        KeyTrait::MemoryUsage,
+    ])
 }
 
 fn time_form() -> impl Strategy<Value = TimeForm> {

@@ -7,8 +7,8 @@
 
 use bytes::{Bytes, BytesMut};
 use dsm_protocol::command::{
-    Command, Condition, ErrorWord, Excerpt, ExpiryCondition, Lifetime, MembersOrder, Replies, Reply,
-    TimeForm, Transaction, Update,
+    Command, Condition, ErrorWord, Excerpt, ExpiryCondition, KeyTrait, Lifetime, MembersOrder, Replies,
+    Reply, TimeForm, Transaction, Update,
 };
 use dsm_protocol::ids::{Epoch, Seq, SlaveId, UnixMillis, Version};
 use dsm_protocol::info::{RedisRole, Sections};
@@ -142,6 +142,7 @@ fn a_change_of_the_members_becomes_a_command_and_what_is_none_an_error() {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "a list of requests")]
 fn requests_for_the_store_become_commands() {
     let key = |key: &'static str| Bytes::from_static(key.as_bytes());
     let get = || Command::Get { key: key("k") };
@@ -155,6 +156,7 @@ fn requests_for_the_store_become_commands() {
         let pattern = pattern.map(key);
         Command::Scan { cursor, pattern, count, strings }
     };
+    let examine = |what| Command::Examine { key: key("k"), what };
     let server = || Shape::Info(Sections::named([&b"server"[..]]));
     for (request, command, shape) in [
         ("GET k", get(), Shape::Plain),
@@ -199,6 +201,12 @@ fn requests_for_the_store_become_commands() {
         ("FLUSHDB SYNC", Command::DeleteAll, Shape::Plain),
         ("TOUCH a b a", Command::Exists { keys: keys() }, Shape::Plain),
         ("TYPE k", Command::Exists { keys: vec![key("k")] }, Shape::Excerpt(Excerpt::Type)),
+        ("OBJECT ENCODING k", examine(KeyTrait::Encoding), Shape::Plain),
+        ("object refcount k", examine(KeyTrait::References), Shape::Plain),
+        ("OBJECT IDLETIME k", examine(KeyTrait::IdleTime), Shape::Plain),
+        ("OBJECT FREQ k", examine(KeyTrait::Frequency), Shape::Plain),
+        ("MEMORY USAGE k", examine(KeyTrait::MemoryUsage), Shape::Plain),
+        ("MEMORY USAGE k SAMPLES 0 samples 7", examine(KeyTrait::MemoryUsage), Shape::Plain),
         ("STRLEN k", Command::ValueLength { key: key("k") }, Shape::Plain),
         ("GETRANGE k 0 -1", get(), Shape::Excerpt(Excerpt::Range { first: 0, last: -1 })),
         ("SUBSTR k -7 3", get(), Shape::Excerpt(Excerpt::Range { first: -7, last: 3 })),
@@ -516,10 +524,10 @@ fn many_names_do_not_make_a_huge_answer() {
 #[test]
 fn command_describes_every_command() {
     let all = answer(&mut conversation(Protocol::Resp2), words("COMMAND"));
-    assert!(all.starts_with("*79^*10^$3^get^:2^"), "{all}");
+    assert!(all.starts_with("*81^*10^$3^get^:2^"), "{all}");
     assert_eq!(all, answer(&mut conversation(Protocol::Resp2), words("COMMAND INFO")));
     let docs = answer(&mut conversation(Protocol::Resp3), words("COMMAND DOCS"));
-    assert!(docs.starts_with("%79^$3^get^%5^"), "{docs}");
+    assert!(docs.starts_with("%81^$3^get^%5^"), "{docs}");
     let listed = answer(&mut conversation(Protocol::Resp2), words("COMMAND LIST"));
     for name in listed.split('^').skip(2).step_by(2) {
         let one = answer(&mut conversation(Protocol::Resp2), words(&format!("COMMAND INFO {name}")));
@@ -1244,7 +1252,6 @@ const AS_REDIS: &[(&str, &str, &str)] = &[
 
 /// Request, answer in RESP2, answer in RESP3, where this server differs from Redis.
 const OUR_OWN: &[(&str, &str, &str)] = &[
-    ("OBJECT HELP", "-ERR unknown command 'OBJECT', with args beginning with: 'HELP' ^", SAME),
     ("READ", "-ERR wrong number of arguments for 'read' command^", SAME),
     ("READ a b", "-ERR wrong number of arguments for 'read' command^", SAME),
     ("WRITE k", "-ERR wrong number of arguments for 'write' command^", SAME),
@@ -1302,7 +1309,7 @@ const OUR_OWN: &[(&str, &str, &str)] = &[
          ere is no configuration file^+SET^+    Not supported: settings are fixed at the start^",
         SAME,
     ),
-    ("COMMAND COUNT", ":79^", SAME),
+    ("COMMAND COUNT", ":81^", SAME),
     ("WAIT 1 0", ":0^", SAME),
     ("SLOWLOG GET 1 2", "-ERR wrong number of arguments for 'slowlog|get' command^", SAME),
     (

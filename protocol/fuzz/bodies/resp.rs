@@ -145,6 +145,7 @@ fn replies(command: &Command) -> Vec<Reply> {
         Command::Swap { .. } | Command::Take { .. } | Command::Renew { .. } => {
             vec![Reply::Value(value), Reply::NotFound]
         }
+        Command::Examine { .. } => vec![Reply::Value(value), Reply::Count(1), Reply::NotFound],
         Command::TimeToLive { .. } => vec![Reply::Integer(-2), Reply::Integer(1500)],
         Command::PutManyIfNone { .. } => vec![Reply::Count(1)],
         Command::Scan { .. } => vec![Reply::Page { next: 7, keys: vec![value] }],
@@ -200,6 +201,7 @@ pub(crate) fn seeds() -> Vec<Vec<u8>> {
         array(&["CLIENT", "SETINFO", "LIB-NAME", "x"]) + &array(&["COMMAND", "DOCS", "get"]),
         array(&["CONFIG", "GET", "app*"]) + &array(&["INFO", "server"]) + &array(&["RESET"]),
         array(&["STRLEN", "k"]) + &array(&["GETRANGE", "k", "0", "-2"]) + &array(&["TYPE", "k"]),
+        array(&["OBJECT", "ENCODING", "k"]) + &array(&["MEMORY", "USAGE", "k", "SAMPLES", "5"]),
         "PING\r\nSET k \"a b\\x00\\n\"\r\nGET 'it\\'s'\r\nQUIT\r\n".to_owned(),
         "POST / HTTP/1.1\r\nHost: x\r\n\r\n".to_owned(),
         "*1\r\n$4\r\nPING\r\n*2\r\n$3\r\nGET\r\n$99\r\n".to_owned(),

@@ -153,7 +153,9 @@ fn parts_of(command: &Command) -> Vec<ForwardedPart> {
 }
 
 fn words_of(command: &Command) -> Vec<Bytes> {
-    let mut words = vec![Bytes::new()];
+    // Without the name; and without that of a subcommand.
+    let is_sub = command.asked_as().iter().any(|name| name.contains('|'));
+    let mut words = vec![Bytes::new(); 1 + usize::from(is_sub)];
     match command.operands() {
         // Its commands are judged one by one.
         Operands::None | Operands::Words(_) | Operands::All(_) => {}
@@ -180,7 +182,7 @@ fn words_of(command: &Command) -> Vec<Bytes> {
 mod tests {
     use super::*;
     use crate::acl::Users;
-    use crate::command::{Judgement, ScriptCall, ScriptName};
+    use crate::command::{Judgement, KeyTrait, ScriptCall, ScriptName};
     use crate::ids::Millis;
 
     fn named(name: &str) -> StreamUser {
@@ -277,5 +279,19 @@ mod tests {
         assert_eq!(judged(&accounts, &StreamUser::Program, &Command::Failover), Ok(()));
         let open = Accounts::default();
         assert_eq!(judged(&open, &named("nobody"), &Command::Failover), Ok(()), "here everybody may");
+    }
+
+    #[test]
+    fn whoever_may_look_at_a_key_may_not_read_it_and_its_key_stands_after_the_subcommand() {
+        let looks = "user app on >pw ~app:* +object";
+        let accounts = Accounts::new(Users::parse(looks).unwrap(), || Millis(0));
+        let app = named("app");
+        let examine = |key: &'static str| Command::Examine { key: key.into(), what: KeyTrait::Encoding };
+        assert_eq!(judged(&accounts, &app, &examine("app:1")), Ok(()));
+        let no_key =
+            Err("NOPERM this user has no permissions to access one of the keys used as arguments".to_owned());
+        assert_eq!(judged(&accounts, &app, &examine("other")), no_key);
+        let no_get = Err("NOPERM this user has no permissions to run the 'get' command".to_owned());
+        assert_eq!(judged(&accounts, &app, &Command::Get { key: "app:1".into() }), no_get);
     }
 }

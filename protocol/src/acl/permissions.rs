@@ -333,17 +333,18 @@ impl Permissions {
             read: keys.flags.contains(&"access") && !is_without_read,
             write: ["update", "insert", "delete"].iter().any(|flag| keys.flags.contains(flag)),
         };
+        let first = spec.first_key();
         let last = match usize::try_from(keys.last) {
-            Ok(further) => (1 + further).min(words.len().saturating_sub(1)),
+            Ok(further) => (first + further).min(words.len().saturating_sub(1)),
             Err(_) => words.len().saturating_sub(1),
         };
         let step = usize::try_from(keys.step).unwrap_or(1).max(1);
-        let names = words.get(1..=last).unwrap_or_default();
+        let names = words.get(first..=last).unwrap_or_default();
         if names.len() / step > KEYS_MAX {
             // It would be refused for this in any case.
             return Some(Err(Denied::Key(names[0].clone())));
         }
-        let second = spec.second_key.zip(words.get(2)).map(|(flags, key)| (key, touch_of(flags)));
+        let second = spec.second_key.zip(words.get(first + 1)).map(|(flags, key)| (key, touch_of(flags)));
         self.covers_all(names.iter().step_by(step).map(|key| (key, needs)).chain(second), at, steps)
     }
 
@@ -517,6 +518,7 @@ mod tests {
             "MGET app:1 public:2",
             "SET log1 v",
             "EXISTS log2",
+            "OBJECT ENCODING app:1",
             "MSET app:1 v log1 v",
             "SET log1 v NX",
             "SET app:1 v GET",

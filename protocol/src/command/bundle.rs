@@ -109,6 +109,7 @@ impl Command {
             | Command::PutManyIfNone { .. }
             | Command::TimeToLive { .. }
             | Command::Renew { .. }
+            | Command::Examine { .. }
             | Command::Evaluate { .. }
             | Command::ScriptCache { .. }
             | Command::Transfer { .. }

@@ -178,6 +178,17 @@ pub(crate) struct Spec {
     pub(crate) subcommands: &'static [Spec],
 }
 
+impl Spec {
+    /// The place of its first key among the words of a request, of which the name is 0.
+    pub(crate) fn first_key(&self) -> usize {
+        if self.name.contains('|') {
+            2
+        } else {
+            1
+        }
+    }
+}
+
 /// What is done for a request, once its name and the number of its arguments are known to be right.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Does {
@@ -246,6 +257,8 @@ pub(crate) enum Own {
     ConfigRewrite,
     ConfigSet,
     Move,
+    MemoryHelp,
+    ObjectHelp,
     LatencyEvents,
     LatencyReset,
     Role,
@@ -259,7 +272,7 @@ pub(crate) enum Own {
     ScriptKill,
 }
 
-/// Where a command's keys stand: from the first argument on.
+/// Where a command's keys stand: from the first argument on, or of a subcommand from the one after it.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct KeyRange {
     /// -1: to the last argument.

@@ -1,12 +1,13 @@
 //! The table of all command names of the RESP protocol, joined from the families, and the lookup in it.
 
 use super::entry::Spec;
-use super::{acl, connection, expiry, generic, scripting, server, strings, transaction};
+use super::{acl, connection, expiry, generic, object, scripting, server, strings, transaction};
 
 /// The families, in the order in which `COMMAND` lists them.
-const FAMILIES: [&[Spec]; 8] = [
+const FAMILIES: [&[Spec]; 9] = [
     strings::NAMES,
     generic::NAMES,
+    object::NAMES,
     expiry::NAMES,
     transaction::NAMES,
     scripting::NAMES,

@@ -3,12 +3,13 @@
 //! | file | owns |
 //! |---|---|
 //! | `mod.rs` | the list of commands: their fields, and their numbers on the wire |
-//! | `strings.rs`, `generic.rs`, `expiry.rs`, `transaction.rs`, `scripting.rs`, `server.rs`, `connection.rs`, `acl.rs` | one family each: the entries of its commands |
+//! | `strings.rs`, `generic.rs`, `object.rs`, `expiry.rs`, `transaction.rs`, `scripting.rs`, `server.rs`, `connection.rs`, `acl.rs` | one family each: the entries of its commands |
 //! | `entry.rs` | the types of an entry |
 //! | `words.rs` | the words of a request, and the checks of them |
 //! | `lookup.rs` | the names, and the lookup in them |
 //! | `bundle.rs` | the commands of a transaction |
 //! | `script_call.rs` | a script, what it is given, and who judges what it calls |
+//! | `key_trait.rs` | what can be told of a key without its value |
 //! | `members_order.rs` | what an operator wants changed of who keeps the log |
 //! | `reply.rs` | answers |
 //! | `transfer.rs` | what becomes of a key and of another one that gets what it holds |
@@ -23,8 +24,10 @@ mod connection;
 mod entry;
 mod expiry;
 mod generic;
+mod key_trait;
 mod lookup;
 mod members_order;
+mod object;
 mod reply;
 mod script_call;
 mod scripting;
@@ -40,6 +43,7 @@ pub use bundle::{
 };
 pub use entry::{AnswerLength, Changes, CommandFacts, Operands, PromptLine};
 pub(crate) use entry::{Argument, Does, KeyList, KeyRange, Own, Spec};
+pub use key_trait::{KeyTrait, ENTRY_OVERHEAD_BYTES};
 pub(crate) use lookup::{find_by_full_name, find_command, find_subcommand, COMMANDS};
 pub use members_order::{MasterName, MasterNameError, MembersOrder, MembersOrderError};
 pub use reply::{ErrorWord, Excerpt, Replies, Reply, ReplyError};
@@ -352,6 +356,14 @@ commands! {
         /// What is to be changed.
         order: MembersOrder,
     } => server::MEMBERS, Operands::None;
+
+    /// Looks at a key without reading it. Answer: as asked, or `NotFound`.
+    Examine {
+        /// Up to [`KEY_MAX`] bytes, any of them.
+        key: Bytes,
+        /// What is asked.
+        what: KeyTrait,
+    } => object::EXAMINE, Operands::Key(key);
 }
 
 /// How the time is told at which a key expires.
@@ -404,6 +416,8 @@ impl Command {
             transfer.asked_as()
         } else if let Command::ScriptCache { request } = self {
             request.asked_as()
+        } else if let Command::Examine { what, .. } = self {
+            what.asked_as()
         } else {
             self.facts().asked_as
         }
@@ -516,6 +530,7 @@ mod tests {
                 transfer: Transfer::Rename,
             },
             Command::ChangeMembers { order: MembersOrder::from_words(b"ADD", &[b"a:1"]).unwrap() },
+            Command::Examine { key: Bytes::from_static(b"key"), what: KeyTrait::Encoding },
         ];
         assert_eq!(all.len(), COMMAND_FACTS.len(), "each command is one of the samples");
         all
@@ -557,6 +572,9 @@ mod tests {
             "eval" | "eval_ro" | "evalsha" | "evalsha_ro" => vec![name, "text", "1", "key"],
             "copy" | "rename" | "renamenx" => vec![name, "key", "longer"],
             "members" => vec![name, "ADD", "a:1"],
+            "memory|usage" | "object|encoding" | "object|freq" | "object|idletime" | "object|refcount" => {
+                vec![name, "word", "key"]
+            }
             "script|exists" | "script|load" => vec![name, "word", "text"],
             _ => vec![name, "key"],
         };
@@ -677,6 +695,7 @@ mod tests {
             none,
             two_keys,
             none,
+            key,
         ];
         assert!(measured.eq(expected));
         assert!(Command::Exists { keys: Vec::new() }.operands().lacks_keys());

@@ -158,6 +158,7 @@ impl Command {
             | Command::PutManyIfNone { .. }
             | Command::TimeToLive { .. }
             | Command::Renew { .. }
+            | Command::Examine { .. }
             | Command::Scan { .. }
             | Command::Keys { .. }
             | Command::RandomKey

@@ -4,7 +4,7 @@
 //! (`machine/master/updates.rs`), and the log gets the result, so a replay never applies a change twice.
 
 use super::reply::{ErrorWord, Reply};
-use super::{Command, ScriptCall, Transaction, Transfer};
+use super::{Command, KeyTrait, ScriptCall, Transaction, Transfer};
 use crate::ids::UnixMillis;
 use crate::integer::parse_integer;
 use bytes::{Bytes, BytesMut};
@@ -313,6 +313,8 @@ pub(crate) enum OneKey<'a> {
     Swap(&'a Bytes, Condition, Lifetime),
     Take,
     Renew(Lifetime),
+    /// Of a key of so many bytes.
+    Examine(KeyTrait, usize),
 }
 
 impl<'a> Rule<'a> {
@@ -325,6 +327,7 @@ impl<'a> Rule<'a> {
             }
             Command::Take { key } => Some(Rule::One(key, OneKey::Take)),
             Command::Renew { key, life } => Some(Rule::One(key, OneKey::Renew(*life))),
+            Command::Examine { key, what } => Some(Rule::One(key, OneKey::Examine(*what, key.len()))),
             Command::PutManyIfNone { pairs } => Some(Rule::IfNone(pairs)),
             Command::Transact { transaction } => Some(Rule::Together(transaction)),
             Command::Evaluate { call } => Some(Rule::Script(call)),
@@ -361,6 +364,7 @@ impl OneKey<'_> {
             OneKey::Swap(value, when, life) => swap(value, when, life, known, setting),
             OneKey::Take => take(known),
             OneKey::Renew(life) => renew(life, known, setting),
+            OneKey::Examine(what, key_bytes) => examine(what, key_bytes, known),
         }
     }
 
@@ -368,7 +372,7 @@ impl OneKey<'_> {
     pub(crate) fn answers_value(self) -> bool {
         match self {
             OneKey::Swap(..) | OneKey::Take | OneKey::Renew(_) => true,
-            OneKey::Update(_) => false,
+            OneKey::Update(_) | OneKey::Examine(..) => false,
         }
     }
 
@@ -384,7 +388,7 @@ impl OneKey<'_> {
             OneKey::Update(Update::SetRange { offset, bytes }) if !bytes.is_empty() => {
                 present.max(offset.saturating_add(bytes.len() as u64))
             }
-            OneKey::Update(_) | OneKey::Swap(..) | OneKey::Take | OneKey::Renew(_) => 0,
+            OneKey::Update(_) | OneKey::Swap(..) | OneKey::Take | OneKey::Renew(_) | OneKey::Examine(..) => 0,
         }
     }
 
@@ -407,7 +411,7 @@ impl OneKey<'_> {
     pub(crate) fn longest_after(self, present: u64, value_max: usize) -> u64 {
         let brought = match self {
             OneKey::Update(Update::Set { value, .. }) | OneKey::Swap(value, ..) => value.len(),
-            OneKey::Update(_) | OneKey::Take | OneKey::Renew(_) => 0,
+            OneKey::Update(_) | OneKey::Take | OneKey::Renew(_) | OneKey::Examine(..) => 0,
         };
         present.max(brought as u64).max(self.end(present).min(value_max as u64))
     }
@@ -448,6 +452,16 @@ fn take(known: &KnownValue) -> Decision {
         KnownValue::Value(old) => Decision::Delete(Reply::Value(old.clone())),
         KnownValue::Bytes(_) => Decision::NeedsValue,
     }
+}
+
+/// Nothing becomes of the key: something is told of it.
+fn examine(what: KeyTrait, key_bytes: usize, known: &KnownValue) -> Decision {
+    let told = match known {
+        KnownValue::Missing => return Decision::Keep(Reply::NotFound),
+        KnownValue::Value(value) => what.tell(key_bytes, value.len() as u64, Some(value)),
+        KnownValue::Bytes(length) => what.tell(key_bytes, *length, None),
+    };
+    told.map_or(Decision::NeedsValue, Decision::Keep)
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@
 //! nothing of placement: every value that arrives is held until it is dropped or overwritten.
 
 use super::table::Table;
+pub use crate::command::ENTRY_OVERHEAD_BYTES;
 use crate::ids::{Epoch, LinkId, Reign, ReignId, Seq, Stamp, Version};
 use crate::message::{ReignStart, Seen, LINEAGE_MAX};
 use crate::pieces::SHARED_BYTES_MIN;
@@ -11,9 +12,6 @@ use crate::planted;
 use bytes::Bytes;
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
-
-/// The memory of an entry in addition to its key and value, in bytes: table slots, two allocations, version and reign.
-pub const ENTRY_OVERHEAD_BYTES: u64 = 104;
 
 /// The most entries in one part of a report.
 const HOLDINGS_ENTRIES_MAX: usize = 1024;

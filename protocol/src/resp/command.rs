@@ -100,10 +100,11 @@ fn describe_one(protocol: Protocol, spec: &Spec, out: &mut Vec<u8>) {
     bulk(out, spec.name.as_bytes());
     integer(out, i64::from(spec.arity));
     statuses(protocol, spec.flags, "", out);
+    let first = spec.first_key() as i32;
     let (first, last, step) = match spec.keys {
         // A range's last key counts from the first one, unless it counts from the end.
-        Some(keys) if keys.last < 0 => (1, keys.last, keys.step),
-        Some(keys) => (1, 1 + keys.last + i32::from(spec.second_key.is_some()), keys.step),
+        Some(keys) if keys.last < 0 => (first, keys.last, keys.step),
+        Some(keys) => (first, first + keys.last + i32::from(spec.second_key.is_some()), keys.step),
         None => (0, 0, 0),
     };
     integer(out, i64::from(first));
@@ -118,10 +119,10 @@ fn describe_one(protocol: Protocol, spec: &Spec, out: &mut Vec<u8>) {
         describe_counted(protocol, flags, out);
     }
     if let Some(keys) = spec.keys {
-        describe_range(protocol, 1, keys, out);
+        describe_range(protocol, spec.first_key(), keys, out);
     }
     if let Some(flags) = spec.second_key {
-        describe_range(protocol, 2, KeyRange { last: 0, step: 1, flags }, out);
+        describe_range(protocol, spec.first_key() + 1, KeyRange { last: 0, step: 1, flags }, out);
     }
     // Redis answers an empty set, but an array if there are subcommands.
     if spec.subcommands.is_empty() {
@@ -133,7 +134,7 @@ fn describe_one(protocol: Protocol, spec: &Spec, out: &mut Vec<u8>) {
 }
 
 /// The keys from a word on.
-fn describe_range(protocol: Protocol, index: i64, keys: KeyRange, out: &mut Vec<u8>) {
+fn describe_range(protocol: Protocol, index: usize, keys: KeyRange, out: &mut Vec<u8>) {
     map(protocol, out, 3);
     bulk(out, b"flags");
     statuses(protocol, keys.flags, "", out);
@@ -143,7 +144,7 @@ fn describe_range(protocol: Protocol, index: i64, keys: KeyRange, out: &mut Vec<
     bulk(out, b"spec");
     map(protocol, out, 1);
     bulk(out, b"index");
-    integer(out, index);
+    unsigned(out, index as u64);
     bulk(out, b"find_keys");
     map(protocol, out, 2);
     pair(out, "type", "range");
@@ -197,10 +198,11 @@ pub(super) fn keys_of(protocol: Protocol, args: &[Bytes], has_flags: bool, out: 
     let Some(range) = spec.keys else { return counted_keys_of(protocol, spec, args, has_flags, out) };
     // A range's last key counts from the first one, unless it counts from the end.
     let counted = range.last.unsigned_abs() as usize;
-    let end = if range.last < 0 { words + 1 - counted } else { 2 + counted };
+    let first = spec.first_key();
+    let end = if range.last < 0 { words + 1 - counted } else { first + 1 + counted };
     let flags = flags_of(range.flags, args);
-    let keys = args[1..end].iter().step_by(range.step.unsigned_abs() as usize).map(|key| (key, flags));
-    let second = spec.second_key.map(|flags| (&args[2], flags));
+    let keys = args[first..end].iter().step_by(range.step.unsigned_abs() as usize).map(|key| (key, flags));
+    let second = spec.second_key.map(|flags| (&args[first + 1], flags));
     array(out, keys.len() + usize::from(second.is_some()));
     for (key, flags) in keys.chain(second) {
         if !has_flags {

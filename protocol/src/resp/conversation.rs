@@ -514,6 +514,8 @@ impl Conversation {
             Own::LatencyEvents => array(out, 0),
             Own::SlowlogHelp => command::help("slowlog", out),
             Own::LatencyHelp => command::help("latency", out),
+            Own::ObjectHelp => command::help("object", out),
+            Own::MemoryHelp => command::help("memory", out),
             Own::ScriptHelp => command::help("script", out),
             Own::ScriptKill => error(out, "NOTBUSY No scripts in execution right now."),
         }

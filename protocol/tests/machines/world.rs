@@ -7,7 +7,7 @@
 use bytes::Bytes;
 use dsm_history::{check, Action as Did, Begun, History, OperationOutcome};
 use dsm_protocol::command::{
-    Command, Condition, ErrorWord, ExpiryCondition, Lifetime, Operands, Replies, Reply, ScriptCall,
+    Command, Condition, ErrorWord, ExpiryCondition, KeyTrait, Lifetime, Operands, Replies, Reply, ScriptCall,
     ScriptName, ScriptRights, TimeForm, Transaction, Transfer, Update,
 };
 use dsm_protocol::ids::{LinkId, Millis, Reign, ReignId, Seq, SessionId, SlaveId, UnixMillis, Version};
@@ -340,6 +340,9 @@ fn words_of(command: &Command) -> Vec<Bytes> {
         Command::Put { key, value } => vec![word("SET"), key.clone(), value.clone()],
         Command::Get { key } => vec![word("GET"), key.clone()],
         Command::Take { key } => vec![word("GETDEL"), key.clone()],
+        Command::Examine { key, what: KeyTrait::Encoding } => {
+            vec![word("OBJECT"), word("ENCODING"), key.clone()]
+        }
         Command::ValueLength { key } => vec![word("STRLEN"), key.clone()],
         Command::Delete { keys } => all("DEL", keys),
         Command::Exists { keys } => all("EXISTS", keys),
@@ -655,6 +658,7 @@ impl World {
             8 => Update::SetRange { offset: 3, bytes: value },
             9 => Update::SetRange { offset: 3, bytes: Bytes::new() },
             10 | 11 => return Command::Renew { key, life },
+            18 => return Command::Examine { key, what: KeyTrait::Encoding },
             12..14 => Update::Expire { life, when: any },
             14 => Update::Expire { life, when: ExpiryCondition { if_none: true, ..any } },
             15 => Update::Expire { life, when: ExpiryCondition { if_later: true, ..any } },
@@ -696,7 +700,12 @@ impl World {
                 put(&b),
                 Command::Exists { keys: vec![a.clone(), b.clone()] },
             ],
-            6 => vec![swap(&a), put(&b), Command::ValueLength { key: a.clone() }],
+            6 => vec![
+                swap(&a),
+                put(&b),
+                Command::ValueLength { key: a.clone() },
+                Command::Examine { key: a.clone(), what: KeyTrait::Encoding },
+            ],
             7 => vec![update(&a, if_absent.clone()), update(&b, if_absent), get(&b)],
             8 => vec![
                 Command::PutManyIfNone {
@@ -779,6 +788,7 @@ impl World {
             | Command::Swap { .. }
             | Command::Take { .. }
             | Command::Renew { .. }
+            | Command::Examine { .. }
             | Command::PutManyIfNone { .. }
             | Command::Evaluate { .. }
             | Command::Transfer { .. }
@@ -1844,6 +1854,7 @@ fn is_update(command: &Command) -> bool {
             | Command::Swap { .. }
             | Command::Take { .. }
             | Command::Renew { .. }
+            | Command::Examine { .. }
             | Command::PutManyIfNone { .. }
             | Command::Transact { .. }
     )
@@ -1997,8 +2008,20 @@ fn written_by(command: &Command, held: &[Option<Bytes>]) -> (Option<Change>, Rep
                 }
             }
         }
+        Command::Examine { .. } => (None, encoding_of(held[0].as_ref())),
         other => panic!("{other:?} is no update"),
     }
+}
+
+/// What OBJECT ENCODING says of a key that holds that.
+fn encoding_of(held: Option<&Bytes>) -> Reply {
+    let Some(value) = held else { return Reply::NotFound };
+    let number = std::str::from_utf8(value).ok().and_then(|text| text.parse::<i64>().ok());
+    Reply::Value(Bytes::from(match value.len() {
+        _ if number.is_some_and(|number| number.to_string().as_bytes() == value) => "int",
+        0..45 => "embstr",
+        _ => "raw",
+    }))
 }
 
 fn nth(links: &BTreeMap<LinkId, Link>, which: u8) -> Option<LinkId> {

@@ -806,6 +806,7 @@ impl Master {
             | Command::Swap { .. }
             | Command::Take { .. }
             | Command::Renew { .. }
+            | Command::Examine { .. }
             | Command::PutManyIfNone { .. }
             | Command::Transact { .. }
             | Command::Evaluate { .. }

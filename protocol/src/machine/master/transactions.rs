@@ -551,6 +551,7 @@ impl Master {
             | Command::Take { .. }
             | Command::PutManyIfNone { .. }
             | Command::Renew { .. }
+            | Command::Examine { .. }
             | Command::KeyCount
             | Command::Scan { .. }
             | Command::Keys { .. }
