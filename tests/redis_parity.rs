@@ -147,6 +147,15 @@ const DIFFERENCES: &[Difference] = &[
             ("CONFIG RESETSTAT", "-ERR CONFIG RESETSTAT is not supported^"),
         ],
     },
+    // What they do: `tests/resp_basic.rs`.
+    Difference {
+        why: "SET with IFEQ and IFNE, DELEX and DELIFEQ are there, as in Redis 8.4 and Valkey 9",
+        answers: &[
+            ("SET k v IFEQ w", "$-1^"),
+            ("DELEX k", ":0^"),
+            ("DELIFEQ k v", ":0^"),
+        ],
+    },
     Difference {
         why: "OBJECT ENCODING knows the value, not how it was made",
         answers: &[(
@@ -1050,6 +1059,9 @@ fn data() -> Vec<Script> {
         "SET k v\nOBJECT IDLETIME k",
         "SET k v\nMEMORY USAGE k\nMEMORY USAGE k SAMPLES 0",
         "MEMORY PURGE",
+        "SET k v IFEQ w",
+        "DELEX k",
+        "DELIFEQ k v",
         "SET a \"\"\nSTRLEN a\nSTRLEN b\nSET a 12345\nSTRLEN a",
         "GETRANGE k 0 -1\nSUBSTR k 0 0",
         "GETRANGE k 0 x\nGETRANGE k x 0\nSUBSTR k 1.0 2\nGETRANGE k 0 9223372036854775808",

@@ -42,6 +42,49 @@ fn the_five_commands_answer_as_redis_does() {
 }
 
 #[test]
+fn a_value_is_changed_or_deleted_only_if_it_is_what_it_is_compared_with() {
+    let cluster = Setup::slaves(2).beside_others().start();
+    let ok = Answer::ok;
+    for master in MASTERS {
+        let mut connection = cluster.connect(master);
+        let mut ask = |request: &str| {
+            let words: Vec<&[u8]> = request.split(' ').map(str::as_bytes).collect();
+            connection.call(&words).expect("an answer")
+        };
+        for (request, answer) in [
+            ("DEL k", Answer::Integer(0)),
+            ("SET k a IFEQ b", Answer::Null),
+            ("EXISTS k", Answer::Integer(0)),
+            ("SET k a IFEQ b GET", Answer::Null),
+            ("SET k a IFNE b GET", Answer::Null),
+            ("GET k", Answer::bulk("a")),
+            ("SET k b IFNE a", Answer::Null),
+            ("SET k b IFEQ a EX 100", ok()),
+            ("SET k c ifeq b keepttl", ok()),
+            ("EXPIRE k 100 NX", Answer::Integer(0)),
+            ("SET k d GET IFEQ x", Answer::bulk("c")),
+            ("SET k d GET IFEQ c", Answer::bulk("c")),
+            ("TTL k", Answer::Integer(-1)),
+            ("DELEX k IFEQ x", Answer::Integer(0)),
+            ("DELEX k IFNE d", Answer::Integer(0)),
+            ("DELIFEQ k x", Answer::Integer(0)),
+            ("DELIFEQ k d", Answer::Integer(1)),
+            ("DELIFEQ k d", Answer::Integer(0)),
+            ("DELEX k IFNE d", Answer::Integer(0)),
+            ("SET k e", ok()),
+            ("DELEX k IFNE d", Answer::Integer(1)),
+            ("SET k f", ok()),
+            ("DELEX k IFEQ f", Answer::Integer(1)),
+            ("SET k g", ok()),
+            ("DELEX k", Answer::Integer(1)),
+            ("DELEX k", Answer::Integer(0)),
+        ] {
+            assert_eq!(ask(request), answer, "{request} at {master:?}");
+        }
+    }
+}
+
+#[test]
 fn a_bad_request_is_an_error_that_changes_nothing_and_ends_nothing() {
     let cluster = Setup::slaves(2).beside_others().start();
     let mut connection = cluster.connect_to_primary();

@@ -4,8 +4,9 @@
 
 use bytes::{Bytes, BytesMut};
 use dsm_protocol::command::{
-    Command, Condition, ErrorWord, ExpiryCondition, KeyTrait, Lifetime, MembersOrder, Replies, Reply,
-    ScriptCall, ScriptName, ScriptRequest, ScriptRights, TimeForm, Transaction, Transfer, Update,
+    Command, ComparedChange, Comparison, Condition, Consequence, ErrorWord, ExpiryCondition, KeyTrait,
+    Lifetime, MembersOrder, Replies, Reply, ScriptCall, ScriptName, ScriptRequest, ScriptRights, TimeForm,
+    Transaction, Transfer, Update,
 };
 use dsm_protocol::frame::{self, About, FrameError, Incoming, Unframer};
 use dsm_protocol::ids::{
@@ -55,6 +56,10 @@ fn command() -> impl Strategy<Value = Command> {
             life
         }),
         (bytes(), lifetime()).prop_map(|(key, life)| Command::Renew { key, life }),
+        (bytes(), comparison(), consequence()).prop_map(|(key, when, makes)| Command::Compare {
+            key,
+            change: Box::new(ComparedChange { when, makes }),
+        }),
         (bytes(), key_trait()).prop_map(|(key, what)| Command::Examine { key, what }),
         (bytes(), time_form()).prop_map(|(key, form)| Command::TimeToLive { key, form }),
         (any::<u64>(), prop::option::of(bytes()), any::<u32>(), any::<bool>())
@@ -119,6 +124,19 @@ fn expiry_condition() -> impl Strategy<Value = ExpiryCondition> {
         if_later,
         if_earlier,
     })
+}
+
+fn comparison() -> impl Strategy<Value = Comparison> {
+    prop_oneof![bytes().prop_map(Comparison::Equal), bytes().prop_map(Comparison::Different)]
+}
+
+fn consequence() -> impl Strategy<Value = Consequence> {
+    let set = (bytes(), lifetime(), any::<bool>()).prop_map(|(value, life, answers_old)| Consequence::Set {
+        value,
+        life,
+        answers_old,
+    });
+    prop_oneof![set, Just(Consequence::Delete)]
 }
 
 fn key_trait() -> impl Strategy<Value = KeyTrait> {

@@ -7,8 +7,8 @@
 
 use bytes::{Bytes, BytesMut};
 use dsm_protocol::command::{
-    Command, Condition, ErrorWord, Excerpt, ExpiryCondition, KeyTrait, Lifetime, MembersOrder, Replies,
-    Reply, TimeForm, Transaction, Update,
+    Command, ComparedChange, Comparison, Condition, Consequence, ErrorWord, Excerpt, ExpiryCondition,
+    KeyTrait, Lifetime, MembersOrder, Replies, Reply, TimeForm, Transaction, Update,
 };
 use dsm_protocol::ids::{Epoch, Seq, SlaveId, UnixMillis, Version};
 use dsm_protocol::info::{RedisRole, Sections};
@@ -156,6 +156,9 @@ fn requests_for_the_store_become_commands() {
         let pattern = pattern.map(key);
         Command::Scan { cursor, pattern, count, strings }
     };
+    let compare =
+        |when, makes| Command::Compare { key: key("k"), change: Box::new(ComparedChange { when, makes }) };
+    let set_to = |life, answers_old| Consequence::Set { value: key("v"), life, answers_old };
     let examine = |what| Command::Examine { key: key("k"), what };
     let server = || Shape::Info(Sections::named([&b"server"[..]]));
     for (request, command, shape) in [
@@ -207,6 +210,20 @@ fn requests_for_the_store_become_commands() {
         ("OBJECT FREQ k", examine(KeyTrait::Frequency), Shape::Plain),
         ("MEMORY USAGE k", examine(KeyTrait::MemoryUsage), Shape::Plain),
         ("MEMORY USAGE k SAMPLES 0 samples 7", examine(KeyTrait::MemoryUsage), Shape::Plain),
+        (
+            "SET k v IFEQ w",
+            compare(Comparison::Equal(key("w")), set_to(Lifetime::Endless, false)),
+            Shape::Plain,
+        ),
+        (
+            "SET k v get ifne w EX 3",
+            compare(Comparison::Different(key("w")), set_to(Lifetime::For(3000), true)),
+            Shape::Plain,
+        ),
+        ("DELEX k", Command::Delete { keys: vec![key("k")] }, Shape::Plain),
+        ("DELEX k IFEQ v", compare(Comparison::Equal(key("v")), Consequence::Delete), Shape::Plain),
+        ("delex k ifne v", compare(Comparison::Different(key("v")), Consequence::Delete), Shape::Plain),
+        ("DELIFEQ k v", compare(Comparison::Equal(key("v")), Consequence::Delete), Shape::Plain),
         ("STRLEN k", Command::ValueLength { key: key("k") }, Shape::Plain),
         ("GETRANGE k 0 -1", get(), Shape::Excerpt(Excerpt::Range { first: 0, last: -1 })),
         ("SUBSTR k -7 3", get(), Shape::Excerpt(Excerpt::Range { first: -7, last: 3 })),
@@ -524,10 +541,10 @@ fn many_names_do_not_make_a_huge_answer() {
 #[test]
 fn command_describes_every_command() {
     let all = answer(&mut conversation(Protocol::Resp2), words("COMMAND"));
-    assert!(all.starts_with("*81^*10^$3^get^:2^"), "{all}");
+    assert!(all.starts_with("*83^*10^$3^get^:2^"), "{all}");
     assert_eq!(all, answer(&mut conversation(Protocol::Resp2), words("COMMAND INFO")));
     let docs = answer(&mut conversation(Protocol::Resp3), words("COMMAND DOCS"));
-    assert!(docs.starts_with("%81^$3^get^%5^"), "{docs}");
+    assert!(docs.starts_with("%83^$3^get^%5^"), "{docs}");
     let listed = answer(&mut conversation(Protocol::Resp2), words("COMMAND LIST"));
     for name in listed.split('^').skip(2).step_by(2) {
         let one = answer(&mut conversation(Protocol::Resp2), words(&format!("COMMAND INFO {name}")));
@@ -1257,6 +1274,27 @@ const OUR_OWN: &[(&str, &str, &str)] = &[
     ("WRITE k", "-ERR wrong number of arguments for 'write' command^", SAME),
     ("WRITE k v w", "-ERR wrong number of arguments for 'write' command^", SAME),
     ("SET k v nonsense", "-ERR syntax error^", SAME),
+    ("SET k v IFEQ", "-ERR syntax error^", SAME),
+    ("SET k v IFEQ w NX", "-ERR syntax error^", SAME),
+    ("SET k v XX IFNE w", "-ERR syntax error^", SAME),
+    ("SET k v IFEQ a IFNE b", "-ERR syntax error^", SAME),
+    ("SET k v IFEQ a IFEQ b", "-ERR syntax error^", SAME),
+    ("DELEX", "-ERR wrong number of arguments for 'delex' command^", SAME),
+    ("DELEX k IFEQ", "-ERR wrong number of arguments for 'delex' command^", SAME),
+    ("DELEX k IFEQ a b", "-ERR wrong number of arguments for 'delex' command^", SAME),
+    ("DELEX k IFDEQ a", "-ERR syntax error^", SAME),
+    ("DELIFEQ k", "-ERR wrong number of arguments for 'delifeq' command^", SAME),
+    ("COMMAND GETKEYSANDFLAGS DELEX k", "*1^*2^$1^k^*2^+RM^+delete^", "*1^*2^$1^k^~2^+RM^+delete^"),
+    (
+        "COMMAND GETKEYSANDFLAGS DELEX k IFEQ v",
+        "*1^*2^$1^k^*3^+RW^+access^+delete^",
+        "*1^*2^$1^k^~3^+RW^+access^+delete^",
+    ),
+    (
+        "COMMAND GETKEYSANDFLAGS SET k v IFNE w",
+        "*1^*2^$1^k^*3^+RW^+access^+update^",
+        "*1^*2^$1^k^~3^+RW^+access^+update^",
+    ),
     ("SELECT 1", "-ERR DB index is out of range^", SAME),
     (
         "HELLO",
@@ -1309,7 +1347,7 @@ const OUR_OWN: &[(&str, &str, &str)] = &[
          ere is no configuration file^+SET^+    Not supported: settings are fixed at the start^",
         SAME,
     ),
-    ("COMMAND COUNT", ":81^", SAME),
+    ("COMMAND COUNT", ":83^", SAME),
     ("WAIT 1 0", ":0^", SAME),
     ("SLOWLOG GET 1 2", "-ERR wrong number of arguments for 'slowlog|get' command^", SAME),
     (

@@ -152,6 +152,7 @@ pub(super) fn written_bytes(machine: &Master, command: &Command) -> usize {
         |key: &bytes::Bytes| machine.directory().get(key).map_or(0, |entry| entry.place.bytes as usize);
     match (command.facts().answer, command.operands()) {
         (AnswerLength::Values, Operands::Key(key) | Operands::KeyAndValue(key, _)) => written(key),
+        (AnswerLength::Values, Operands::Compared(key, change)) if change.answers_old() => written(key),
         (AnswerLength::Values, Operands::Keys(keys)) => keys.iter().map(written).sum(),
         // What a script reads of them is its business.
         (AnswerLength::Values, Operands::Script(_)) => 0,
@@ -172,6 +173,7 @@ fn foreseen(
     let value = |key: &bytes::Bytes| machine.foreseen_bytes(session, key).max(front.longest_waiting(session));
     match (command.facts().answer, command.operands()) {
         (AnswerLength::Values, Operands::Key(key) | Operands::KeyAndValue(key, _)) => value(key),
+        (AnswerLength::Values, Operands::Compared(key, change)) if change.answers_old() => value(key),
         // To look up tens of thousands takes its time, and is done when they are read. More than that they are not.
         (AnswerLength::Values, Operands::Keys(keys)) if keys.len() > FORESEEN_KEYS_MAX => {
             bytes_max + keys.len() * PART_BYTES
@@ -207,7 +209,9 @@ fn log_operation(asker: Asker, command: &Command) {
     let (word, session) = (command.facts().log_word, asker.session);
     match command.operands() {
         Operands::None | Operands::Words(_) => log::debug!("{word} session={session}"),
-        Operands::Key(key) => log::debug!("{word} key={} session={session}", shown_key(key)),
+        Operands::Key(key) | Operands::Compared(key, _) => {
+            log::debug!("{word} key={} session={session}", shown_key(key))
+        }
         Operands::KeyAndValue(key, value) => {
             log::debug!("{word} key={} bytes={} session={session}", shown_key(key), value.len());
         }

@@ -112,6 +112,7 @@ fn assert_within_limits(command: &Command) {
         Operands::Script(call) => call.keys.iter().all(key_fits) && call.args.iter().all(value_fits),
         Operands::Key(key) => key_fits(key),
         Operands::KeyAndValue(key, value) => key_fits(key) && value_fits(value),
+        Operands::Compared(key, change) => key_fits(key) && change.value().is_none_or(value_fits),
         Operands::Pairs(pairs) => {
             !pairs.is_empty() && pairs.iter().all(|(key, value)| key_fits(key) && value_fits(value))
         }
@@ -138,6 +139,9 @@ fn replies(command: &Command) -> Vec<Reply> {
         | Command::ChangeMembers { .. } => vec![Reply::Done],
         Command::Delete { .. } | Command::Exists { .. } | Command::KeyCount | Command::ValueLength { .. } => {
             vec![Reply::Count(2)]
+        }
+        Command::Compare { .. } => {
+            vec![Reply::Done, Reply::NotFound, Reply::Value(value), Reply::Count(1)]
         }
         Command::Update { .. } => {
             vec![Reply::Done, Reply::NotFound, Reply::Count(7), Reply::Integer(-7)]
@@ -202,6 +206,9 @@ pub(crate) fn seeds() -> Vec<Vec<u8>> {
         array(&["CONFIG", "GET", "app*"]) + &array(&["INFO", "server"]) + &array(&["RESET"]),
         array(&["STRLEN", "k"]) + &array(&["GETRANGE", "k", "0", "-2"]) + &array(&["TYPE", "k"]),
         array(&["OBJECT", "ENCODING", "k"]) + &array(&["MEMORY", "USAGE", "k", "SAMPLES", "5"]),
+        array(&["SET", "k", "v", "IFEQ", "w", "GET"])
+            + &array(&["DELEX", "k", "IFNE", "v"])
+            + &array(&["DELIFEQ", "k", "v"]),
         "PING\r\nSET k \"a b\\x00\\n\"\r\nGET 'it\\'s'\r\nQUIT\r\n".to_owned(),
         "POST / HTTP/1.1\r\nHost: x\r\n\r\n".to_owned(),
         "*1\r\n$4\r\nPING\r\n*2\r\n$3\r\nGET\r\n$99\r\n".to_owned(),

@@ -170,6 +170,12 @@ fn words_of(command: &Command) -> Vec<Bytes> {
             // A `SET` that reads.
             words.extend(matches!(command, Command::Swap { .. }).then(|| Bytes::from_static(b"GET")));
         }
+        Operands::Compared(key, change) => {
+            words.push(key.clone());
+            words.extend(change.value().cloned());
+            // It reads.
+            words.push(Bytes::from_static(b"IFEQ"));
+        }
         Operands::Keys(keys) => words.extend(keys.iter().cloned()),
         Operands::Pairs(pairs) => {
             words.extend(pairs.iter().flat_map(|(key, value)| [key.clone(), value.clone()]));

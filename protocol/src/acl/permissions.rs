@@ -326,11 +326,9 @@ impl Permissions {
             );
         }
         let Some(keys) = spec.keys else { return Some(Ok(())) };
-        // `SET` reads only if it is asked for what was there.
-        let is_without_read = keys.flags.contains(&"variable_flags")
-            && !words.iter().skip(3).any(|word| word.eq_ignore_ascii_case(b"get"));
         let needs = Touch {
-            read: keys.flags.contains(&"access") && !is_without_read,
+            // `SET` reads only if it is asked for what is there, or compares that.
+            read: spec.reads(&keys, words),
             write: ["update", "insert", "delete"].iter().any(|flag| keys.flags.contains(flag)),
         };
         let first = spec.first_key();
@@ -519,6 +517,9 @@ mod tests {
             "SET log1 v",
             "EXISTS log2",
             "OBJECT ENCODING app:1",
+            "SET app:1 v IFEQ other",
+            "DELEX log1",
+            "DELEX app:1 IFEQ other",
             "MSET app:1 v log1 v",
             "SET log1 v NX",
             "SET app:1 v GET",
@@ -537,6 +538,9 @@ mod tests {
             ("GET APP:1", "APP:1"),
             ("DEL public:1", "public:1"),
             ("SET log1 v NX get", "log1"),
+            ("SET log1 v IFEQ w", "log1"),
+            ("DELEX log1 IFNE w", "log1"),
+            ("DELIFEQ log1 w", "log1"),
             ("GETSET log1 v", "log1"),
             ("INCR log1", "log1"),
             ("GETDEL public:1", "public:1"),

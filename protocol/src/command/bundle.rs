@@ -110,6 +110,7 @@ impl Command {
             | Command::TimeToLive { .. }
             | Command::Renew { .. }
             | Command::Examine { .. }
+            | Command::Compare { .. }
             | Command::Evaluate { .. }
             | Command::ScriptCache { .. }
             | Command::Transfer { .. }

@@ -4,7 +4,7 @@
 //! (`resp/command.rs`), the checks of requests, the expected length of answers, the words in logs, the prompt's help.
 
 use super::words::{Unfit, Words};
-use super::{Command, Excerpt, ScriptCall, Transaction};
+use super::{Command, ComparedChange, Excerpt, ScriptCall, Transaction};
 use bytes::Bytes;
 
 /// What each key of a request with several keys counts in the bytes in flight, in addition to its own length.
@@ -69,6 +69,8 @@ pub enum Operands<'a> {
     Key(&'a Bytes),
     /// One key and its value.
     KeyAndValue(&'a Bytes, &'a Bytes),
+    /// One key, its value if it gets one, and what it is compared with.
+    Compared(&'a Bytes, &'a ComparedChange),
     /// A list of keys.
     Keys(&'a [Bytes]),
     /// A list of keys with their values.
@@ -86,7 +88,7 @@ impl Operands<'_> {
     pub fn keys(self) -> usize {
         match self {
             Operands::None | Operands::Words(_) => 0,
-            Operands::Key(_) | Operands::KeyAndValue(..) => 1,
+            Operands::Key(_) | Operands::KeyAndValue(..) | Operands::Compared(..) => 1,
             Operands::Keys(keys) => keys.len(),
             Operands::Pairs(pairs) => pairs.len(),
             Operands::All(transaction) => transaction.keys(),
@@ -101,6 +103,7 @@ impl Operands<'_> {
             Operands::Words(bytes) => bytes,
             Operands::Key(key) => key.len(),
             Operands::KeyAndValue(key, value) => key.len() + value.len(),
+            Operands::Compared(key, change) => key.len() + change.payload_bytes(),
             Operands::Keys(keys) => keys.iter().map(|key| key.len() + KEY_OVERHEAD_BYTES).sum(),
             Operands::Pairs(pairs) => {
                 pairs.iter().map(|(key, value)| key.len() + value.len() + KEY_OVERHEAD_BYTES).sum()
@@ -114,7 +117,7 @@ impl Operands<'_> {
     pub fn longest_key(self) -> usize {
         match self {
             Operands::None | Operands::Words(_) => 0,
-            Operands::Key(key) | Operands::KeyAndValue(key, _) => key.len(),
+            Operands::Key(key) | Operands::KeyAndValue(key, _) | Operands::Compared(key, _) => key.len(),
             Operands::Keys(keys) => keys.iter().map(Bytes::len).max().unwrap_or_default(),
             Operands::Pairs(pairs) => pairs.iter().map(|(key, _)| key.len()).max().unwrap_or_default(),
             Operands::All(transaction) => transaction.longest_key(),
@@ -127,6 +130,7 @@ impl Operands<'_> {
         match self {
             Operands::None | Operands::Words(_) | Operands::Key(_) | Operands::Keys(_) => 0,
             Operands::KeyAndValue(_, value) => value.len(),
+            Operands::Compared(_, change) => change.longest_value(),
             Operands::Pairs(pairs) => pairs.iter().map(|(_, value)| value.len()).max().unwrap_or_default(),
             Operands::All(transaction) => transaction.longest_value(),
             Operands::Script(call) => call.longest_value(),
@@ -141,6 +145,7 @@ impl Operands<'_> {
             Operands::None
             | Operands::Key(_)
             | Operands::KeyAndValue(..)
+            | Operands::Compared(..)
             | Operands::Script(_)
             | Operands::Words(_) => false,
         }
@@ -186,6 +191,16 @@ impl Spec {
         } else {
             1
         }
+    }
+
+    /// Whether a request reads its key. For some commands that depends on its options.
+    pub(crate) fn reads(&self, keys: &KeyRange, words: &[Bytes]) -> bool {
+        if !keys.flags.contains(&"variable_flags") {
+            return keys.flags.contains(&"access");
+        }
+        let mut options = words.iter().skip(self.arity.unsigned_abs() as usize);
+        options
+            .any(|word| ["get", "ifeq", "ifne"].iter().any(|name| word.eq_ignore_ascii_case(name.as_bytes())))
     }
 }
 

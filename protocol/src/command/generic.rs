@@ -33,7 +33,7 @@ pub(super) static DEL: CommandFacts = CommandFacts {
     changes: Changes::Keys,
     answer: AnswerLength::Short,
     log_word: "DELETE",
-    asked_as: &["del", "unlink"],
+    asked_as: &["del", "delex", "unlink"],
     prompt: Some(PromptLine { usage: "DELETE <key>", means: "deletes the key" }),
 };
 

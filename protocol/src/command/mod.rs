@@ -9,7 +9,9 @@
 //! | `lookup.rs` | the names, and the lookup in them |
 //! | `bundle.rs` | the commands of a transaction |
 //! | `script_call.rs` | a script, what it is given, and who judges what it calls |
+//! | `compared.rs` | a change under a condition on the value |
 //! | `key_trait.rs` | what can be told of a key without its value |
+//! | `lifetime.rs` | how long a key lives on |
 //! | `members_order.rs` | what an operator wants changed of who keeps the log |
 //! | `reply.rs` | answers |
 //! | `transfer.rs` | what becomes of a key and of another one that gets what it holds |
@@ -20,11 +22,13 @@
 
 mod acl;
 mod bundle;
+mod compared;
 mod connection;
 mod entry;
 mod expiry;
 mod generic;
 mod key_trait;
+mod lifetime;
 mod lookup;
 mod members_order;
 mod object;
@@ -41,9 +45,11 @@ mod words;
 pub use bundle::{
     transaction_bytes_max, Transaction, QUEUED_BYTES, TRANSACTION_COMMANDS_MAX, TRANSACTION_KEYS_MAX,
 };
+pub use compared::{ComparedChange, Comparison, Consequence};
 pub use entry::{AnswerLength, Changes, CommandFacts, Operands, PromptLine};
 pub(crate) use entry::{Argument, Does, KeyList, KeyRange, Own, Spec};
 pub use key_trait::{KeyTrait, ENTRY_OVERHEAD_BYTES};
+pub use lifetime::Lifetime;
 pub(crate) use lookup::{find_by_full_name, find_command, find_subcommand, COMMANDS};
 pub use members_order::{MasterName, MasterNameError, MembersOrder, MembersOrderError};
 pub use reply::{ErrorWord, Excerpt, Replies, Reply, ReplyError};
@@ -51,7 +57,7 @@ pub use script_call::{
     Judgement, ScriptCall, ScriptJudge, ScriptName, ScriptRequest, ScriptRights, SCRIPT_BYTES_MAX,
 };
 pub use transfer::Transfer;
-pub use update::{Condition, DecidedBy, Decision, ExpiryCondition, KnownValue, Lifetime, Update};
+pub use update::{Condition, DecidedBy, Decision, ExpiryCondition, KnownValue, Update};
 pub(crate) use update::{OneKey, Rule};
 pub(crate) use words::{pattern_fits, Lengths, Unfit, Words, PATTERN_BYTES_MAX, PATTERN_PART_BYTES_MAX};
 
@@ -364,6 +370,14 @@ commands! {
         /// What is asked.
         what: KeyTrait,
     } => object::EXAMINE, Operands::Key(key);
+
+    /// Changes one key under a condition on its value. Answer: as the change says.
+    Compare {
+        /// Up to [`KEY_MAX`] bytes, any of them.
+        key: Bytes,
+        /// What is compared, and what is done.
+        change: Box<ComparedChange>,
+    } => strings::COMPARE, Operands::Compared(key, change);
 }
 
 /// How the time is told at which a key expires.
@@ -418,6 +432,8 @@ impl Command {
             request.asked_as()
         } else if let Command::Examine { what, .. } = self {
             what.asked_as()
+        } else if let Command::Compare { change, .. } = self {
+            change.asked_as()
         } else {
             self.facts().asked_as
         }
@@ -469,6 +485,13 @@ mod tests {
     use super::*;
     use crate::ids::{LinkId, Millis, ReignId, SessionId, Version};
     use crate::machine::master::{Asker, Change, Config, Effect, Event, Master};
+
+    fn compare_sample() -> Command {
+        let (value, when) =
+            (Bytes::from_static(b"value"), Comparison::Different(Bytes::from_static(b"other")));
+        let makes = Consequence::Set { value, life: Lifetime::Endless, answers_old: false };
+        Command::Compare { key: Bytes::from_static(b"key"), change: Box::new(ComparedChange { when, makes }) }
+    }
 
     /// One of each, in the order of their numbers.
     fn samples() -> Vec<Command> {
@@ -531,6 +554,7 @@ mod tests {
             },
             Command::ChangeMembers { order: MembersOrder::from_words(b"ADD", &[b"a:1"]).unwrap() },
             Command::Examine { key: Bytes::from_static(b"key"), what: KeyTrait::Encoding },
+            compare_sample(),
         ];
         assert_eq!(all.len(), COMMAND_FACTS.len(), "each command is one of the samples");
         all
@@ -559,7 +583,7 @@ mod tests {
         let every = COMMANDS.iter().flat_map(|spec| std::iter::once(spec).chain(spec.subcommands));
         let mut known: Vec<_> = every.filter(asks).map(|spec| spec.name).collect();
         named.sort_unstable();
-        // `SET` asks for one of three commands.
+        // `SET` asks for one of four commands, `DELEX` for one of two.
         named.dedup();
         known.sort_unstable();
         assert_eq!(named, known);
@@ -575,12 +599,18 @@ mod tests {
             "memory|usage" | "object|encoding" | "object|freq" | "object|idletime" | "object|refcount" => {
                 vec![name, "word", "key"]
             }
+            "delex" => vec![name, "key", "IFEQ", "value"],
+            "delifeq" => vec![name, "key", "value"],
             "script|exists" | "script|load" => vec![name, "word", "text"],
             _ => vec![name, "key"],
         };
         for command in samples() {
-            let is_set = matches!(command, Command::Put { .. });
-            for name in command.facts().asked_as.iter().filter(|name| is_set || **name != "set") {
+            let is_meant = |name: &&&str| match **name {
+                "set" => matches!(command, Command::Put { .. }),
+                "delex" => matches!(command, Command::Compare { .. }),
+                _ => true,
+            };
+            for name in command.facts().asked_as.iter().filter(is_meant) {
                 let has_words = find_by_full_name(name.as_bytes()).unwrap().arity.abs() > 1;
                 let args = words(name).into_iter().take(if has_words { 4 } else { 1 });
                 let args = args.map(Bytes::from).collect();
@@ -696,6 +726,7 @@ mod tests {
             two_keys,
             none,
             key,
+            (1, 3 + 5 + 5, 3, 5),
         ];
         assert!(measured.eq(expected));
         assert!(Command::Exists { keys: Vec::new() }.operands().lacks_keys());

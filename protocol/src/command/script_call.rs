@@ -159,6 +159,7 @@ impl Command {
             | Command::TimeToLive { .. }
             | Command::Renew { .. }
             | Command::Examine { .. }
+            | Command::Compare { .. }
             | Command::Scan { .. }
             | Command::Keys { .. }
             | Command::RandomKey

@@ -6,7 +6,9 @@ use super::entry::{
 };
 use super::expiry::{Counted, GETEX_SPEC, TIMES};
 use super::words::{Unfit, Words};
-use super::{Command, Condition, Excerpt, Lifetime, Update, CHECKED_KEYS_MAX};
+use super::{
+    Command, ComparedChange, Comparison, Condition, Consequence, Excerpt, Lifetime, Update, CHECKED_KEYS_MAX,
+};
 use bytes::Bytes;
 
 /// The names of this family, the busiest first.
@@ -26,6 +28,8 @@ pub(super) const NAMES: &[Spec] = &[
     DECRBY_SPEC,
     GETDEL_SPEC,
     GETSET_SPEC,
+    DELEX_SPEC,
+    DELIFEQ_SPEC,
     INCRBY_SPEC,
     MSETNX_SPEC,
     PSETEX_SPEC,
@@ -154,9 +158,13 @@ pub(super) static SET: CommandFacts = CommandFacts {
 
 const CONDITION: Argument = Argument {
     flags: &["optional"],
-    arguments: &[token("nx", "NX"), token("xx", "XX")],
+    arguments: &[token("nx", "NX"), token("xx", "XX"), COMPARISONS[0], COMPARISONS[1]],
     ..argument("condition", "oneof")
 };
+const COMPARISONS: [Argument; 2] = [
+    Argument { token: Some("IFEQ"), ..argument("ifeq-value", "string") },
+    Argument { token: Some("IFNE"), ..argument("ifne-value", "string") },
+];
 const OLD: Argument = Argument { flags: &["optional"], ..token("get", "GET") };
 const TIME: Argument = Argument {
     flags: &["optional"],
@@ -180,10 +188,39 @@ fn write(words: &mut Words) -> Result<Command, Unfit> {
     Ok(Command::Put { key, value: words.value()? })
 }
 
+/// The options that compare the value.
+#[derive(Clone, Copy)]
+enum CompareOption {
+    Equal,
+    Different,
+}
+
+impl CompareOption {
+    /// The option of that name.
+    fn from_name(name: &[u8]) -> Option<Self> {
+        if name.eq_ignore_ascii_case(b"IFEQ") {
+            Some(CompareOption::Equal)
+        } else if name.eq_ignore_ascii_case(b"IFNE") {
+            Some(CompareOption::Different)
+        } else {
+            None
+        }
+    }
+
+    fn with(self, value: Bytes) -> Comparison {
+        match self {
+            CompareOption::Equal => Comparison::Equal(value),
+            CompareOption::Different => Comparison::Different(value),
+        }
+    }
+}
+
 /// What a `SET` asks for beside the value.
 #[derive(Clone, Default)]
 struct SetOptions {
     condition: Option<Condition>,
+    /// With what the value is compared.
+    compared: Option<(CompareOption, Bytes)>,
     wants_old: bool,
     keeps_ttl: bool,
     expires: Option<(Counted, Bytes)>,
@@ -194,7 +231,13 @@ impl SetOptions {
         let mut options = SetOptions::default();
         while let Some(option) = words.word() {
             let is = |name: &str| option.eq_ignore_ascii_case(name.as_bytes());
-            if is("NX") && options.condition != Some(Condition::IfPresent) {
+            if let Some(compared) = CompareOption::from_name(&option) {
+                let is_first = options.condition.is_none() && options.compared.is_none();
+                let Some(value) = words.word().filter(|_| is_first) else { return Err(Unfit::Syntax) };
+                options.compared = Some((compared, value));
+            } else if (is("NX") || is("XX")) && options.compared.is_some() {
+                return Err(Unfit::Syntax);
+            } else if is("NX") && options.condition != Some(Condition::IfPresent) {
                 options.condition = Some(Condition::IfAbsent);
             } else if is("XX") && options.condition != Some(Condition::IfAbsent) {
                 options.condition = Some(Condition::IfPresent);
@@ -228,6 +271,11 @@ fn set(words: &mut Words) -> Result<Command, Unfit> {
     let (Some(key), Some(value)) = (words.word(), words.word()) else { return Err(Unfit::Arity) };
     let options = SetOptions::read(words)?;
     let (key, value, life) = (words.is_key(key)?, words.is_value(value)?, options.life()?);
+    if let Some((compared, with)) = options.compared {
+        let when = compared.with(words.is_value(with)?);
+        let makes = Consequence::Set { value, life, answers_old: options.wants_old };
+        return Ok(Command::Compare { key, change: Box::new(ComparedChange { when, makes }) });
+    }
     let when = options.condition.unwrap_or(Condition::Always);
     Ok(if options.wants_old {
         Command::Swap { key, value, when, life }
@@ -422,6 +470,59 @@ const GETDEL_SPEC: Spec = Spec {
 
 fn get_and_delete(words: &mut Words) -> Result<Command, Unfit> {
     Ok(Command::Take { key: words.key()? })
+}
+
+/// See [`Command::Compare`].
+pub(super) static COMPARE: CommandFacts = CommandFacts {
+    changes: Changes::Effects,
+    answer: AnswerLength::Values,
+    log_word: "COMPARE",
+    asked_as: &["delex", "delifeq", "set"],
+    prompt: None,
+};
+
+/// As in Redis 8.4, without its digests.
+const DELEX_SPEC: Spec = Spec {
+    flags: &["write", "fast"],
+    keys: Some(KeyRange { last: 0, step: 1, flags: &["RW", "delete", "variable_flags"] }),
+    ..update_spec(
+        "delex",
+        Does::Ask(delete_if),
+        -2,
+        "Conditionally removes the specified key based on value comparison.",
+        &[KEY, Argument { flags: &["optional"], arguments: &COMPARISONS, ..argument("condition", "oneof") }],
+    )
+};
+
+fn delete_if(words: &mut Words) -> Result<Command, Unfit> {
+    let key = words.key()?;
+    let Some(option) = words.word() else { return Ok(Command::Delete { keys: vec![key] }) };
+    if words.left() != 1 {
+        return Err(Unfit::Arity);
+    }
+    let compared = CompareOption::from_name(&option).ok_or(Unfit::Syntax)?;
+    let when = compared.with(words.value()?);
+    Ok(Command::Compare { key, change: Box::new(ComparedChange { when, makes: Consequence::Delete }) })
+}
+
+/// As in Valkey 9.
+const DELIFEQ_SPEC: Spec = Spec {
+    flags: &["write"],
+    keys: Some(KeyRange { last: 0, step: 1, flags: &["RM", "access", "delete"] }),
+    categories: &["write", "string", "slow"],
+    ..update_spec(
+        "delifeq",
+        Does::Ask(delete_if_equal),
+        3,
+        "Delete key if value matches string.",
+        &[KEY, VALUE],
+    )
+};
+
+fn delete_if_equal(words: &mut Words) -> Result<Command, Unfit> {
+    let key = words.key()?;
+    let when = Comparison::Equal(words.value()?);
+    Ok(Command::Compare { key, change: Box::new(ComparedChange { when, makes: Consequence::Delete }) })
 }
 
 /// See [`Command::PutManyIfNone`].

@@ -4,7 +4,7 @@
 //! (`machine/master/updates.rs`), and the log gets the result, so a replay never applies a change twice.
 
 use super::reply::{ErrorWord, Reply};
-use super::{Command, KeyTrait, ScriptCall, Transaction, Transfer};
+use super::{Command, ComparedChange, Consequence, KeyTrait, Lifetime, ScriptCall, Transaction, Transfer};
 use crate::ids::UnixMillis;
 use crate::integer::parse_integer;
 use bytes::{Bytes, BytesMut};
@@ -27,31 +27,6 @@ impl Condition {
             Condition::Always => true,
             Condition::IfAbsent => !is_there,
             Condition::IfPresent => is_there,
-        }
-    }
-}
-
-/// How long a key lives on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Lifetime {
-    /// For ever.
-    Endless,
-    /// As long as before; for ever if the key is new.
-    Same,
-    /// For so many milliseconds; with 0 it is deleted at once.
-    For(u64),
-    /// Until then; it is deleted at once if that is past.
-    Until(UnixMillis),
-}
-
-impl Lifetime {
-    /// Until when; `None` for ever.
-    fn ends(self, setting: &DecidedBy) -> Option<UnixMillis> {
-        match self {
-            Lifetime::Endless => None,
-            Lifetime::Same => setting.expires,
-            Lifetime::For(ms) => Some(setting.time.plus(ms)),
-            Lifetime::Until(time) => Some(time),
         }
     }
 }
@@ -244,7 +219,7 @@ fn is_too_long(offset: u64, bytes: &Bytes, value_max: usize) -> bool {
 
 /// The key gets this value, for that long.
 fn put(value: Bytes, life: Lifetime, reply: Reply, setting: &DecidedBy) -> Decision {
-    match life.ends(setting) {
+    match life.ends(setting.time, setting.expires) {
         // What is there lives to the end of its last millisecond.
         Some(end) if end <= setting.time && life != Lifetime::Same => Decision::Delete(reply),
         end => Decision::Put(value, end, reply),
@@ -253,7 +228,7 @@ fn put(value: Bytes, life: Lifetime, reply: Reply, setting: &DecidedBy) -> Decis
 
 /// The key lives so long from now on.
 fn expire(life: Lifetime, when: ExpiryCondition, known: &KnownValue, setting: &DecidedBy) -> Decision {
-    let end = life.ends(setting);
+    let end = life.ends(setting.time, setting.expires);
     let may = match end {
         _ if !known.is_there() => false,
         // There is nothing to be lifted.
@@ -313,6 +288,7 @@ pub(crate) enum OneKey<'a> {
     Swap(&'a Bytes, Condition, Lifetime),
     Take,
     Renew(Lifetime),
+    Compared(&'a ComparedChange),
     /// Of a key of so many bytes.
     Examine(KeyTrait, usize),
 }
@@ -327,6 +303,7 @@ impl<'a> Rule<'a> {
             }
             Command::Take { key } => Some(Rule::One(key, OneKey::Take)),
             Command::Renew { key, life } => Some(Rule::One(key, OneKey::Renew(*life))),
+            Command::Compare { key, change } => Some(Rule::One(key, OneKey::Compared(change))),
             Command::Examine { key, what } => Some(Rule::One(key, OneKey::Examine(*what, key.len()))),
             Command::PutManyIfNone { pairs } => Some(Rule::IfNone(pairs)),
             Command::Transact { transaction } => Some(Rule::Together(transaction)),
@@ -364,6 +341,7 @@ impl OneKey<'_> {
             OneKey::Swap(value, when, life) => swap(value, when, life, known, setting),
             OneKey::Take => take(known),
             OneKey::Renew(life) => renew(life, known, setting),
+            OneKey::Compared(change) => compared(change, known, setting),
             OneKey::Examine(what, key_bytes) => examine(what, key_bytes, known),
         }
     }
@@ -372,6 +350,7 @@ impl OneKey<'_> {
     pub(crate) fn answers_value(self) -> bool {
         match self {
             OneKey::Swap(..) | OneKey::Take | OneKey::Renew(_) => true,
+            OneKey::Compared(change) => change.answers_old(),
             OneKey::Update(_) | OneKey::Examine(..) => false,
         }
     }
@@ -388,7 +367,12 @@ impl OneKey<'_> {
             OneKey::Update(Update::SetRange { offset, bytes }) if !bytes.is_empty() => {
                 present.max(offset.saturating_add(bytes.len() as u64))
             }
-            OneKey::Update(_) | OneKey::Swap(..) | OneKey::Take | OneKey::Renew(_) | OneKey::Examine(..) => 0,
+            OneKey::Update(_)
+            | OneKey::Swap(..)
+            | OneKey::Take
+            | OneKey::Renew(_)
+            | OneKey::Compared(_)
+            | OneKey::Examine(..) => 0,
         }
     }
 
@@ -411,6 +395,7 @@ impl OneKey<'_> {
     pub(crate) fn longest_after(self, present: u64, value_max: usize) -> u64 {
         let brought = match self {
             OneKey::Update(Update::Set { value, .. }) | OneKey::Swap(value, ..) => value.len(),
+            OneKey::Compared(change) => change.value().map_or(0, Bytes::len),
             OneKey::Update(_) | OneKey::Take | OneKey::Renew(_) | OneKey::Examine(..) => 0,
         };
         present.max(brought as u64).max(self.end(present).min(value_max as u64))
@@ -419,12 +404,16 @@ impl OneKey<'_> {
 
 /// The value is replaced under a condition, and the answer is what was there: `Value`, or `NotFound`.
 fn swap(value: &Bytes, when: Condition, life: Lifetime, known: &KnownValue, setting: &DecidedBy) -> Decision {
+    swap_if(when.holds(known.is_there()), value, life, known, setting)
+}
+
+fn swap_if(holds: bool, value: &Bytes, life: Lifetime, known: &KnownValue, setting: &DecidedBy) -> Decision {
     let reply = match known {
         KnownValue::Missing => Reply::NotFound,
         KnownValue::Value(old) => Reply::Value(old.clone()),
         KnownValue::Bytes(_) => return Decision::NeedsValue,
     };
-    if when.holds(known.is_there()) {
+    if holds {
         put(value.clone(), life, reply, setting)
     } else {
         Decision::Keep(reply)
@@ -454,6 +443,25 @@ fn take(known: &KnownValue) -> Decision {
     }
 }
 
+/// The key is changed under a condition on its value.
+fn compared(change: &ComparedChange, known: &KnownValue, setting: &DecidedBy) -> Decision {
+    let holds = match known {
+        KnownValue::Missing => Some(change.when.holds_for_none()),
+        KnownValue::Value(value) => change.when.holds(value.len() as u64, Some(value)),
+        KnownValue::Bytes(length) => change.when.holds(*length, None),
+    };
+    let Some(holds) = holds else { return Decision::NeedsValue };
+    match &change.makes {
+        Consequence::Set { value, life, answers_old: true } => swap_if(holds, value, *life, known, setting),
+        Consequence::Set { value, life, answers_old: false } if holds => {
+            put(value.clone(), *life, Reply::Done, setting)
+        }
+        Consequence::Set { .. } => Decision::Keep(Reply::NotFound),
+        Consequence::Delete if holds && known.is_there() => Decision::Delete(Reply::Count(1)),
+        Consequence::Delete => Decision::Keep(Reply::Count(0)),
+    }
+}
+
 /// Nothing becomes of the key: something is told of it.
 fn examine(what: KeyTrait, key_bytes: usize, known: &KnownValue) -> Decision {
     let told = match known {
@@ -467,6 +475,7 @@ fn examine(what: KeyTrait, key_bytes: usize, known: &KnownValue) -> Decision {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::command::Comparison;
 
     const MAX: usize = 10;
 
@@ -520,6 +529,56 @@ mod tests {
         assert_eq!(take(&there("old")), Decision::Delete(old()));
         assert_eq!(take(&KnownValue::Missing), Decision::Keep(Reply::NotFound));
         assert_eq!(take(&KnownValue::Bytes(3)), Decision::NeedsValue);
+    }
+
+    #[test]
+    fn a_change_is_made_if_the_value_is_what_it_is_compared_with() {
+        let (same, other) = (Comparison::Equal(bytes("old")), Comparison::Different(bytes("old")));
+        let set =
+            |answers_old| Consequence::Set { value: bytes("new"), life: Lifetime::Endless, answers_old };
+        let decide = |when: &Comparison, makes: Consequence, known: &KnownValue| {
+            compared(&ComparedChange { when: when.clone(), makes }, known, &SETTING)
+        };
+        let missing = KnownValue::Missing;
+        for (when, known, holds) in [
+            (&same, &missing, false),
+            (&other, &missing, true),
+            (&same, &there("old"), true),
+            (&other, &there("old"), false),
+            (&same, &there("odd"), false),
+            (&other, &there("odd"), true),
+            // Another length is enough.
+            (&same, &KnownValue::Bytes(4), false),
+            (&other, &KnownValue::Bytes(4), true),
+        ] {
+            let written = if holds { put("new", Reply::Done) } else { Decision::Keep(Reply::NotFound) };
+            assert_eq!(decide(when, set(false), known), written, "{when:?} {known:?}");
+            let deleted = match holds && *known != missing {
+                true => Decision::Delete(Reply::Count(1)),
+                false => Decision::Keep(Reply::Count(0)),
+            };
+            assert_eq!(decide(when, Consequence::Delete, known), deleted, "{when:?} {known:?}");
+            let old = match known {
+                KnownValue::Missing => Reply::NotFound,
+                KnownValue::Value(old) => Reply::Value(old.clone()),
+                KnownValue::Bytes(_) => {
+                    assert_eq!(decide(when, set(true), known), Decision::NeedsValue);
+                    continue;
+                }
+            };
+            let swapped = if holds { put("new", old) } else { Decision::Keep(old) };
+            assert_eq!(decide(when, set(true), known), swapped, "{when:?} {known:?}");
+        }
+        for when in [&same, &other] {
+            assert_eq!(decide(when, set(false), &KnownValue::Bytes(3)), Decision::NeedsValue);
+            assert_eq!(decide(when, Consequence::Delete, &KnownValue::Bytes(3)), Decision::NeedsValue);
+        }
+        let past = Consequence::Set {
+            value: bytes("new"),
+            life: Lifetime::Until(UnixMillis(1)),
+            answers_old: false,
+        };
+        assert_eq!(decide(&same, past, &there("old")), Decision::Delete(Reply::Done));
     }
 
     #[test]

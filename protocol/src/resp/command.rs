@@ -200,7 +200,7 @@ pub(super) fn keys_of(protocol: Protocol, args: &[Bytes], has_flags: bool, out: 
     let counted = range.last.unsigned_abs() as usize;
     let first = spec.first_key();
     let end = if range.last < 0 { words + 1 - counted } else { first + 1 + counted };
-    let flags = flags_of(range.flags, args);
+    let flags = flags_of(spec, &range, args);
     let keys = args[first..end].iter().step_by(range.step.unsigned_abs() as usize).map(|key| (key, flags));
     let second = spec.second_key.map(|flags| (&args[first + 1], flags));
     array(out, keys.len() + usize::from(second.is_some()));
@@ -232,16 +232,16 @@ fn counted_keys_of(protocol: Protocol, spec: &Spec, args: &[Bytes], has_flags: b
     }
 }
 
-/// What a request does with its keys. Only that of `SET` depends on its options.
-fn flags_of<'a>(flags: &'a [&'a str], args: &[Bytes]) -> &'a [&'a str] {
-    if !flags.contains(&"variable_flags") {
-        return flags;
+/// What a request does with its keys. That of `SET` and `DELEX` depends on their options.
+fn flags_of<'a>(spec: &Spec, keys: &KeyRange, args: &[Bytes]) -> &'a [&'a str] {
+    if !keys.flags.contains(&"variable_flags") {
+        return keys.flags;
     }
-    let reads = args.iter().skip(3).any(|word| word.eq_ignore_ascii_case(b"get"));
-    if reads {
-        &["RW", "access", "update"]
-    } else {
-        &["OW", "update"]
+    match (spec.reads(keys, args), keys.flags.contains(&"delete")) {
+        (true, false) => &["RW", "access", "update"],
+        (false, false) => &["OW", "update"],
+        (true, true) => &["RW", "access", "delete"],
+        (false, true) => &["RM", "delete"],
     }
 }
 

@@ -7,8 +7,9 @@
 use bytes::Bytes;
 use dsm_history::{check, Action as Did, Begun, History, OperationOutcome};
 use dsm_protocol::command::{
-    Command, Condition, ErrorWord, ExpiryCondition, KeyTrait, Lifetime, Operands, Replies, Reply, ScriptCall,
-    ScriptName, ScriptRights, TimeForm, Transaction, Transfer, Update,
+    Command, ComparedChange, Comparison, Condition, Consequence, ErrorWord, ExpiryCondition, KeyTrait,
+    Lifetime, Operands, Replies, Reply, ScriptCall, ScriptName, ScriptRights, TimeForm, Transaction,
+    Transfer, Update,
 };
 use dsm_protocol::ids::{LinkId, Millis, Reign, ReignId, Seq, SessionId, SlaveId, UnixMillis, Version};
 use dsm_protocol::info::{RebalanceState, RepairState};
@@ -300,7 +301,7 @@ fn keys_of(command: &Command) -> Vec<Bytes> {
     match command.operands() {
         Operands::None | Operands::Words(_) => Vec::new(),
         Operands::Script(call) => call.keys.clone(),
-        Operands::Key(key) | Operands::KeyAndValue(key, _) => vec![key.clone()],
+        Operands::Key(key) | Operands::KeyAndValue(key, _) | Operands::Compared(key, _) => vec![key.clone()],
         Operands::Keys(keys) => keys.to_vec(),
         Operands::Pairs(pairs) => pairs.iter().map(|(key, _)| key.clone()).collect(),
         Operands::All(transaction) => {
@@ -657,7 +658,8 @@ impl World {
             7 => Update::Append { tail: value },
             8 => Update::SetRange { offset: 3, bytes: value },
             9 => Update::SetRange { offset: 3, bytes: Bytes::new() },
-            10 | 11 => return Command::Renew { key, life },
+            10 => return Command::Renew { key, life },
+            11 => return self.compare(key, value, life),
             18 => return Command::Examine { key, what: KeyTrait::Encoding },
             12..14 => Update::Expire { life, when: any },
             14 => Update::Expire { life, when: ExpiryCondition { if_none: true, ..any } },
@@ -666,6 +668,18 @@ impl World {
             _ => Update::Add { number },
         };
         Command::Update { key, update }
+    }
+
+    /// A change under a condition that may hold.
+    fn compare(&self, key: Bytes, value: Bytes, life: Lifetime) -> Command {
+        let held = self.held_after(self.log.len(), &key).map_or_else(Bytes::new, |(value, _)| value);
+        let when =
+            if self.clock.is_multiple_of(4) { Comparison::Different(held) } else { Comparison::Equal(held) };
+        let makes = match self.clock % 3 {
+            0 => Consequence::Delete,
+            turn => Consequence::Set { value, life, answers_old: turn == 1 },
+        };
+        Command::Compare { key, change: Box::new(ComparedChange { when, makes }) }
     }
 
     fn transaction(&mut self, (a, b): (Bytes, Bytes), kind: u8) -> Transaction {
@@ -789,6 +803,7 @@ impl World {
             | Command::Take { .. }
             | Command::Renew { .. }
             | Command::Examine { .. }
+            | Command::Compare { .. }
             | Command::PutManyIfNone { .. }
             | Command::Evaluate { .. }
             | Command::Transfer { .. }
@@ -1160,10 +1175,9 @@ impl World {
             });
             let after = own.max().map_or(0, |version| version.seq.0 as usize);
             let places = asked.at.1.max(after)..=self.log.len();
-            // In the places of this log all values have one byte.
-            let expected = |records, time| match at(self, records, time) {
-                (None, _, Reply::Count(2..)) if *reply == Reply::Count(1) => (None, Reply::Count(1)),
-                (change, _, reply) => (change, reply),
+            let expected = |records, time| {
+                let (change, _, reply) = at(self, records, time);
+                (change, reply)
             };
             let fits = places.clone().any(|records| {
                 [asked.time, self.time()].iter().any(|time| expected(records, *time) == (None, reply.clone()))
@@ -1445,8 +1459,8 @@ impl World {
             self.end_expiry(write, OperationOutcome::Done);
         }
         let change = &self.log.last().expect("it was just appended").change;
-        let pairs = change.as_ref().map_or(0, |change| change.pairs().len());
-        let places = std::iter::repeat_n(place, pairs).collect();
+        let pairs = change.as_ref().map_or(&[][..], |change| change.pairs());
+        let places = pairs.iter().map(|(_, value)| of_value(place, value)).collect();
         self.step(Event::Written { write, version, places });
     }
 
@@ -1462,7 +1476,7 @@ impl World {
     fn append(&mut self, change: Change, expires: Option<UnixMillis>) -> (Version, Place) {
         let version =
             Version { epoch: self.reign.epoch, seq: dsm_protocol::ids::Seq(self.log.len() as u64 + 1) };
-        let place = Place { offset: self.log.len() as u64, bytes: 1, ..Place::default() };
+        let place = Place { offset: self.log.len() as u64, ..Place::default() };
         self.log.push(Record { version, change: Some(change.clone()), expires });
         replay(&mut self.masters[1 - self.active], &change, (version, place, expires));
         (version, place)
@@ -1657,7 +1671,7 @@ impl World {
                 newborn.replay_reign(ReignRecord { reign, first: version.seq, durable });
                 continue;
             };
-            let place = Place { offset: index as u64, bytes: 1, ..Place::default() };
+            let place = Place { offset: index as u64, ..Place::default() };
             replay(&mut newborn, change, (version, place, record.expires));
         }
         self.masters[self.active] = newborn;
@@ -1855,6 +1869,7 @@ fn is_update(command: &Command) -> bool {
             | Command::Take { .. }
             | Command::Renew { .. }
             | Command::Examine { .. }
+            | Command::Compare { .. }
             | Command::PutManyIfNone { .. }
             | Command::Transact { .. }
     )
@@ -1891,6 +1906,10 @@ fn outcome_of(command: &Command, held: &[Held], time: UnixMillis) -> (Option<Cha
     let value = || held[0].clone().unwrap_or_default().to_vec();
     let life = match command {
         Command::Swap { life, .. } | Command::Renew { life, .. } => *life,
+        Command::Compare { change, .. } => match &change.makes {
+            Consequence::Set { life, .. } => *life,
+            Consequence::Delete => Lifetime::Endless,
+        },
         Command::Update { update: Update::Set { life, .. } | Update::Expire { life, .. }, .. } => *life,
         Command::Update { .. } => Lifetime::Same,
         _ => Lifetime::Endless,
@@ -2008,8 +2027,29 @@ fn written_by(command: &Command, held: &[Option<Bytes>]) -> (Option<Change>, Rep
                 }
             }
         }
+        Command::Compare { key, change } => compared_by(key, change, held[0].as_ref()),
         Command::Examine { .. } => (None, encoding_of(held[0].as_ref())),
         other => panic!("{other:?} is no update"),
+    }
+}
+
+/// The same of a change under a condition on the value.
+fn compared_by(key: &Bytes, change: &ComparedChange, held: Option<&Bytes>) -> (Option<Change>, Reply) {
+    let holds = match &change.when {
+        Comparison::Equal(compared) => held == Some(compared),
+        Comparison::Different(compared) => held != Some(compared),
+    };
+    match &change.makes {
+        Consequence::Set { value, answers_old, .. } => {
+            let pair = [(key.clone(), value.clone())];
+            let plain = if holds { Reply::Done } else { Reply::NotFound };
+            let old = held.cloned().map_or(Reply::NotFound, Reply::Value);
+            (holds.then(|| Change::Put(pair.into_iter().collect())), if *answers_old { old } else { plain })
+        }
+        Consequence::Delete if holds && held.is_some() => {
+            (Some(Change::Delete([key.clone()].into_iter().collect())), Reply::Count(1))
+        }
+        Consequence::Delete => (None, Reply::Count(0)),
     }
 }
 
@@ -2037,13 +2077,18 @@ fn slave_id(node: usize) -> SlaveId {
     SlaveId::new(format!("slave-{node}")).unwrap()
 }
 
+/// The place of a value in the record there.
+fn of_value(record: Place, value: &Bytes) -> Place {
+    Place { bytes: value.len() as u32, ..record }
+}
+
 fn replay(
     master: &mut Master,
     change: &Change,
     (version, place, expires): (Version, Place, Option<UnixMillis>),
 ) {
-    for (at, (key, _)) in change.pairs().iter().enumerate() {
-        master.replay_put(key, version, place, change.expires(at, expires));
+    for (at, (key, value)) in change.pairs().iter().enumerate() {
+        master.replay_put(key, version, of_value(place, value), change.expires(at, expires));
     }
     change.deleted().iter().for_each(|key| master.replay_delete(key));
 }

@@ -807,6 +807,7 @@ impl Master {
             | Command::Take { .. }
             | Command::Renew { .. }
             | Command::Examine { .. }
+            | Command::Compare { .. }
             | Command::PutManyIfNone { .. }
             | Command::Transact { .. }
             | Command::Evaluate { .. }

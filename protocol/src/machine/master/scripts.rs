@@ -345,6 +345,7 @@ impl CallsOf<'_> {
     fn ask(&mut self, command: &Command) -> Option<Reply> {
         let brought = match command.operands() {
             Operands::KeyAndValue(_, value) => value.len(),
+            Operands::Compared(_, change) => change.value().map_or(0, Bytes::len),
             Operands::Pairs(pairs) => pairs.iter().map(|(_, value)| value.len()).sum(),
             Operands::None
             | Operands::Key(_)

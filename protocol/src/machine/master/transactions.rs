@@ -149,7 +149,9 @@ impl Scene {
     /// The values that a command has written were brought by no request.
     pub(super) fn note_made(&mut self, command: &Command) {
         let keys = match command.operands() {
-            Operands::KeyAndValue(key, _) => std::slice::from_ref(key).iter().collect(),
+            Operands::KeyAndValue(key, _) | Operands::Compared(key, _) => {
+                std::slice::from_ref(key).iter().collect()
+            }
             Operands::Pairs(pairs) => pairs.iter().map(|(key, _)| key).collect(),
             Operands::None
             | Operands::Key(_)
@@ -552,6 +554,7 @@ impl Master {
             | Command::PutManyIfNone { .. }
             | Command::Renew { .. }
             | Command::Examine { .. }
+            | Command::Compare { .. }
             | Command::KeyCount
             | Command::Scan { .. }
             | Command::Keys { .. }

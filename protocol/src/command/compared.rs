@@ -1,0 +1,98 @@
+//! A change of one key under a condition on its value.
+//!
+//! Knows nothing of the log or of slaves: `update.rs` decides it at its place in the log.
+
+use super::lifetime::Lifetime;
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+/// What a key must hold so that it is changed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Comparison {
+    /// Just this: `IFEQ`. A key that is not there does not.
+    Equal(Bytes),
+    /// Anything else, or nothing: `IFNE`.
+    Different(Bytes),
+}
+
+impl Comparison {
+    /// Whether a key that is not there is changed.
+    pub(super) fn holds_for_none(&self) -> bool {
+        match self {
+            Comparison::Equal(_) => false,
+            Comparison::Different(_) => true,
+        }
+    }
+
+    /// Whether one with a value of so many bytes is; `None` if it depends on the value, which is not at hand.
+    pub(super) fn holds(&self, bytes: u64, value: Option<&Bytes>) -> Option<bool> {
+        let (Comparison::Equal(compared) | Comparison::Different(compared)) = self;
+        let is_equal = bytes == compared.len() as u64 && value? == compared;
+        Some(is_equal == matches!(self, Comparison::Equal(_)))
+    }
+
+    fn bytes(&self) -> &Bytes {
+        match self {
+            Comparison::Equal(compared) | Comparison::Different(compared) => compared,
+        }
+    }
+}
+
+/// What becomes of the key then.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Consequence {
+    /// It is written. Answer: `Done`, or `NotFound` if it was not.
+    Set {
+        /// Up to `--max-value` bytes, any of them.
+        value: Bytes,
+        /// How long the key lives then.
+        life: Lifetime,
+        /// Whether the answer is what it held, `Value` or `NotFound`, whatever became of it.
+        answers_old: bool,
+    },
+    /// It is deleted. Answer: `Count`, 1 if that was done and 0 if not.
+    Delete,
+}
+
+/// A change, and the condition under which it is made.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ComparedChange {
+    /// When it is made.
+    pub when: Comparison,
+    /// What it is.
+    pub makes: Consequence,
+}
+
+impl ComparedChange {
+    /// The value that it writes.
+    pub fn value(&self) -> Option<&Bytes> {
+        match &self.makes {
+            Consequence::Set { value, .. } => Some(value),
+            Consequence::Delete => None,
+        }
+    }
+
+    /// Whether the answer is what the key held.
+    pub fn answers_old(&self) -> bool {
+        matches!(self.makes, Consequence::Set { answers_old: true, .. })
+    }
+
+    /// Bytes of the values that it brings.
+    pub(super) fn payload_bytes(&self) -> usize {
+        self.when.bytes().len() + self.value().map_or(0, Bytes::len)
+    }
+
+    /// How long the longest of them is, in bytes.
+    pub(super) fn longest_value(&self) -> usize {
+        self.when.bytes().len().max(self.value().map_or(0, Bytes::len))
+    }
+
+    /// The names of the RESP protocol under which it is asked.
+    pub(super) fn asked_as(&self) -> &'static [&'static str] {
+        match (&self.makes, &self.when) {
+            (Consequence::Set { .. }, _) => &["set"],
+            (Consequence::Delete, Comparison::Equal(_)) => &["delex", "delifeq"],
+            (Consequence::Delete, Comparison::Different(_)) => &["delex"],
+        }
+    }
+}
