@@ -157,6 +157,14 @@ const DIFFERENCES: &[Difference] = &[
         ],
     },
     Difference {
+        why: "DSM.GETV, DSM.SETV and DSM.DELV compare versions",
+        answers: &[
+            ("DSM.GETV k", "*2^$-1^$3^0.0^"),
+            ("DSM.SETV k v 1.1", "$-1^"),
+            ("DSM.DELV k 1.1", ":0^"),
+        ],
+    },
+    Difference {
         why: "OBJECT ENCODING knows the value, not how it was made",
         answers: &[(
             "SET k a; APPEND k b; OBJECT ENCODING k; SETRANGE l 0 7; OBJECT ENCODING l",
@@ -1062,6 +1070,9 @@ fn data() -> Vec<Script> {
         "SET k v IFEQ w",
         "DELEX k",
         "DELIFEQ k v",
+        "DSM.GETV k",
+        "DSM.SETV k v 1.1",
+        "DSM.DELV k 1.1",
         "SET a \"\"\nSTRLEN a\nSTRLEN b\nSET a 12345\nSTRLEN a",
         "GETRANGE k 0 -1\nSUBSTR k 0 0",
         "GETRANGE k 0 x\nGETRANGE k x 0\nSUBSTR k 1.0 2\nGETRANGE k 0 9223372036854775808",

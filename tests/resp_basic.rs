@@ -85,6 +85,50 @@ fn a_value_is_changed_or_deleted_only_if_it_is_what_it_is_compared_with() {
 }
 
 #[test]
+fn a_version_is_compared_only_grows_and_is_a_fencing_token() {
+    let cluster = Setup::slaves(2).beside_others().start();
+    let version_of = |connection: &mut Connection, key: &str, value: Option<&str>| {
+        let answer = connection.call(&[b"DSM.GETV", key.as_bytes()]).expect("an answer");
+        let Answer::Array(told) = answer else { panic!("{answer:?}") };
+        let [held, Answer::Bulk(version)] = &told[..] else { panic!("{told:?}") };
+        assert_eq!(*held, value.map_or(Answer::Null, Answer::bulk));
+        String::from_utf8(version.to_vec()).expect("digits and a point")
+    };
+    let mut last: Option<dsm_protocol::ids::Version> = None;
+    for master in MASTERS {
+        let mut connection = cluster.connect(master);
+        let ask = |connection: &mut Connection, request: &str| {
+            let words: Vec<&[u8]> = request.split(' ').map(str::as_bytes).collect();
+            connection.call(&words).expect("an answer")
+        };
+        assert_eq!(version_of(&mut connection, "k", None), "0.0");
+        assert_eq!(ask(&mut connection, "DSM.SETV k a 1.1"), Answer::Null);
+        assert_eq!(ask(&mut connection, "DSM.SETV k a 0.0 EX 100"), Answer::ok());
+        assert_eq!(ask(&mut connection, "DSM.SETV k b 0.0 GET"), Answer::bulk("a"));
+        let first = version_of(&mut connection, "k", Some("a"));
+        assert_eq!(ask(&mut connection, &format!("DSM.SETV k b {first} KEEPTTL")), Answer::ok());
+        assert_eq!(ask(&mut connection, "EXPIRE k 100 NX"), Answer::Integer(0));
+        assert_eq!(ask(&mut connection, &format!("DSM.SETV k c {first}")), Answer::Null);
+        assert_eq!(ask(&mut connection, &format!("DSM.DELV k {first}")), Answer::Integer(0));
+        let second = version_of(&mut connection, "k", Some("b"));
+        assert_eq!(ask(&mut connection, &format!("DSM.DELV k {second}")), Answer::Integer(1));
+        assert_eq!(ask(&mut connection, "SET k b"), Answer::ok());
+        let third = version_of(&mut connection, "k", Some("b"));
+        for version in [first, second, third] {
+            let version = Some(version.parse().expect("a version"));
+            assert!(version > last, "{version:?} after {last:?}: it grows after a deletion, too");
+            last = version;
+        }
+        // A key has no version before its write is in the log, and so none inside a transaction.
+        assert_eq!(ask(&mut connection, "MULTI"), Answer::ok());
+        let refused = ask(&mut connection, "DSM.GETV k");
+        assert_eq!(refused.error_word(), Some("ERR"), "{refused:?}");
+        assert_eq!(ask(&mut connection, "DISCARD"), Answer::ok());
+        assert_eq!(ask(&mut connection, "DEL k"), Answer::Integer(1));
+    }
+}
+
+#[test]
 fn a_bad_request_is_an_error_that_changes_nothing_and_ends_nothing() {
     let cluster = Setup::slaves(2).beside_others().start();
     let mut connection = cluster.connect_to_primary();

@@ -15,7 +15,9 @@ use bytes::{Bytes, BytesMut};
 pub use dsm_protocol::command::{
     Command, ErrorWord, MasterName, MembersOrder, Reply, ReplyError, KEY_MAX, VALUE_MAX_DEFAULT,
 };
+use dsm_protocol::command::{ComparedChange, Comparison, Consequence, Lifetime};
 use dsm_protocol::frame::{self, About, Incoming, Unframer};
+pub use dsm_protocol::ids::Version;
 use dsm_protocol::ids::{LinkId, Millis, RequestId, SlaveId};
 use dsm_protocol::machine::client::{self as machine, Effect, Event, FailureCause, Outcome, RequestKind};
 use dsm_protocol::message::{Control, Hello, HelloRole, Message, Request};
@@ -221,6 +223,48 @@ impl Client {
             Reply::Value(value) => Ok(Some(unpinned(value))),
             Reply::NotFound => Ok(None),
             _ => Err(ClientError::not_executed(Failure::Protocol)),
+        }
+    }
+
+    /// The value of `key` and the version of the write that left it, for [`compare_and_set`](Client::compare_and_set); `None` when
+    /// there is none.
+    ///
+    /// # Errors
+    /// Only [`ClientError::NotExecuted`].
+    pub async fn get_versioned(
+        &self,
+        key: impl Into<Bytes>,
+    ) -> Result<Option<(Bytes, Version)>, ClientError> {
+        let wrong = || ClientError::not_executed(Failure::Protocol);
+        let Reply::Values(told) = self.execute(Command::GetVersioned { key: key.into() }).await? else {
+            return Err(wrong());
+        };
+        match <[Option<Bytes>; 2]>::try_from(told) {
+            Ok([None, _]) => Ok(None),
+            Ok([Some(value), Some(version)]) => {
+                let version = std::str::from_utf8(&version).ok().and_then(|version| version.parse().ok());
+                Ok(Some((unpinned(value), version.ok_or_else(wrong)?)))
+            }
+            Ok([Some(_), None]) | Err(_) => Err(wrong()),
+        }
+    }
+
+    /// Writes one key if it has that version, or is not there if that is `None`; whether it was written.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn compare_and_set(
+        &self,
+        key: impl Into<Bytes>,
+        value: impl Into<Bytes>,
+        version: Option<Version>,
+    ) -> Result<bool, ClientError> {
+        let makes = Consequence::Set { value: value.into(), life: Lifetime::Endless, answers_old: false };
+        let change = Box::new(ComparedChange { when: Comparison::Version(version), makes });
+        match self.execute(Command::Compare { key: key.into(), change }).await? {
+            Reply::Done => Ok(true),
+            Reply::NotFound => Ok(false),
+            _ => Err(ClientError::Indeterminate { cause: Failure::Protocol }),
         }
     }
 

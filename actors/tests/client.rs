@@ -2,11 +2,11 @@
 
 #![allow(clippy::unwrap_used)]
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use dsm::client::{Client, ClientConfig, ClientError, Failure, MasterFailure, Serving};
-use dsm_protocol::command::{Command, ErrorWord, Reply};
+use dsm_protocol::command::{Command, Comparison, ErrorWord, Reply};
 use dsm_protocol::frame;
-use dsm_protocol::ids::{Epoch, RequestId};
+use dsm_protocol::ids::{Epoch, RequestId, Version};
 use dsm_protocol::message::{Control, HelloRole, MasterState, Message, Request, Welcome};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -117,6 +117,40 @@ async fn calls_become_requests_and_responses_in_any_order_find_their_caller() {
     assert_eq!(second, Ok(Some("two".into())));
     assert_eq!(third, Ok(true));
     assert_eq!(client.serving(), Some(Serving { place: 0 }));
+}
+
+#[tokio::test]
+async fn a_value_is_read_with_its_version_and_written_over_that_version() {
+    let master = FakeMaster::new().await;
+    let client = Client::connect(config(&[&master.address])).unwrap();
+    let version = Version::new(3, 17);
+    let script = async {
+        let mut link = master.accept(true, None).await;
+        for told in
+            [[Some("v"), Some("3.17")], [None, Some("0.0")], [Some("v"), Some("3")], [Some("v"), None]]
+        {
+            let request = link.request().await;
+            assert_eq!(request.command, Command::GetVersioned { key: "a".into() });
+            let told = told.into_iter().map(|word| word.map(Bytes::from)).collect();
+            link.answer(&request, Reply::Values(told)).await;
+        }
+        for (when, reply) in [(Some(version), Reply::Done), (None, Reply::NotFound)] {
+            let request = link.request().await;
+            let Command::Compare { key, change } = &request.command else { panic!("{request:?}") };
+            assert_eq!((&key[..], &change.when), (&b"a"[..], &Comparison::Version(when)));
+            link.answer(&request, reply).await;
+        }
+        link
+    };
+    let calls = async {
+        assert_eq!(client.get_versioned("a").await, Ok(Some(("v".into(), version))));
+        assert_eq!(client.get_versioned("a").await, Ok(None));
+        assert!(client.get_versioned("a").await.is_err(), "that is no version");
+        assert!(client.get_versioned("a").await.is_err(), "a value without a version");
+        assert_eq!(client.compare_and_set("a", "w", Some(version)).await, Ok(true));
+        assert_eq!(client.compare_and_set("a", "w", None).await, Ok(false));
+    };
+    tokio::join!(calls, script);
 }
 
 #[tokio::test]

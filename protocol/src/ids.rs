@@ -88,6 +88,22 @@ impl fmt::Display for Version {
     }
 }
 
+impl std::str::FromStr for Version {
+    type Err = VersionError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let number =
+            |digits: &str| digits.bytes().all(|byte| byte.is_ascii_digit()).then(|| digits.parse().ok());
+        let parts = text.split_once('.').and_then(|(epoch, seq)| Some((number(epoch)??, number(seq)??)));
+        parts.map(|(epoch, seq)| Version::new(epoch, seq)).ok_or(VersionError)
+    }
+}
+
+/// A text is no version.
+#[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
+#[error("a version is two numbers with a point between them: its epoch and its place in the log")]
+pub struct VersionError;
+
 /// The random identity of a cluster, the first record of its log: 16 hexadecimal digits in text.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct ClusterId(pub u64);

@@ -60,6 +60,7 @@ fn command() -> impl Strategy<Value = Command> {
             key,
             change: Box::new(ComparedChange { when, makes }),
         }),
+        bytes().prop_map(|key| Command::GetVersioned { key }),
         (bytes(), key_trait()).prop_map(|(key, what)| Command::Examine { key, what }),
         (bytes(), time_form()).prop_map(|(key, form)| Command::TimeToLive { key, form }),
         (any::<u64>(), prop::option::of(bytes()), any::<u32>(), any::<bool>())
@@ -127,7 +128,11 @@ fn expiry_condition() -> impl Strategy<Value = ExpiryCondition> {
 }
 
 fn comparison() -> impl Strategy<Value = Comparison> {
-    prop_oneof![bytes().prop_map(Comparison::Equal), bytes().prop_map(Comparison::Different)]
+    prop_oneof![
+        bytes().prop_map(Comparison::Equal),
+        bytes().prop_map(Comparison::Different),
+        prop::option::of(version()).prop_map(Comparison::Version),
+    ]
 }
 
 fn consequence() -> impl Strategy<Value = Consequence> {

@@ -224,6 +224,22 @@ fn requests_for_the_store_become_commands() {
         ("DELEX k IFEQ v", compare(Comparison::Equal(key("v")), Consequence::Delete), Shape::Plain),
         ("delex k ifne v", compare(Comparison::Different(key("v")), Consequence::Delete), Shape::Plain),
         ("DELIFEQ k v", compare(Comparison::Equal(key("v")), Consequence::Delete), Shape::Plain),
+        ("DSM.GETV k", Command::GetVersioned { key: key("k") }, Shape::Plain),
+        (
+            "dsm.setv k v 0.0",
+            compare(Comparison::Version(None), set_to(Lifetime::Endless, false)),
+            Shape::Plain,
+        ),
+        (
+            "DSM.SETV k v 3.17 GET PX 5",
+            compare(Comparison::Version(Some(Version::new(3, 17))), set_to(Lifetime::For(5), true)),
+            Shape::Plain,
+        ),
+        (
+            "DSM.DELV k 3.17",
+            compare(Comparison::Version(Some(Version::new(3, 17))), Consequence::Delete),
+            Shape::Plain,
+        ),
         ("STRLEN k", Command::ValueLength { key: key("k") }, Shape::Plain),
         ("GETRANGE k 0 -1", get(), Shape::Excerpt(Excerpt::Range { first: 0, last: -1 })),
         ("SUBSTR k -7 3", get(), Shape::Excerpt(Excerpt::Range { first: -7, last: 3 })),
@@ -541,10 +557,10 @@ fn many_names_do_not_make_a_huge_answer() {
 #[test]
 fn command_describes_every_command() {
     let all = answer(&mut conversation(Protocol::Resp2), words("COMMAND"));
-    assert!(all.starts_with("*83^*10^$3^get^:2^"), "{all}");
+    assert!(all.starts_with("*86^*10^$3^get^:2^"), "{all}");
     assert_eq!(all, answer(&mut conversation(Protocol::Resp2), words("COMMAND INFO")));
     let docs = answer(&mut conversation(Protocol::Resp3), words("COMMAND DOCS"));
-    assert!(docs.starts_with("%83^$3^get^%5^"), "{docs}");
+    assert!(docs.starts_with("%86^$3^get^%5^"), "{docs}");
     let listed = answer(&mut conversation(Protocol::Resp2), words("COMMAND LIST"));
     for name in listed.split('^').skip(2).step_by(2) {
         let one = answer(&mut conversation(Protocol::Resp2), words(&format!("COMMAND INFO {name}")));
@@ -1279,6 +1295,12 @@ const OUR_OWN: &[(&str, &str, &str)] = &[
     ("SET k v XX IFNE w", "-ERR syntax error^", SAME),
     ("SET k v IFEQ a IFNE b", "-ERR syntax error^", SAME),
     ("SET k v IFEQ a IFEQ b", "-ERR syntax error^", SAME),
+    ("DSM.SETV k v", "-ERR wrong number of arguments for 'dsm.setv' command^", SAME),
+    ("DSM.SETV k v 1", "-ERR a version is what DSM.GETV tells, as 3.17; 0.0 for none^", SAME),
+    ("DSM.SETV k v 1.+2", "-ERR a version is what DSM.GETV tells, as 3.17; 0.0 for none^", SAME),
+    ("DSM.DELV k .", "-ERR a version is what DSM.GETV tells, as 3.17; 0.0 for none^", SAME),
+    ("DSM.SETV k v 1.2 NX", "-ERR syntax error^", SAME),
+    ("DSM.SETV k v 1.2 IFEQ w", "-ERR syntax error^", SAME),
     ("DELEX", "-ERR wrong number of arguments for 'delex' command^", SAME),
     ("DELEX k IFEQ", "-ERR wrong number of arguments for 'delex' command^", SAME),
     ("DELEX k IFEQ a b", "-ERR wrong number of arguments for 'delex' command^", SAME),
@@ -1347,7 +1369,7 @@ const OUR_OWN: &[(&str, &str, &str)] = &[
          ere is no configuration file^+SET^+    Not supported: settings are fixed at the start^",
         SAME,
     ),
-    ("COMMAND COUNT", ":83^", SAME),
+    ("COMMAND COUNT", ":86^", SAME),
     ("WAIT 1 0", ":0^", SAME),
     ("SLOWLOG GET 1 2", "-ERR wrong number of arguments for 'slowlog|get' command^", SAME),
     (

@@ -140,6 +140,7 @@ fn replies(command: &Command) -> Vec<Reply> {
         Command::Delete { .. } | Command::Exists { .. } | Command::KeyCount | Command::ValueLength { .. } => {
             vec![Reply::Count(2)]
         }
+        Command::GetVersioned { .. } => vec![Reply::Values(vec![Some(value.clone()), Some(value)])],
         Command::Compare { .. } => {
             vec![Reply::Done, Reply::NotFound, Reply::Value(value), Reply::Count(1)]
         }
@@ -209,6 +210,9 @@ pub(crate) fn seeds() -> Vec<Vec<u8>> {
         array(&["SET", "k", "v", "IFEQ", "w", "GET"])
             + &array(&["DELEX", "k", "IFNE", "v"])
             + &array(&["DELIFEQ", "k", "v"]),
+        array(&["DSM.GETV", "k"])
+            + &array(&["DSM.SETV", "k", "v", "3.17"])
+            + &array(&["DSM.DELV", "k", "3.17"]),
         "PING\r\nSET k \"a b\\x00\\n\"\r\nGET 'it\\'s'\r\nQUIT\r\n".to_owned(),
         "POST / HTTP/1.1\r\nHost: x\r\n\r\n".to_owned(),
         "*1\r\n$4\r\nPING\r\n*2\r\n$3\r\nGET\r\n$99\r\n".to_owned(),

@@ -110,12 +110,14 @@ impl Command {
             | Command::TimeToLive { .. }
             | Command::Renew { .. }
             | Command::Examine { .. }
-            | Command::Compare { .. }
             | Command::Evaluate { .. }
             | Command::ScriptCache { .. }
             | Command::Transfer { .. }
             | Command::Time => true,
-            Command::KeyCount
+            // Within a transaction keys have no versions: they get one with it.
+            Command::Compare { change, .. } => !change.needs_version(),
+            Command::GetVersioned { .. }
+            | Command::KeyCount
             | Command::Scan { .. }
             | Command::Keys { .. }
             | Command::RandomKey

@@ -3,6 +3,7 @@
 //! Knows nothing of the log or of slaves: `update.rs` decides it at its place in the log.
 
 use super::lifetime::Lifetime;
+use crate::ids::Version;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
@@ -13,6 +14,8 @@ pub enum Comparison {
     Equal(Bytes),
     /// Anything else, or nothing: `IFNE`.
     Different(Bytes),
+    /// What that write left; `None`: nothing.
+    Version(Option<Version>),
 }
 
 impl Comparison {
@@ -21,19 +24,25 @@ impl Comparison {
         match self {
             Comparison::Equal(_) => false,
             Comparison::Different(_) => true,
+            Comparison::Version(version) => version.is_none(),
         }
     }
 
-    /// Whether one with a value of so many bytes is; `None` if it depends on the value, which is not at hand.
-    pub(super) fn holds(&self, bytes: u64, value: Option<&Bytes>) -> Option<bool> {
-        let (Comparison::Equal(compared) | Comparison::Different(compared)) = self;
-        let is_equal = bytes == compared.len() as u64 && value? == compared;
-        Some(is_equal == matches!(self, Comparison::Equal(_)))
+    /// Whether one with that version, and a value of so many bytes, is; `None` if it depends on the value, which is not at hand.
+    pub(super) fn holds(&self, version: Option<Version>, bytes: u64, value: Option<&Bytes>) -> Option<bool> {
+        let is_equal = |compared: &Bytes| Some(bytes == compared.len() as u64 && value? == compared);
+        match self {
+            Comparison::Equal(compared) => is_equal(compared),
+            Comparison::Different(compared) => is_equal(compared).map(|is_equal| !is_equal),
+            Comparison::Version(wanted) => Some(wanted.is_some() && *wanted == version),
+        }
     }
 
-    fn bytes(&self) -> &Bytes {
+    /// The value with which it compares.
+    fn value(&self) -> Option<&Bytes> {
         match self {
-            Comparison::Equal(compared) | Comparison::Different(compared) => compared,
+            Comparison::Equal(compared) | Comparison::Different(compared) => Some(compared),
+            Comparison::Version(_) => None,
         }
     }
 }
@@ -72,6 +81,11 @@ impl ComparedChange {
         }
     }
 
+    /// Whether it depends on the version of the key.
+    pub(crate) fn needs_version(&self) -> bool {
+        matches!(self.when, Comparison::Version(_))
+    }
+
     /// Whether the answer is what the key held.
     pub fn answers_old(&self) -> bool {
         matches!(self.makes, Consequence::Set { answers_old: true, .. })
@@ -79,18 +93,20 @@ impl ComparedChange {
 
     /// Bytes of the values that it brings.
     pub(super) fn payload_bytes(&self) -> usize {
-        self.when.bytes().len() + self.value().map_or(0, Bytes::len)
+        self.when.value().map_or(0, Bytes::len) + self.value().map_or(0, Bytes::len)
     }
 
     /// How long the longest of them is, in bytes.
     pub(super) fn longest_value(&self) -> usize {
-        self.when.bytes().len().max(self.value().map_or(0, Bytes::len))
+        self.when.value().map_or(0, Bytes::len).max(self.value().map_or(0, Bytes::len))
     }
 
     /// The names of the RESP protocol under which it is asked.
     pub(super) fn asked_as(&self) -> &'static [&'static str] {
         match (&self.makes, &self.when) {
-            (Consequence::Set { .. }, _) => &["set"],
+            (Consequence::Set { .. }, Comparison::Version(_)) => &["dsm.setv"],
+            (Consequence::Set { .. }, Comparison::Equal(_) | Comparison::Different(_)) => &["set"],
+            (Consequence::Delete, Comparison::Version(_)) => &["dsm.delv"],
             (Consequence::Delete, Comparison::Equal(_)) => &["delex", "delifeq"],
             (Consequence::Delete, Comparison::Different(_)) => &["delex"],
         }

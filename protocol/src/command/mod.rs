@@ -378,6 +378,13 @@ commands! {
         /// What is compared, and what is done.
         change: Box<ComparedChange>,
     } => strings::COMPARE, Operands::Compared(key, change);
+
+    /// Reads one key, with the version of the write that left it. Answer: `Values`, the value and the version as a text; `None` and
+    /// `0.0` if it is not there.
+    GetVersioned {
+        /// Up to [`KEY_MAX`] bytes, any of them.
+        key: Bytes,
+    } => strings::GETV, Operands::Key(key);
 }
 
 /// How the time is told at which a key expires.
@@ -555,6 +562,7 @@ mod tests {
             Command::ChangeMembers { order: MembersOrder::from_words(b"ADD", &[b"a:1"]).unwrap() },
             Command::Examine { key: Bytes::from_static(b"key"), what: KeyTrait::Encoding },
             compare_sample(),
+            Command::GetVersioned { key: Bytes::from_static(b"key") },
         ];
         assert_eq!(all.len(), COMMAND_FACTS.len(), "each command is one of the samples");
         all
@@ -600,6 +608,8 @@ mod tests {
                 vec![name, "word", "key"]
             }
             "delex" => vec![name, "key", "IFEQ", "value"],
+            "dsm.setv" => vec![name, "key", "value", "1.2"],
+            "dsm.delv" => vec![name, "key", "1.2"],
             "delifeq" => vec![name, "key", "value"],
             "script|exists" | "script|load" => vec![name, "word", "text"],
             _ => vec![name, "key"],
@@ -727,6 +737,7 @@ mod tests {
             none,
             key,
             (1, 3 + 5 + 5, 3, 5),
+            key,
         ];
         assert!(measured.eq(expected));
         assert!(Command::Exists { keys: Vec::new() }.operands().lacks_keys());

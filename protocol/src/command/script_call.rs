@@ -160,6 +160,7 @@ impl Command {
             | Command::Renew { .. }
             | Command::Examine { .. }
             | Command::Compare { .. }
+            | Command::GetVersioned { .. }
             | Command::Scan { .. }
             | Command::Keys { .. }
             | Command::RandomKey

@@ -9,6 +9,7 @@ use super::words::{Unfit, Words};
 use super::{
     Command, ComparedChange, Comparison, Condition, Consequence, Excerpt, Lifetime, Update, CHECKED_KEYS_MAX,
 };
+use crate::ids::Version;
 use bytes::Bytes;
 
 /// The names of this family, the busiest first.
@@ -30,6 +31,9 @@ pub(super) const NAMES: &[Spec] = &[
     GETSET_SPEC,
     DELEX_SPEC,
     DELIFEQ_SPEC,
+    GETV_SPEC,
+    SETV_SPEC,
+    DELV_SPEC,
     INCRBY_SPEC,
     MSETNX_SPEC,
     PSETEX_SPEC,
@@ -477,7 +481,7 @@ pub(super) static COMPARE: CommandFacts = CommandFacts {
     changes: Changes::Effects,
     answer: AnswerLength::Values,
     log_word: "COMPARE",
-    asked_as: &["delex", "delifeq", "set"],
+    asked_as: &["delex", "delifeq", "dsm.delv", "dsm.setv", "set"],
     prompt: None,
 };
 
@@ -522,6 +526,72 @@ const DELIFEQ_SPEC: Spec = Spec {
 fn delete_if_equal(words: &mut Words) -> Result<Command, Unfit> {
     let key = words.key()?;
     let when = Comparison::Equal(words.value()?);
+    Ok(Command::Compare { key, change: Box::new(ComparedChange { when, makes: Consequence::Delete }) })
+}
+
+/// See [`Command::GetVersioned`].
+pub(super) static GETV: CommandFacts = CommandFacts {
+    changes: Changes::Nothing,
+    answer: AnswerLength::Values,
+    log_word: "READ",
+    asked_as: &["dsm.getv"],
+    prompt: None,
+};
+
+const VERSION: Argument = argument("version", "string");
+
+const GETV_SPEC: Spec = Spec {
+    name: "dsm.getv",
+    does: Does::Ask(|words| Ok(Command::GetVersioned { key: words.key()? })),
+    summary: "Get the value of a key and its version",
+    ..GET_SPEC
+};
+
+/// With the options of `SET` that are about time.
+const SETV_SPEC: Spec = Spec {
+    name: "dsm.setv",
+    does: Does::Ask(set_version),
+    arity: -4,
+    keys: Some(KeyRange { last: 0, step: 1, flags: &["RW", "access", "update"] }),
+    arguments: &[KEY, VALUE, VERSION, OLD, TIME],
+    summary: "Set the value of a key, only if it has that version",
+    ..SET_SPEC
+};
+
+fn set_version(words: &mut Words) -> Result<Command, Unfit> {
+    let (Some(key), Some(value)) = (words.word(), words.word()) else { return Err(Unfit::Arity) };
+    let when = Comparison::Version(version(words)?);
+    let options = SetOptions::read(words)?;
+    if options.condition.is_some() || options.compared.is_some() {
+        return Err(Unfit::Syntax);
+    }
+    let (key, value, life) = (words.is_key(key)?, words.is_value(value)?, options.life()?);
+    let makes = Consequence::Set { value, life, answers_old: options.wants_old };
+    Ok(Command::Compare { key, change: Box::new(ComparedChange { when, makes }) })
+}
+
+/// A version; `None` for 0.0, which is told of a key that is not there.
+fn version(words: &mut Words) -> Result<Option<Version>, Unfit> {
+    let word = words.word().ok_or(Unfit::Arity)?;
+    let version: Option<Version> = std::str::from_utf8(&word).ok().and_then(|word| word.parse().ok());
+    let version = version.ok_or(Unfit::Options("a version is what DSM.GETV tells, as 3.17; 0.0 for none"))?;
+    Ok(Some(version).filter(|version| *version != Version::default()))
+}
+
+const DELV_SPEC: Spec = Spec {
+    keys: Some(KeyRange { last: 0, step: 1, flags: &["RW", "access", "delete"] }),
+    ..update_spec(
+        "dsm.delv",
+        Does::Ask(delete_version),
+        3,
+        "Delete a key, only if it has that version",
+        &[KEY, VERSION],
+    )
+};
+
+fn delete_version(words: &mut Words) -> Result<Command, Unfit> {
+    let key = words.key()?;
+    let when = Comparison::Version(version(words)?);
     Ok(Command::Compare { key, change: Box::new(ComparedChange { when, makes: Consequence::Delete }) })
 }
 

@@ -5,7 +5,7 @@
 
 use super::reply::{ErrorWord, Reply};
 use super::{Command, ComparedChange, Consequence, KeyTrait, Lifetime, ScriptCall, Transaction, Transfer};
-use crate::ids::UnixMillis;
+use crate::ids::{UnixMillis, Version};
 use crate::integer::parse_integer;
 use bytes::{Bytes, BytesMut};
 use serde::{Deserialize, Serialize};
@@ -60,6 +60,8 @@ pub struct DecidedBy {
     pub time: UnixMillis,
     /// When the key expires, if it does. It has not.
     pub expires: Option<UnixMillis>,
+    /// Of which version it is, if that matters.
+    pub version: Option<Version>,
     /// No value is longer, in bytes.
     pub value_max: usize,
 }
@@ -116,6 +118,15 @@ pub enum KnownValue {
 impl KnownValue {
     fn is_there(&self) -> bool {
         *self != KnownValue::Missing
+    }
+
+    /// How many bytes it holds.
+    pub(crate) fn length(&self) -> u64 {
+        match self {
+            KnownValue::Missing => 0,
+            KnownValue::Value(value) => value.len() as u64,
+            KnownValue::Bytes(length) => *length,
+        }
     }
 }
 
@@ -183,11 +194,9 @@ impl Update {
                 KnownValue::Bytes(length) if is_too_long(*length, tail, value_max) => refused(TOO_LONG),
                 KnownValue::Bytes(_) => Decision::NeedsValue,
             },
-            Update::SetRange { bytes, .. } if bytes.is_empty() => Decision::Keep(Reply::Count(match known {
-                KnownValue::Missing => 0,
-                KnownValue::Value(value) => value.len() as u64,
-                KnownValue::Bytes(length) => *length,
-            })),
+            Update::SetRange { bytes, .. } if bytes.is_empty() => {
+                Decision::Keep(Reply::Count(known.length()))
+            }
             Update::SetRange { offset, bytes } => match known {
                 KnownValue::Missing => written_at(&Bytes::new(), *offset, bytes, setting),
                 KnownValue::Value(value) => written_at(value, *offset, bytes, setting),
@@ -289,6 +298,8 @@ pub(crate) enum OneKey<'a> {
     Take,
     Renew(Lifetime),
     Compared(&'a ComparedChange),
+    /// Tells what it holds, and of which version that is.
+    Versioned,
     /// Of a key of so many bytes.
     Examine(KeyTrait, usize),
 }
@@ -304,6 +315,7 @@ impl<'a> Rule<'a> {
             Command::Take { key } => Some(Rule::One(key, OneKey::Take)),
             Command::Renew { key, life } => Some(Rule::One(key, OneKey::Renew(*life))),
             Command::Compare { key, change } => Some(Rule::One(key, OneKey::Compared(change))),
+            Command::GetVersioned { key } => Some(Rule::One(key, OneKey::Versioned)),
             Command::Examine { key, what } => Some(Rule::One(key, OneKey::Examine(*what, key.len()))),
             Command::PutManyIfNone { pairs } => Some(Rule::IfNone(pairs)),
             Command::Transact { transaction } => Some(Rule::Together(transaction)),
@@ -342,6 +354,7 @@ impl OneKey<'_> {
             OneKey::Take => take(known),
             OneKey::Renew(life) => renew(life, known, setting),
             OneKey::Compared(change) => compared(change, known, setting),
+            OneKey::Versioned => versioned(known, setting),
             OneKey::Examine(what, key_bytes) => examine(what, key_bytes, known),
         }
     }
@@ -349,9 +362,20 @@ impl OneKey<'_> {
     /// Whether it answers what the key held.
     pub(crate) fn answers_value(self) -> bool {
         match self {
-            OneKey::Swap(..) | OneKey::Take | OneKey::Renew(_) => true,
+            OneKey::Swap(..) | OneKey::Take | OneKey::Renew(_) | OneKey::Versioned => true,
             OneKey::Compared(change) => change.answers_old(),
             OneKey::Update(_) | OneKey::Examine(..) => false,
+        }
+    }
+
+    /// Whether it must know the version of what the key holds.
+    pub(crate) fn needs_version(self) -> bool {
+        match self {
+            OneKey::Versioned => true,
+            OneKey::Compared(change) => change.needs_version(),
+            OneKey::Update(_) | OneKey::Swap(..) | OneKey::Take | OneKey::Renew(_) | OneKey::Examine(..) => {
+                false
+            }
         }
     }
 
@@ -372,6 +396,7 @@ impl OneKey<'_> {
             | OneKey::Take
             | OneKey::Renew(_)
             | OneKey::Compared(_)
+            | OneKey::Versioned
             | OneKey::Examine(..) => 0,
         }
     }
@@ -396,7 +421,9 @@ impl OneKey<'_> {
         let brought = match self {
             OneKey::Update(Update::Set { value, .. }) | OneKey::Swap(value, ..) => value.len(),
             OneKey::Compared(change) => change.value().map_or(0, Bytes::len),
-            OneKey::Update(_) | OneKey::Take | OneKey::Renew(_) | OneKey::Examine(..) => 0,
+            OneKey::Update(_) | OneKey::Take | OneKey::Renew(_) | OneKey::Versioned | OneKey::Examine(..) => {
+                0
+            }
         };
         present.max(brought as u64).max(self.end(present).min(value_max as u64))
     }
@@ -447,8 +474,8 @@ fn take(known: &KnownValue) -> Decision {
 fn compared(change: &ComparedChange, known: &KnownValue, setting: &DecidedBy) -> Decision {
     let holds = match known {
         KnownValue::Missing => Some(change.when.holds_for_none()),
-        KnownValue::Value(value) => change.when.holds(value.len() as u64, Some(value)),
-        KnownValue::Bytes(length) => change.when.holds(*length, None),
+        KnownValue::Value(value) => change.when.holds(setting.version, value.len() as u64, Some(value)),
+        KnownValue::Bytes(length) => change.when.holds(setting.version, *length, None),
     };
     let Some(holds) = holds else { return Decision::NeedsValue };
     match &change.makes {
@@ -459,6 +486,19 @@ fn compared(change: &ComparedChange, known: &KnownValue, setting: &DecidedBy) ->
         Consequence::Set { .. } => Decision::Keep(Reply::NotFound),
         Consequence::Delete if holds && known.is_there() => Decision::Delete(Reply::Count(1)),
         Consequence::Delete => Decision::Keep(Reply::Count(0)),
+    }
+}
+
+/// Tells what a key holds and its version; nothing and 0.0 if it is not there.
+fn versioned(known: &KnownValue, setting: &DecidedBy) -> Decision {
+    let told = |value, version: Option<Version>| {
+        let version = Bytes::from(version.unwrap_or_default().to_string());
+        Decision::Keep(Reply::Values(vec![value, Some(version)]))
+    };
+    match known {
+        KnownValue::Missing => told(None, None),
+        KnownValue::Value(value) => told(Some(value.clone()), setting.version),
+        KnownValue::Bytes(_) => Decision::NeedsValue,
     }
 }
 
@@ -488,7 +528,8 @@ mod tests {
     }
 
     /// A key that does not expire, at 1000.
-    const SETTING: DecidedBy = DecidedBy { time: UnixMillis(1000), expires: None, value_max: MAX };
+    const SETTING: DecidedBy =
+        DecidedBy { time: UnixMillis(1000), expires: None, version: None, value_max: MAX };
 
     fn put(text: &'static str, reply: Reply) -> Decision {
         Decision::Put(bytes(text), None, reply)
@@ -579,6 +620,32 @@ mod tests {
             answers_old: false,
         };
         assert_eq!(decide(&same, past, &there("old")), Decision::Delete(Reply::Done));
+    }
+
+    #[test]
+    fn a_version_is_compared_without_the_value_and_told_with_it() {
+        let decide = |version: Option<Version>, known: &KnownValue| {
+            let makes = Consequence::Set { value: bytes("new"), life: Lifetime::Endless, answers_old: false };
+            let setting = DecidedBy { version: Some(Version::new(1, 7)), ..SETTING };
+            compared(&ComparedChange { when: Comparison::Version(version), makes }, known, &setting)
+        };
+        let (written, kept) = (put("new", Reply::Done), Decision::Keep(Reply::NotFound));
+        for (version, known, expected) in [
+            (None, KnownValue::Missing, &written),
+            (None, KnownValue::Bytes(9), &kept),
+            (Some(Version::new(1, 7)), KnownValue::Missing, &kept),
+            (Some(Version::new(1, 7)), KnownValue::Bytes(9), &written),
+            (Some(Version::new(1, 7)), there("old"), &written),
+            (Some(Version::new(1, 6)), there("old"), &kept),
+            (Some(Version::new(2, 7)), there("old"), &kept),
+        ] {
+            assert_eq!(&decide(version, &known), expected, "{version:?} {known:?}");
+        }
+        let setting = DecidedBy { version: Some(Version::new(1, 7)), ..SETTING };
+        let told = |value, version| Decision::Keep(Reply::Values(vec![value, Some(bytes(version))]));
+        assert_eq!(versioned(&there("old"), &setting), told(Some(bytes("old")), "1.7"));
+        assert_eq!(versioned(&KnownValue::Missing, &SETTING), told(None, "0.0"));
+        assert_eq!(versioned(&KnownValue::Bytes(3), &setting), Decision::NeedsValue);
     }
 
     #[test]

@@ -673,8 +673,13 @@ impl World {
     /// A change under a condition that may hold.
     fn compare(&self, key: Bytes, value: Bytes, life: Lifetime) -> Command {
         let held = self.held_after(self.log.len(), &key).map_or_else(Bytes::new, |(value, _)| value);
-        let when =
-            if self.clock.is_multiple_of(4) { Comparison::Different(held) } else { Comparison::Equal(held) };
+        let version = self.masters[self.active].directory().get(&key).map(|entry| entry.version);
+        let when = match self.clock % 8 {
+            0..3 => Comparison::Equal(held),
+            3 => Comparison::Different(held),
+            4 => return Command::GetVersioned { key },
+            _ => Comparison::Version(version),
+        };
         let makes = match self.clock % 3 {
             0 => Consequence::Delete,
             turn => Consequence::Set { value, life, answers_old: turn == 1 },
@@ -804,6 +809,7 @@ impl World {
             | Command::Renew { .. }
             | Command::Examine { .. }
             | Command::Compare { .. }
+            | Command::GetVersioned { .. }
             | Command::PutManyIfNone { .. }
             | Command::Evaluate { .. }
             | Command::Transfer { .. }
@@ -1118,13 +1124,31 @@ impl World {
         }
     }
 
+    /// What an update makes of its keys, and what it answers, after so many records of the log.
+    fn outcome_after(
+        &self,
+        records: usize,
+        command: &Command,
+        time: UnixMillis,
+    ) -> (Option<Change>, Ends, Reply) {
+        let keys = keys_of(command);
+        let held: Vec<_> = keys.iter().map(|key| self.held_after(records, key)).collect();
+        let version = keys.first().and_then(|key| self.version_after(records, key));
+        match command {
+            Command::GetVersioned { .. } => {
+                let value = held[0].clone().map(|(value, _)| value);
+                let version = Bytes::from(version.unwrap_or_default().to_string());
+                (None, Ends::Never, Reply::Values(vec![value, Some(version)]))
+            }
+            command => outcome_of(&without_version(command, version), &held, time),
+        }
+    }
+
     /// An update was answered: by what its keys hold at its place in the log.
     fn check_update(&mut self, asked: Asked, reply: &Reply, fate: Option<Fate>) {
         let now = self.clock;
         let at = |world: &World, records: usize, time: UnixMillis| {
-            let keys = keys_of(&asked.command);
-            let held: Vec<_> = keys.iter().map(|key| world.held_after(records, key)).collect();
-            outcome_of(&asked.command, &held, time)
+            world.outcome_after(records, &asked.command, time)
         };
         if let Some(Fate::Written(version)) = fate {
             let place = self.log.iter().position(|record| record.version == version);
@@ -1870,9 +1894,23 @@ fn is_update(command: &Command) -> bool {
             | Command::Renew { .. }
             | Command::Examine { .. }
             | Command::Compare { .. }
+            | Command::GetVersioned { .. }
             | Command::PutManyIfNone { .. }
             | Command::Transact { .. }
     )
+}
+
+/// The same for a key of that version, with a comparison of which the outcome is the same.
+fn without_version(command: &Command, version: Option<Version>) -> Command {
+    let mut command = command.clone();
+    if let Command::Compare { change, .. } = &mut command {
+        if let Comparison::Version(wanted) = change.when {
+            let no_value = Bytes::from_static(b"no value of any key");
+            let holds = wanted == version;
+            change.when = if holds { Comparison::Different(no_value) } else { Comparison::Equal(no_value) };
+        }
+    }
+    command
 }
 
 /// Whether an update leaves the value as it is, if it does not delete it.
@@ -2038,6 +2076,7 @@ fn compared_by(key: &Bytes, change: &ComparedChange, held: Option<&Bytes>) -> (O
     let holds = match &change.when {
         Comparison::Equal(compared) => held == Some(compared),
         Comparison::Different(compared) => held != Some(compared),
+        Comparison::Version(_) => panic!("it is not known here"),
     };
     match &change.makes {
         Consequence::Set { value, answers_old, .. } => {

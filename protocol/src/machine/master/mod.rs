@@ -808,6 +808,7 @@ impl Master {
             | Command::Renew { .. }
             | Command::Examine { .. }
             | Command::Compare { .. }
+            | Command::GetVersioned { .. }
             | Command::PutManyIfNone { .. }
             | Command::Transact { .. }
             | Command::Evaluate { .. }

@@ -270,11 +270,7 @@ impl SceneKey {
     }
 
     fn length(&self) -> u64 {
-        match &self.known {
-            KnownValue::Missing => 0,
-            KnownValue::Value(value) => value.len() as u64,
-            KnownValue::Bytes(length) => *length,
-        }
+        self.known.length()
     }
 }
 
@@ -555,6 +551,7 @@ impl Master {
             | Command::Renew { .. }
             | Command::Examine { .. }
             | Command::Compare { .. }
+            | Command::GetVersioned { .. }
             | Command::KeyCount
             | Command::Scan { .. }
             | Command::Keys { .. }

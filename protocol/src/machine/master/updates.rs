@@ -720,7 +720,7 @@ impl Master {
     }
 
     pub(super) fn setting(&self, expires: Option<UnixMillis>) -> DecidedBy {
-        DecidedBy { time: self.time, expires, value_max: self.config.value_max }
+        DecidedBy { time: self.time, expires, version: None, value_max: self.config.value_max }
     }
 
     /// Decides an update, if what it needs is at hand; appends it or answers it then.
@@ -752,7 +752,14 @@ impl Master {
                 Err(write) => return Outlook::Behind(write),
             }
         };
-        let setting = self.setting(holds.expires());
+        let mut setting = self.setting(holds.expires());
+        if rule.needs_version() {
+            if let Some(write) = unwritten {
+                // It has no version before it is written.
+                return Outlook::Behind(write);
+            }
+            setting.version = self.directory.get(key).map(|entry| entry.version);
+        }
         let (known, stored) = match holds {
             Holds::Nothing => (KnownValue::Missing, None),
             Holds::Value(value, _) => (KnownValue::Value(value), None),
@@ -764,11 +771,7 @@ impl Master {
             },
         };
         // Before it is made: that takes long.
-        let present = match &known {
-            KnownValue::Missing => 0,
-            KnownValue::Value(value) => value.len() as u64,
-            KnownValue::Bytes(length) => *length,
-        };
+        let present = known.length();
         let made = rule.made_bytes(present, self.config.value_max);
         if !self.lines.may_make(made, is_next) {
             return Outlook::Crowded;
