@@ -47,6 +47,8 @@ struct Members {
     place: TestCluster,
     /// A network for each master, if they have some.
     networks: Option<Networks>,
+    /// Further flags of masters.
+    flags: &'static [&'static str],
     addresses: Vec<SocketAddr>,
     masters: BTreeMap<usize, Process>,
     slaves: Vec<Process>,
@@ -54,21 +56,30 @@ struct Members {
 
 impl Members {
     fn start() -> Self {
+        Self::start_with(&[])
+    }
+
+    /// With further flags of the masters.
+    fn start_with(flags: &'static [&'static str]) -> Self {
         let [one, two] = free_ports();
         let [three, _] = free_ports();
-        Self::start_at(vec![one, two, three], None)
+        Self::start_at(vec![one, two, three], None, flags)
     }
 
     /// Each master in a network of its own, the slaves in the test's.
     fn start_in(networks: Networks) -> Self {
         let address = |name| SocketAddr::from((networks.address(name), 12345));
-        Self::start_at(NETWORKS.map(address).to_vec(), Some(networks))
+        Self::start_at(NETWORKS.map(address).to_vec(), Some(networks), &[])
     }
 
-    fn start_at(addresses: Vec<SocketAddr>, networks: Option<Networks>) -> Self {
+    fn start_at(
+        addresses: Vec<SocketAddr>,
+        networks: Option<Networks>,
+        flags: &'static [&'static str],
+    ) -> Self {
         let place = Setup::slaves(0).prepare();
         let mut members =
-            Members { place, networks, addresses, masters: BTreeMap::new(), slaves: Vec::new() };
+            Members { place, networks, flags, addresses, masters: BTreeMap::new(), slaves: Vec::new() };
         (0..MASTERS).for_each(|master| members.start_master(master));
         for slave in 0..SLAVES {
             let mut command = command(Node::Slave(slave));
@@ -94,7 +105,7 @@ impl Members {
             None => command(Node::Master),
         };
         command.args(["--listen", &self.addresses[master].to_string(), "--members", &self.named(), "--log"]);
-        command.arg(self.log(master));
+        command.arg(self.log(master)).args(self.flags);
         if self.networks.is_some() {
             command.args(["--protected-mode", "no"]);
         }
@@ -172,6 +183,12 @@ impl Members {
         })
     }
 
+    /// How long a member's log is, in bytes, and whether it was compacted.
+    fn log_of(&self, master: usize) -> (u64, bool) {
+        let log = std::fs::read(self.log(master)).unwrap();
+        (log.len() as u64, memchr::memmem::find(&log, b" base=").is_some())
+    }
+
     /// What a master has written to standard error in all its lives.
     fn stderr(&self, master: usize) -> String {
         std::fs::read_to_string(self.place.dir().join(format!("member-{master}.stderr"))).unwrap_or_default()
@@ -184,6 +201,87 @@ impl Drop for Members {
             (0..self.addresses.len())
                 .for_each(|master| println!("---- member {master}\n{}", self.stderr(master)));
         }
+    }
+}
+
+/// So many keys are overwritten.
+const OVERWRITTEN: usize = 100;
+
+/// Writes each key so many times. The last value of each is `ROUND-KEY` and much more.
+fn overwrite(connection: &mut Connection, rounds: std::ops::Range<usize>) {
+    for round in rounds {
+        for key in 0..OVERWRITTEN {
+            let value = value_after(round, key);
+            let words = [&b"SET"[..], &format!("key-{key}").into_bytes(), value.as_bytes()];
+            assert_eq!(connection.call(&words).unwrap(), Answer::Simple("OK".to_owned()));
+        }
+    }
+}
+
+fn value_after(round: usize, key: usize) -> String {
+    format!("{round}-{key}-{}", "x".repeat(2000))
+}
+
+fn reads_all(address: SocketAddr, round: usize) {
+    let mut connection = Connection::open(address, seconds(10)).unwrap();
+    for key in 0..OVERWRITTEN {
+        let answer = connection.call(&[b"GET", format!("key-{key}").as_bytes()]).unwrap();
+        assert_eq!(answer, Answer::Bulk(value_after(round, key).into()), "key-{key}");
+    }
+}
+
+#[test]
+fn logs_are_compacted_and_who_was_away_gets_the_leaders_file() {
+    let mut members = Members::start_with(&["--compact-min", "512KiB"]);
+    let leader = members.settle();
+    let mut connection = Connection::open(members.addresses[leader], seconds(10)).unwrap();
+    assert_eq!(connection.call(&[b"SET", b"once", b"early"]).unwrap(), Answer::Simple("OK".to_owned()));
+    let away = (leader + 1) % MASTERS;
+    members.kill(away);
+    // 6 MB, of which 0.2 are live; then once more.
+    overwrite(&mut connection, 0..30);
+    let both = [leader, (leader + 2) % MASTERS];
+    let are_short = |members: &Members, masters: &[usize]| {
+        masters.iter().all(|master| matches!(members.log_of(*master), (..3_000_000, true))).then_some(())
+    };
+    wait_for("the logs of both are compacted", SETTLE, || are_short(&members, &both));
+    overwrite(&mut connection, 30..60);
+    members.start_master(away);
+    overwrite(&mut connection, 60..61);
+    let all: Vec<usize> = (0..MASTERS).collect();
+    wait_for("all logs are compacted", SETTLE, || are_short(&members, &all));
+    assert!(
+        members.stderr(away).contains("log is the leader's from now on"),
+        "it has got it in no other way"
+    );
+    // What the file says counts: the other two are lost one after the other, and come back.
+    for master in both {
+        members.settle();
+        members.kill(master);
+        let serving = wait_for("another one serves", SETTLE, || {
+            let is_it = |other: &usize| members.info(*other).is_some_and(|info| info.role() == "primary");
+            members.masters.keys().copied().find(is_it)
+        });
+        reads_all(members.addresses[serving], 60);
+        members.start_master(master);
+    }
+    // And all at once.
+    members.settle();
+    for master in &all {
+        members.kill(*master);
+    }
+    all.iter().for_each(|master| members.start_master(*master));
+    let leader = members.settle();
+    reads_all(members.addresses[leader], 60);
+    let mut connection = Connection::open(members.addresses[leader], seconds(10)).unwrap();
+    assert_eq!(connection.call(&[b"GET", b"once"]).unwrap(), Answer::Bulk("early".into()));
+    overwrite(&mut connection, 61..62);
+    reads_all(members.addresses[away], 61);
+    for master in all {
+        let checked =
+            Command::new(env!("CARGO_BIN_EXE_dsm-log")).arg("check").arg(members.log(master)).output();
+        let checked = checked.unwrap();
+        assert!(checked.status.success(), "{}", String::from_utf8_lossy(&checked.stderr));
     }
 }
 

@@ -299,7 +299,7 @@ pub struct MasterConfig {
     pub peers: Vec<String>,
 
     /// Addresses of all masters that keep one log on machines of their own, this one among them, HOST:PORT; the same at all of
-    /// them, and the first one is preferred. Each has a --log of its own, which is never compacted yet
+    /// them, and the first one is preferred. Each has a --log of its own
     #[arg(long, env = "DSM_MEMBERS", value_name = "ADDR,ADDR,ADDR", value_delimiter = ',', value_parser = address::to_dial_by_tcp)]
     pub members: Vec<String>,
 
@@ -349,7 +349,7 @@ pub struct MasterConfig {
     pub fsync: Fsync,
 
     /// The log is written anew without what was overwritten and deleted once that makes up so much, and half of the log;
-    /// 0: never
+    /// 0: never. With --members at least so much of it is kept as it was, for masters that were away
     #[arg(long, env = "DSM_COMPACT_MIN", value_name = "BYTES", default_value = "64MiB")]
     pub compact_min: ByteSize,
 

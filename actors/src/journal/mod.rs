@@ -31,9 +31,11 @@
 //! **Invariant:** the request path pays one message a turn, whatever is in it, and nothing for each record.
 //! `actors/tests/journal/` holds every implementation to this contract.
 
+mod copying;
 #[cfg(feature = "testing")]
 pub mod memory;
 pub(crate) mod mending;
+mod pieces;
 pub mod raft;
 pub mod shared_file;
 

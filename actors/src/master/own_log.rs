@@ -146,6 +146,8 @@ impl OwnLog {
     pub(super) fn follow_anew(&mut self) {
         self.sight = Sight::Follows;
         (self.followed, self.durable) = (None, Position::default());
+        // Whoever asks what is taken in waits until it is told again.
+        self.seq = Seq(0);
         self.journal.ask(LogRequest::FollowAnew);
     }
 
@@ -209,6 +211,11 @@ impl OwnLog {
         for (_, answer) in self.unread.extract_if(.., is_read) {
             let _ = answer.send(());
         }
+    }
+
+    /// Whether this master's log is its own file, which it has compacted whoever leads.
+    pub(super) fn is_own(&self) -> bool {
+        self.journal.confirms() && self.caught_up
     }
 
     /// Has the log compacted if it is time for that.

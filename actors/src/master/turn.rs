@@ -50,7 +50,7 @@ impl MasterActor {
         self.tell_view();
         self.ops.note(now, self.switchboard.gate.counters.commands.get());
         self.log.answer_waiting(&self.machine);
-        if self.reign.is_settled() {
+        if self.reign.is_settled() || self.log.is_own() {
             self.log.weigh(self.machine.directory().live_bytes());
         }
         self.work(&turn, ctx);

@@ -1,8 +1,9 @@
 //! The contract of `dsm::journal::Journal`, which every kind of log must keep: one suite, run over the file that masters
 //! share, in a simulated world, and over the log in memory.
-//! `one_file.rs` is what only a file can be asked, `raft_disk.rs` what the disk of a member of a replicated log can.
+//! `members_files.rs` is what becomes of the files of members that compact their logs, `one_file.rs` is what only a file can be asked, `raft_disk.rs` what the disk of a member of a replicated log can.
 
 mod compaction;
+mod members_files;
 mod one_file;
 mod raft_disk;
 mod rigs;

@@ -157,6 +157,8 @@ impl Rig for InMemory {
 /// the next member; the log of a member without a master goes on, and never leads for long.
 pub(crate) struct ThreeMembers {
     world: World,
+    machines: Vec<Machine>,
+    compact_min_bytes: u64,
     links: Rc<RefCell<Links>>,
     /// The parts of members that no master has yet.
     idle: RefCell<Vec<Option<RaftJournal>>>,
@@ -193,22 +195,43 @@ impl MemberLinks for LinksOf {
 }
 
 impl ThreeMembers {
-    fn begin(world: World) -> Self {
+    /// Members that compact their logs when so much is superseded.
+    pub(crate) fn run_compacting<F: Future<Output = ()>>(
+        compact_min_bytes: u64,
+        test: impl FnOnce(Self) -> F,
+    ) {
+        World::run(7, |world| async move { test(ThreeMembers::begin(world, compact_min_bytes)).await });
+    }
+
+    /// What the log of a member holds by now.
+    pub(crate) fn content(&self, member: usize) -> Vec<u8> {
+        self.machines[member].content(Path::new(LOG)).expect("each has a log")
+    }
+
+    /// Nobody hears this member, and it hears nobody.
+    pub(crate) fn cut(&self, member: Option<usize>) {
+        self.links.borrow_mut().cut = member.map(|member| MEMBERS[member].to_owned());
+    }
+
+    fn begin(world: World, compact_min_bytes: u64) -> Self {
+        let machines = MEMBERS.iter().map(|address| world.machine(address)).collect();
         let rig = ThreeMembers {
             world,
+            machines,
+            compact_min_bytes,
             links: Rc::default(),
             idle: RefCell::default(),
             ports: MEMBERS.iter().map(|_| Rc::default()).collect(),
         };
         for (at, address) in MEMBERS.iter().enumerate() {
-            let machine = rig.world.machine(address);
             // Until a master comes nobody hears what the log tells; then it is told anew.
             let port = Rc::clone(&rig.ports[at]);
             let events = Relay(port).start().recipient();
             let setup = RaftSetup {
-                env: rig.world.env(&machine, address),
+                env: rig.world.env(&rig.machines[at], address),
                 path: LOG.into(),
                 line_bytes_max: 1 << 20,
+                compact_min_bytes: rig.compact_min_bytes,
                 address: (*address).to_owned(),
                 named: MEMBERS.map(str::to_owned).to_vec(),
                 fate: Fate::default(),
@@ -243,7 +266,7 @@ impl actix::Handler<LogEvent> for Relay {
 
 impl Rig for ThreeMembers {
     fn run<F: Future<Output = ()>>(test: impl FnOnce(Self) -> F) {
-        World::run(7, |world| async move { test(ThreeMembers::begin(world)).await });
+        World::run(7, |world| async move { test(ThreeMembers::begin(world, 0)).await });
     }
 
     fn join(&self, address: &str, events: actix::Recipient<LogEvent>) -> Box<dyn Journal> {

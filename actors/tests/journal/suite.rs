@@ -95,6 +95,12 @@ impl Part {
         }
     }
 
+    /// Wants to be told the log from its start.
+    pub(crate) fn follow_anew(&mut self) {
+        self.told.clear();
+        self.journal.ask(LogRequest::FollowAnew);
+    }
+
     /// Says how long the log is, and what of it is live.
     pub(crate) fn weigh(&mut self, log_bytes: usize) {
         let live_bytes = self.directory.len() as u64 * 60;

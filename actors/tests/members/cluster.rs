@@ -1,6 +1,7 @@
 //! Three masters, each on a machine of its own, and the slaves.
 
 use bytes::BytesMut;
+use bytesize::ByteSize;
 use dsm::config::{MasterConfig, MasterKind, SlaveConfig, SlaveId};
 use dsm::env::sim::{Machine, Process, World};
 use dsm::env::Env;
@@ -35,6 +36,8 @@ struct State {
     world: World,
     env: Env,
     nodes: Vec<Node>,
+    /// When masters compact their logs.
+    compact_min: ByteSize,
 }
 
 /// The cluster. Clones are the same one.
@@ -56,14 +59,15 @@ pub(crate) fn host(node: usize) -> String {
 }
 
 impl Cluster {
-    pub(crate) fn start(world: &World) -> Self {
+    pub(crate) fn start(world: &World, compact_min: ByteSize) -> Self {
         let env = world.env(&world.machine("clients"), "clients");
         let node = |number| {
             let host = host(number);
             Node { machine: world.machine(&host), host, process: RefCell::default() }
         };
         let nodes = (0..MASTERS + SLAVES).map(node).collect();
-        let cluster = Cluster(Rc::new(State { ended: RefCell::default(), world: world.clone(), env, nodes }));
+        let (ended, world) = (RefCell::default(), world.clone());
+        let cluster = Cluster(Rc::new(State { ended, world, env, nodes, compact_min }));
         cluster.launch_all();
         cluster
     }
@@ -104,8 +108,12 @@ impl Cluster {
         }
         let masters: Vec<String> = (0..MASTERS).map(address).collect();
         let config = if number < MASTERS {
-            let config =
-                MasterConfig { listen: vec![address(number)], members: masters, ..MasterConfig::default() };
+            let config = MasterConfig {
+                listen: vec![address(number)],
+                members: masters,
+                compact_min: self.0.compact_min,
+                ..MasterConfig::default()
+            };
             NodeConfig::Master(MasterKind::Primary, config)
         } else {
             let id = Some(SlaveId::new(node.host.clone()).unwrap());
@@ -172,15 +180,26 @@ impl Cluster {
 
     /// How often a master began to serve, as far as those that run remember.
     pub(crate) async fn takeovers(&self) -> u64 {
-        let mut sum = 0;
-        for master in 0..MASTERS {
-            let info = self.info(master).await.unwrap_or_default();
-            let number = info.lines().find_map(|line| line.strip_prefix("takeovers:"));
-            sum += number.and_then(|text| text.trim().parse::<u64>().ok()).unwrap_or(0);
-        }
+        let sum = self.sum("takeovers:").await;
         // Each reign has an epoch of its own.
         let info = self.info(0).await.unwrap_or_default();
         let epoch = info.lines().find_map(|line| line.strip_prefix("epoch:"));
         epoch.and_then(|text| text.trim().parse::<u64>().ok()).unwrap_or(0).max(sum)
+    }
+
+    /// How many logs were compacted, as far as the masters that run have done it.
+    pub(crate) async fn compactions(&self) -> u64 {
+        self.sum("compactions:").await
+    }
+
+    /// The sum of a number in what masters say of themselves.
+    async fn sum(&self, field: &str) -> u64 {
+        let mut sum = 0;
+        for master in 0..MASTERS {
+            let info = self.info(master).await.unwrap_or_default();
+            let number = info.lines().find_map(|line| line.strip_prefix(field));
+            sum += number.and_then(|text| text.trim().parse::<u64>().ok()).unwrap_or(0);
+        }
+        sum
     }
 }

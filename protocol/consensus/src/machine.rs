@@ -233,6 +233,8 @@ pub enum Event {
     ChunkWritten(StreamNumber),
     /// All that was written of this stream is on disk.
     StreamSynced(StreamNumber),
+    /// What was to be written of this stream cannot be, or is not what a leader sends. It may be offered again.
+    StreamFailed(StreamNumber),
     /// This member's log was compacted through this version: a file that begins after it has taken the log's place. It may not go
     /// further than [`Consensus::purgeable`].
     Compacted(Version),
@@ -584,6 +586,7 @@ impl Consensus {
             }
             Event::ChunkWritten(stream) => self.chunk_written(stream, effects),
             Event::StreamSynced(stream) => self.stream_synced(stream),
+            Event::StreamFailed(stream) => self.stream_failed(stream),
             Event::Compacted(base) => self.compacted(base),
         }
         self.deadlines();
@@ -683,6 +686,10 @@ impl Consensus {
         assert!(base.seq <= self.committed() || planted!(PurgedTooFar), "{base} is purged and not committed");
         if planted!(PurgedTooFar) && base.seq > self.committed() {
             // The log on disk alone has lost its end.
+            return;
+        }
+        if base.seq < self.engine.0.store().base().seq {
+            // A leader's file is about to take its place, and goes further.
             return;
         }
         self.engine.0.mut_store().compacted(base);

@@ -8,8 +8,8 @@ use crate::ids::{Reign, Seq, UnixMillis, Version};
 use crate::machine::master::ReignRecord;
 use crate::planted;
 use crate::record::{
-    BadLine, Body, ClockMark, Continuation, EncodedEffect, FileNumber, Place, Position, Record, Scanner,
-    Span, Step, SyncMode,
+    base_of, BadLine, Body, ClockMark, Continuation, EncodedEffect, FileNumber, Place, Position, Record,
+    Scanner, Span, Step, SyncMode,
 };
 use crate::stored_key::StoredKey;
 
@@ -109,8 +109,19 @@ pub struct EntriesSeen {
     pub entries: Vec<EntrySeen>,
     /// The texts of the MEMBERS records among them, after the word.
     pub members: Vec<(Seq, Vec<u8>)>,
-    /// The version of the last line that says that records before it are left out.
+    /// Where the compacted part ends, if it ends here.
+    pub base: Option<BaseSeen>,
+    /// The version of the last line that says that records before it are left out, if the compacted part does not end after it.
     pub gap: Option<Version>,
+}
+
+/// The end of the compacted part of a log that masters on several machines keep.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct BaseSeen {
+    /// The last version that is in no entry of the log; (0, 0) when all are.
+    pub version: Version,
+    /// Bytes of the file through the mark that says so.
+    pub end: u64,
 }
 
 /// A record of a log that masters on several machines keep.
@@ -276,7 +287,7 @@ impl LogScan {
                     replay(&record, span, &mut part.changes);
                     if self.with_members {
                         let changes = part.changes.len() - before;
-                        see(&record, (span.offset, changes), part.seen.get_or_insert_default());
+                        see(&record, (span, changes), part.seen.get_or_insert_default());
                     }
                     let seq = record.seq;
                     if self.through.take_if(|through| seq >= *through).is_some() {
@@ -400,9 +411,13 @@ impl LogScan {
 }
 
 /// Notes a line of a log that masters on several machines keep.
-fn see(record: &Record<'_>, (offset, changes): (u64, usize), seen: &mut EntriesSeen) {
+fn see(record: &Record<'_>, (span, changes): (Span, usize), seen: &mut EntriesSeen) {
     let version = Version { epoch: record.epoch, seq: record.seq };
-    if record.after.is_some() {
+    let offset = span.offset;
+    if let Some(version) = base_of(record) {
+        seen.base = Some(BaseSeen { version, end: offset + u64::from(span.bytes) });
+        seen.gap = None;
+    } else if record.after.is_some() {
         seen.gap = Some(version);
     }
     if matches!(record.body, Body::Synced) {

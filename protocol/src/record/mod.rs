@@ -31,7 +31,7 @@ pub use parse::{
     good_line_at_end, parse_legacy, parse_line, Body, Encoded, EncodedEffect, EncodedEffects, EpochMark,
     Fields, GivenUpReigns, Keys, LegacyLine, Pairs, Record,
 };
-pub use rewrite::{Continuation, NoContinuation, Rewriter};
+pub use rewrite::{base_of, Continuation, NoContinuation, Rewriter};
 pub use scan::{BadLine, Position, Scanner, Step};
 
 use crate::command::KEY_MAX;

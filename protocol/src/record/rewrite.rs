@@ -11,8 +11,8 @@
 //! so none is left out: a write that is superseded becomes a deletion, which is short.
 
 use super::encode::{encode_epoch_with, encode_live, encode_live_effects};
-use super::{encode_with, BadLine, Body, Operation, Record, Scanner, Step, Trailer, LOST};
-use crate::ids::{Epoch, Seq};
+use super::{encode_with, BadLine, Body, Operation, Position, Record, Scanner, Step, Trailer, LOST};
+use crate::ids::{Epoch, Seq, Version};
 use std::fmt;
 use std::str::FromStr;
 
@@ -44,6 +44,12 @@ impl Rewriter {
             lines: 0,
             bytes: 0,
         }
+    }
+
+    /// Takes the log as one that masters on several machines keep.
+    #[must_use]
+    pub fn with_members(self) -> Self {
+        Rewriter { scanner: self.scanner.with_members(), ..self }
     }
 
     /// Rewrites the next lines of the log, all of them whole, and appends what is left of them to `out`. `is_live` says of each
@@ -113,11 +119,8 @@ impl Rewriter {
             Body::Delete(_) if record.epoch == Epoch(0) => self.keep(line, record, out),
             Body::Cluster(_) => self.keep(line, record, out),
             Body::Epoch { mark, .. } if mark.fsync.is_none() => {
-                // Its checksum is the identity of the reign: not a byte may change. So a mark bridges the gap before it.
-                let before = record.after.unwrap_or(Seq(record.seq.0.saturating_sub(1)));
-                if before > self.seq {
-                    self.mark(before, self.epoch, out);
-                }
+                // Its checksum is the identity of the reign: not a byte may change.
+                self.bridge(record, out);
                 self.keep(line, record, out);
             }
             Body::Epoch { .. } => {
@@ -139,8 +142,10 @@ impl Rewriter {
                     self.wrote(record.seq, record.epoch);
                 }
             }
-            // The log of such masters is compacted by them alone, which is not built.
-            Body::Members(_) => self.keep(line, record, out),
+            Body::Members(_) => {
+                self.bridge(record, out);
+                self.keep(line, record, out);
+            }
             Body::Apply(effects) => {
                 self.lost = self.lost.saturating_add(lost_before(record));
                 let after = (record.seq != self.seq.next()).then_some(self.seq);
@@ -187,11 +192,33 @@ impl Rewriter {
         self.wrote(record.seq, record.epoch);
     }
 
+    /// A mark says which record is before one that is kept as it is, if that is left out.
+    fn bridge(&mut self, record: &Record<'_>, out: &mut Vec<u8>) {
+        let before = record.after.unwrap_or(Seq(record.seq.0.saturating_sub(1)));
+        if before > self.seq {
+            self.mark(before, self.epoch, out);
+        }
+    }
+
     fn mark(&mut self, seq: Seq, epoch: Epoch, out: &mut Vec<u8>) {
         self.with_trailer(seq, epoch, Some(self.seq), |trailer| {
             encode_with(&Operation::Synced, trailer, out);
         });
         self.wrote(seq, epoch);
+    }
+
+    /// Writes that everything through the last line that was rewritten is compacted. What follows are entries that are whole. Gives
+    /// the version of that line.
+    pub fn end_base(&mut self, out: &mut Vec<u8>) -> Version {
+        let (length, Position { seq, epoch, .. }) = (out.len(), self.scanner.position());
+        let text = seq.to_string();
+        let fields = [(BASE, text.as_bytes())];
+        let trailer =
+            Trailer { after: Some(self.seq), fields: &fields, ..Trailer::new(seq, epoch, self.synced) };
+        encode_with(&Operation::Synced, trailer, out);
+        self.wrote(seq, epoch);
+        self.bytes += (out.len() - length) as u64;
+        Version { epoch, seq }
     }
 
     /// Writes what joins these lines to those that follow in the log, which may then be copied as they are.
@@ -220,6 +247,19 @@ fn lost_before(record: &Record<'_>) -> u64 {
     text.map_or(0, |text| {
         std::str::from_utf8(&text).ok().and_then(|text| text.parse().ok()).unwrap_or(1).max(1)
     })
+}
+
+/// The name of the field of [`base_of`].
+const BASE: &str = "base";
+
+/// The last version of the compacted part of a log that masters on several machines keep: what the mark says that ends this part.
+///
+/// Source: `base` in `docs/FORMATS.md`.
+pub fn base_of(record: &Record<'_>) -> Option<Version> {
+    let is_mark = matches!(record.body, Body::Synced);
+    let text = record.fields.get(BASE).filter(|_| is_mark)?.decode();
+    let seq = std::str::from_utf8(&text).ok()?.parse().ok()?;
+    (record.seq == Seq(seq)).then_some(Version { epoch: record.epoch, seq: record.seq })
 }
 
 /// Where a log goes on that was compacted: what the last line of the old file says, for those that follow it.

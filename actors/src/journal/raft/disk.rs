@@ -7,21 +7,28 @@
 //! Operations run one after the other: whoever holds a [`RaftDisk`] awaits each before it asks for the next.
 
 use super::lines::{cut_place, fetch, EntryLine, EntryRange, LineIndex};
-use crate::env::{Env, File, Group};
+use crate::env::{Env, File, FileIdentity, Group};
+use crate::journal::copying::Draft;
 use crate::journal::mending::is_full;
 use crate::node_error::{LogStep, NodeError};
 use dsm_consensus::ids::MemberId;
-use dsm_consensus::machine::{BatchNumber, LogBatch};
+use dsm_consensus::machine::{BatchNumber, LogBatch, StreamNumber};
 use dsm_consensus::vote::VoteRecord;
 use dsm_consensus::LogEntry;
 use dsm_protocol::ids::{ClusterId, Epoch, Seq, Version};
-use dsm_protocol::record::{self, Operation};
+use dsm_protocol::machine::log_scan::BaseSeen;
+use dsm_protocol::record::{self, FileNumber, Operation};
+use std::fmt;
 use std::io;
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::oneshot;
+
+pub(super) mod swaps;
+
+use swaps::SharedRoom;
 
 /// How long a group of lines is, unless a single one is longer, in bytes.
 const GROUP_BYTES_MAX: usize = 8 << 20;
@@ -41,6 +48,8 @@ pub struct RaftDiskSetup {
     pub path: PathBuf,
     /// The longest line, in bytes.
     pub line_bytes_max: usize,
+    /// So much must be superseded before the log is compacted, in bytes. 0: it is never compacted.
+    pub compact_min_bytes: u64,
 }
 
 impl RaftDiskSetup {
@@ -66,6 +75,31 @@ pub struct Persisted {
     pub lines: Vec<EntryLine>,
     /// The length of the log, in bytes.
     pub log_bytes: u64,
+    /// A leader's file has taken the place of the log. Of what was written before nothing is left.
+    pub(super) installed: Option<InstalledLog>,
+}
+
+/// Another file is the log.
+#[derive(Clone)]
+pub(super) struct InstalledLog {
+    /// A handle to read it by.
+    pub(super) reader: Rc<dyn File>,
+    pub(super) number: FileNumber,
+    pub(super) identity: FileIdentity,
+    /// The end of its compacted part.
+    pub(super) base: BaseSeen,
+}
+
+impl fmt::Debug for InstalledLog {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?} from {:?} on", self.identity, self.base)
+    }
+}
+
+impl PartialEq for InstalledLog {
+    fn eq(&self, other: &Self) -> bool {
+        (self.identity, self.base) == (other.identity, other.base)
+    }
 }
 
 /// A member's log and vote file, open for writing.
@@ -76,6 +110,18 @@ pub struct RaftDisk {
     /// What the vote file says.
     pub(super) vote: VoteRecord,
     pub(super) index: LineIndex,
+    /// Which file the log is, and its number among those that it has been since the start.
+    pub(super) identity: FileIdentity,
+    pub(super) number: FileNumber,
+    /// The end of the part that is compacted.
+    pub(super) base: BaseSeen,
+    /// A leader's file that is whole and on disk, until a batch puts it in the log's place.
+    pub(super) arrived: Option<(StreamNumber, Draft)>,
+    /// The last of those files of which nothing came.
+    pub(super) forgotten: Option<StreamNumber>,
+    pub(super) room: Rc<SharedRoom>,
+    /// The shortest that the log has been since a copy of it was begun.
+    pub(super) shortest: u64,
     /// The length of the log.
     pub(super) end: u64,
     /// The last entry; (0, 0) when there is none.
@@ -119,14 +165,16 @@ impl RaftDisk {
     /// A write or a sync has failed: nothing is known of what was in flight, and the member must end.
     pub async fn write(&mut self, batches: Vec<LogBatch>) -> Result<Persisted, NodeError> {
         let through = batches.last().map(|batch| batch.number);
-        let mut lines = Vec::new();
+        let (mut lines, mut installed) = (Vec::new(), None);
         if let Some(vote) = batches.iter().rev().find_map(|batch| batch.vote) {
             self.write_vote(vote).await?;
         }
         let mut waiting = Vec::new();
         for batch in batches {
-            if batch.install.is_some() {
-                return Err(self.setup.no_member("it cannot take a leader's file yet, and was offered one"));
+            if let Some((stream, base)) = batch.install {
+                // Nothing of it is left, whether it was written or not.
+                (waiting, lines) = (Vec::new(), Vec::new());
+                installed = Some(self.install(stream, base).await?);
             }
             if let Some(seq) = batch.cut_after {
                 self.append(std::mem::take(&mut waiting), &mut lines).await?;
@@ -136,7 +184,7 @@ impl RaftDisk {
             waiting.extend(batch.entries);
         }
         self.append(waiting, &mut lines).await?;
-        Ok(Persisted { through, lines, log_bytes: self.end })
+        Ok(Persisted { through, lines, log_bytes: self.end, installed })
     }
 
     /// Says in the log that all of it is on disk, for those who judge its end after a crash. To be called once nothing was written
@@ -175,6 +223,9 @@ impl RaftDisk {
         through: Seq,
         bytes_max: u64,
     ) -> Result<Vec<(LogEntry, u64)>, NodeError> {
+        if from <= self.base.version.seq {
+            return Ok(Vec::new());
+        }
         let wanted = EntryRange { from, through, bytes_max };
         let found = fetch(&self.log, &self.index, self.end, wanted).await;
         let found = found.map_err(|error| NodeError::file(&self.setup.path, error))?;
@@ -189,10 +240,10 @@ impl RaftDisk {
     /// The same.
     pub async fn lines(&self, from: Seq, through: Seq, bytes_max: u64) -> Result<Vec<EntryLine>, NodeError> {
         let entries = self.fetch(from, through, bytes_max).await?;
-        let cluster = self.vote.cluster;
+        let (cluster, file) = (self.vote.cluster, self.number);
         let (answer, answered) = oneshot::channel();
         let work = move || {
-            let lines = entries.iter().map(|(entry, offset)| EntryLine::of(entry, *offset, cluster));
+            let lines = entries.iter().map(|(entry, offset)| EntryLine::of(entry, (file, *offset), cluster));
             drop(answer.send(lines.collect::<Result<Vec<_>, _>>()));
         };
         let done = self.log.compute(Box::new(work)).await;
@@ -206,6 +257,8 @@ impl RaftDisk {
         &mut self,
         (term, vote, commit): (Epoch, Option<MemberId>, Seq),
     ) -> Result<(), NodeError> {
+        // What is compacted is committed, and this file may have learnt that before the machine.
+        let commit = commit.max(self.vote.commit);
         let record = VoteRecord { number: self.vote.number + 1, term, vote, commit, ..self.vote };
         let (offset, bytes) = record.slot();
         let group = Group { offset: offset as u64, bytes, sync: true, ..Group::default() };
@@ -222,15 +275,25 @@ impl RaftDisk {
 
     /// Cuts everything after this entry off the log.
     async fn cut_after(&mut self, seq: Seq) -> Result<(), NodeError> {
-        let place = cut_place(&self.log, &self.index, self.end, seq).await;
-        let (offset, last) = place.map_err(|error| NodeError::file(&self.setup.path, error))?;
+        let (offset, last) =
+            self.end_of(seq).await.map_err(|error| NodeError::file(&self.setup.path, error))?;
         self.log.truncate(offset).await.map_err(|error| failed(LogStep::Cut, error))?;
         // Old lines must not come back behind new ones.
         self.log.sync().await.map_err(|error| failed(LogStep::Sync, error))?;
         self.index.cut_after(seq);
         (self.end, self.last, self.synced) = (offset, last, seq);
+        self.shortest = self.shortest.min(offset);
         self.is_marked = false;
         Ok(())
+    }
+
+    /// The place after this entry, and its version.
+    pub(super) async fn end_of(&self, seq: Seq) -> io::Result<(u64, Version)> {
+        let BaseSeen { version, end } = self.base;
+        if seq == version.seq && end > 0 {
+            return Ok((end, version));
+        }
+        cut_place(&self.log, &self.index, self.end, seq).await
     }
 
     /// Appends entries and brings them to the disk by one sync, adding the places of their lines.
@@ -262,7 +325,13 @@ impl RaftDisk {
         written: &mut Vec<EntryLine>,
     ) -> Result<(), NodeError> {
         let last = entries.last().map_or(self.last, |entry| entry.version);
-        let draft = Draft { entries, offset: self.end, synced: self.synced, cluster: self.vote.cluster };
+        let draft = DraftLines {
+            entries,
+            offset: self.end,
+            file: self.number,
+            synced: self.synced,
+            cluster: self.vote.cluster,
+        };
         let encoded = if words_bytes > ENCODED_AT_ONCE_BYTES_MAX {
             let (answer, answered) = oneshot::channel();
             let made = self.log.compute(Box::new(move || drop(answer.send(draft.encode())))).await;
@@ -298,6 +367,7 @@ impl RaftDisk {
             }
             match appended.write_error {
                 None => {
+                    self.room.is_full.set(false);
                     if std::mem::take(&mut self.is_full) {
                         log::info!("log is written again, the disk has room");
                     }
@@ -308,6 +378,7 @@ impl RaftDisk {
                         log::warn!("log not written, waiting for room cause=disk-full error={error}");
                     }
                     self.forget_half_a_group(appended.written).await?;
+                    self.make_room().await;
                 }
                 Some(error) => return Err(failed(LogStep::Write, error)),
             }
@@ -326,13 +397,14 @@ impl RaftDisk {
     }
 }
 
-fn failed(step: LogStep, error: io::Error) -> NodeError {
+pub(super) fn failed(step: LogStep, error: io::Error) -> NodeError {
     NodeError::LogFailed { step, cause: Arc::new(error) }
 }
 
 /// Entries that are to become lines.
-struct Draft {
+struct DraftLines {
     entries: Vec<LogEntry>,
+    file: FileNumber,
     offset: u64,
     synced: Seq,
     cluster: ClusterId,
@@ -341,13 +413,13 @@ struct Draft {
 /// Lines as bytes, and what each is.
 type EncodedLines = (Vec<u8>, Vec<EntryLine>);
 
-impl Draft {
+impl DraftLines {
     /// Encodes the lines. What is no record would make the log unreadable, so it is refused, in words.
     fn encode(self) -> Result<EncodedLines, String> {
         let (mut bytes, mut lines) = (Vec::new(), Vec::with_capacity(self.entries.len()));
         for entry in &self.entries {
             let LogEntry { version, data } = entry;
-            let line = EntryLine::of(entry, self.offset + bytes.len() as u64, self.cluster);
+            let line = EntryLine::of(entry, (self.file, self.offset + bytes.len() as u64), self.cluster);
             lines.push(line.map_err(|error| format!("the entry {version} is no record: {error}"))?);
             record::encode_entry(data, *version, self.synced, self.cluster, &mut bytes);
         }

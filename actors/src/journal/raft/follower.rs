@@ -30,6 +30,8 @@ pub(super) enum FollowerStep {
         end: Position,
         caught_up: bool,
     },
+    /// Tell it the compacted part of the log from its start, and then [`LineFollower::replayed`].
+    Replay,
     /// Read these lines, and give them by [`LineFollower::read`].
     Read { from: Seq, through: Seq },
     /// Nothing, for now.
@@ -50,6 +52,8 @@ pub(super) struct LineFollower {
     is_busy: bool,
     /// Whether it is to forget what it was told.
     is_anew: bool,
+    /// Through where the log is compacted: before that no line is an entry.
+    base: Seq,
     /// Where it was last told that nothing more comes for now.
     caught_up_at: Option<Seq>,
 }
@@ -65,6 +69,7 @@ impl LineFollower {
             committed: told.seq,
             is_busy: false,
             is_anew: false,
+            base: Seq(0),
             caught_up_at: Some(told.seq),
         }
     }
@@ -122,8 +127,25 @@ impl LineFollower {
         self.caught_up_at = None;
     }
 
-    /// The master is to forget what it was told.
-    pub(super) fn begin_anew(&mut self) {
+    /// Another log is there, which is compacted through `base` and ends there. The master is to forget what it was told.
+    pub(super) fn restored(&mut self, base: Seq) {
+        self.committed = base;
+        self.begin_anew(base);
+    }
+
+    /// The lines that wait for the master.
+    pub(super) fn waiting(&mut self) -> impl Iterator<Item = &mut EntryLine> {
+        self.waiting.iter_mut()
+    }
+
+    /// The master was told the log from its start to there.
+    pub(super) fn replayed(&mut self, end: Position) {
+        (self.told, self.is_busy, self.is_anew) = (end, false, false);
+    }
+
+    /// The master is to forget what it was told of the log, which is compacted through `base`.
+    pub(super) fn begin_anew(&mut self, base: Seq) {
+        self.base = base;
         self.told = Position::default();
         self.waiting.clear();
         self.changes = 0;
@@ -155,6 +177,10 @@ impl LineFollower {
         let limit = limit.min(self.committed);
         if self.is_busy {
             return FollowerStep::Nothing;
+        }
+        if self.is_anew && self.base > Seq(0) {
+            self.is_busy = true;
+            return FollowerStep::Replay;
         }
         if self.told.seq >= limit {
             if self.caught_up_at == Some(self.told.seq) {
@@ -269,10 +295,27 @@ mod tests {
     fn who_begins_anew_is_told_everything_from_the_start() {
         let mut follower = follower();
         follower.committed(line(1, 1), true);
-        follower.begin_anew();
+        follower.begin_anew(Seq(0));
         assert_eq!(follower.next(Seq(9)), FollowerStep::Read { from: Seq(1), through: Seq(1) });
         follower.read(vec![line(1, 1)]);
         let FollowerStep::Tell { from_start, changes, .. } = follower.next(Seq(9)) else { panic!("nothing") };
         assert_eq!((from_start, changes.len()), (true, 1));
+    }
+
+    #[test]
+    fn of_another_log_the_master_is_told_the_compacted_part_and_then_the_lines() {
+        let mut follower = follower();
+        follower.committed(line(1, 1), false);
+        assert_eq!(told(follower.next(Seq(9))), (1, 1, true));
+        follower.restored(Seq(7));
+        follower.committed(line(8, 2), false);
+        assert_eq!(follower.next(Seq(9)), FollowerStep::Nothing, "a part is with the master");
+        follower.taken_in();
+        assert_eq!(follower.next(Seq(9)), FollowerStep::Replay);
+        assert_eq!(follower.next(Seq(9)), FollowerStep::Nothing);
+        follower.replayed(Position { seq: Seq(7), ..Position::default() });
+        assert_eq!(follower.next(Seq(9)), FollowerStep::Read { from: Seq(8), through: Seq(8) });
+        follower.read(vec![line(8, 2)]);
+        assert_eq!(told(follower.next(Seq(9))), (2, 8, true));
     }
 }

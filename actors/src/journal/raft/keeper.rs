@@ -6,13 +6,14 @@
 
 use super::acquaintances::Acquaintances;
 use super::appends::{AppendAnswer, Appends, Milestone};
+use super::arriving::{self, StreamJob};
 use super::changing::{self, ChangeBasis, MembersChanging};
 use super::disk::RaftDiskSetup;
-use super::disk_task::{self, DiskDone, DiskJob};
+use super::disk_task::{self, DiskDone, DiskJob, DiskReported, DiskReports};
 use super::follower::{FollowerStep, LineFollower, READ_BYTES_MAX};
 use super::start::{self, DiskFound, EmptyDisk, StartedDisk};
 use super::{EntryLine, FromMember, MemberLinks, MemberSaid, RaftSetup};
-use crate::env::File;
+use crate::journal::shared_file::volumes::Volumes;
 use crate::journal::{
     rests_on_refused, LogEvent, LogId, LogRequest, NewRecord, ReplayPart, Sight, Unread, ValueAnswer,
 };
@@ -32,6 +33,7 @@ use dsm_consensus::{Config, Consensus, Effect, Event};
 use dsm_protocol::command::{ErrorWord, MembersOrder};
 use dsm_protocol::ids::{ClusterId, Seq, Version};
 use dsm_protocol::info::MemberInfo;
+use dsm_protocol::machine::log_scan::BaseSeen;
 use dsm_protocol::machine::master::{Asker, Change};
 use dsm_protocol::machine::reign::LeaderSeen;
 use dsm_protocol::record::{self, Place};
@@ -41,6 +43,10 @@ use std::collections::{BTreeSet, VecDeque};
 use std::rc::Rc;
 use std::time::Duration;
 use tokio::sync::mpsc;
+
+mod compacting;
+
+use compacting::LogCopying;
 
 /// How long a tick of the machine is.
 const TICK: Duration = Duration::from_millis(10);
@@ -112,7 +118,14 @@ struct Member {
     cluster: ClusterId,
     machine: Consensus,
     jobs: mpsc::UnboundedSender<DiskJob>,
-    reader: Rc<dyn File>,
+    /// What is to be done with a leader's file.
+    streams: mpsc::UnboundedSender<StreamJob>,
+    /// Who hears what the disk has done.
+    done: DiskReports,
+    /// The files in which values stand.
+    values: Volumes,
+    /// The end of the compacted part.
+    base: BaseSeen,
     log: LogId,
     /// The lines on disk that are not committed.
     lines: VecDeque<EntryLine>,
@@ -172,6 +185,7 @@ pub(super) struct RaftKeeper {
     yielded_at: u64,
     /// Whether the master wants to be told everything from the start, once the log is open.
     is_anew: bool,
+    copying: LogCopying,
     ticks: u64,
     guard: PanicGuard,
 }
@@ -186,6 +200,7 @@ impl RaftKeeper {
         RaftKeeper {
             turns,
             guard: PanicGuard::new("RaftKeeper", setup.fate.clone()),
+            copying: LogCopying::new(setup.compact_min_bytes),
             setup,
             requests,
             links,
@@ -235,9 +250,10 @@ impl RaftKeeper {
 
     /// Opens the disk: it is a member's, or a newcomer's.
     fn open_disk(&mut self, ctx: &mut Context<Self>) {
-        let RaftSetup { env, path, line_bytes_max, events, .. } = &self.setup;
-        let setup =
-            RaftDiskSetup { env: Rc::clone(env), path: path.clone(), line_bytes_max: *line_bytes_max };
+        let RaftSetup { env, path, line_bytes_max, compact_min_bytes, events, .. } = &self.setup;
+        let (env, path) = (Rc::clone(env), path.clone());
+        let (line_bytes_max, compact_min_bytes) = (*line_bytes_max, *compact_min_bytes);
+        let setup = RaftDiskSetup { env, path, line_bytes_max, compact_min_bytes };
         let events = events.clone();
         let opening = async move { start::open(setup, &events).await };
         ctx.spawn(opening.into_actor(self).map(|found, keeper, ctx| match found {
@@ -299,13 +315,13 @@ impl RaftKeeper {
 
     /// Starts the machine of a member with what is on its disk.
     fn take_part(&mut self, started: StartedDisk, ctx: &mut Context<Self>) {
-        let done = ctx.address().recipient();
+        let done = DiskReports::new(ctx.address().recipient());
         let starting = async move {
             let reader = started.disk.reader().await?;
             Ok((started, reader))
         };
         ctx.spawn(starting.into_actor(self).map(move |opened: Result<_, NodeError>, keeper, _| {
-            let (StartedDisk { disk, start, lines, end }, reader) = match opened {
+            let (StartedDisk { disk, start, lines, end, base }, reader) = match opened {
                 Ok(opened) => opened,
                 Err(error) => return keeper.fail(error),
             };
@@ -317,13 +333,31 @@ impl RaftKeeper {
                 Err(error) => return keeper.no_member(error.to_string()),
             };
             let (jobs, queue) = mpsc::unbounded_channel();
-            keeper.appends.log_bytes = disk.log_bytes();
-            actix::spawn(disk_task::serve(disk, queue, done));
+            keeper.is_long(disk.log_bytes());
+            keeper.copying.of_disk(Rc::clone(&disk.room));
+            let (streams, arriving) = mpsc::unbounded_channel();
+            actix::spawn(arriving::serve(disk.setup.clone(), cluster, arriving, done.clone()));
+            actix::spawn(disk_task::serve(disk, queue, done.clone()));
             let (lines, mut follower, reign) = (lines.into(), LineFollower::new(cluster, end), None);
             if std::mem::take(&mut keeper.is_anew) {
-                follower.begin_anew();
+                follower.begin_anew(base.version.seq);
             }
-            let member = Member { id, cluster, machine, jobs, reader, log, lines, follower, reign };
+            let mut values = Volumes::default();
+            values.read_by(reader);
+            let member = Member {
+                id,
+                cluster,
+                machine,
+                jobs,
+                streams,
+                done,
+                values,
+                base,
+                log,
+                lines,
+                follower,
+                reign,
+            };
             keeper.members_before = where_they_are(member.machine.members());
             keeper.membership = RaftPart::Member(Box::new(member));
             keeper.tell(LogEvent::KeptOut(None));
@@ -339,9 +373,7 @@ impl RaftKeeper {
     }
 
     fn say_join(&mut self, to: &str, message: &JoinMessage) {
-        let mut body = Vec::new();
-        message.encode(&mut body);
-        self.say(to, body);
+        self.say(to, encoded(|body| message.encode(body)));
     }
 
     /// Says something to a member, if it is known where that is.
@@ -368,13 +400,14 @@ impl RaftKeeper {
             }
             return;
         }
-        // No member compacts its log, so nobody needs another one's file.
         let Some(from) = self.heeded(from, &address) else { return };
-        if StreamMessage::is_one(&body) {
-            return;
-        }
-        match PeerMessage::decode(body) {
-            Ok(message) => self.pending.push_back(Event::Message { from, message }),
+        let heard = if StreamMessage::is_one(&body) {
+            StreamMessage::decode(body).map(|message| Event::Stream { from, message })
+        } else {
+            PeerMessage::decode(body).map(|message| Event::Message { from, message })
+        };
+        match heard {
+            Ok(event) => self.pending.push_back(event),
             Err(error) => log::debug!("member {from} says what means nothing error={error}"),
         }
     }
@@ -532,15 +565,10 @@ impl RaftKeeper {
             Effect::Fetch { from, through, bytes_max } => {
                 self.ask_disk(DiskJob::Fetch { from, through, bytes_max });
             }
-            Effect::Send(message) => {
-                let mut body = Vec::new();
-                message.encode(&mut body);
-                self.say_to(message.to(), body);
-            }
+            Effect::Send(message) => self.say_to(message.to(), encoded(|body| message.encode(body))),
             Effect::SendNotice(to) => {
                 let notice = self.member().map(|member| member.machine.notice());
-                let mut body = Vec::new();
-                notice.iter().for_each(|notice| notice.encode(&mut body));
+                let body = encoded(|body| notice.iter().for_each(|notice| notice.encode(body)));
                 self.say_to(Some(to), body);
             }
             Effect::Committed(entries) => self.committed(entries),
@@ -585,13 +613,21 @@ impl RaftKeeper {
                 self.tell(LogEvent::Confirmed { round, leads: true });
             }
             Effect::ReadRefused(ReadTag(round)) => self.tell(LogEvent::Confirmed { round, leads: false }),
-            // No file is streamed.
-            Effect::SendStream(_)
-            | Effect::ReadChunk { .. }
-            | Effect::WriteChunk { .. }
-            | Effect::SyncStream(_)
-            | Effect::DropStream(_)
-            | Effect::Restored(_) => {}
+            Effect::SendStream(message) => {
+                self.say_to(Some(message.to), encoded(|body| message.encode(body)));
+            }
+            Effect::ReadChunk { to, base, offset, bytes_max } => {
+                self.read_chunk(to, base, (offset, bytes_max));
+            }
+            Effect::WriteChunk { stream, offset, data } => {
+                self.ask_stream(StreamJob::Write { stream, offset, data });
+            }
+            Effect::SyncStream(stream) => self.ask_stream(StreamJob::Sync(stream)),
+            Effect::DropStream(stream) => {
+                self.ask_stream(StreamJob::Drop(stream));
+                self.ask_disk(DiskJob::ForgetArrived(stream));
+            }
+            Effect::Restored(base) => self.restored(base),
         }
     }
 
@@ -730,6 +766,7 @@ impl RaftKeeper {
             FollowerStep::Read { from, through } => {
                 self.ask_disk(DiskJob::ReadLines { from, through, bytes_max: READ_BYTES_MAX });
             }
+            FollowerStep::Replay => self.replay_base(ctx),
             FollowerStep::Nothing => self.tell_if_still(),
         }
     }
@@ -795,7 +832,8 @@ impl RaftKeeper {
     fn read(&mut self, place: Place, version: Version, answer: ValueAnswer) {
         let reigns =
             matches!(self.stage, RaftStage::Reigning | RaftStage::Closing(_) | RaftStage::Transferring);
-        let reader = self.member().filter(|_| reigns).map(|member| Rc::clone(&member.reader));
+        let member = self.member().filter(|_| reigns);
+        let reader = member.and_then(|member| member.values.file(place.file));
         let Some(reader) = reader else {
             return answer.give(Err(Unread::Closed));
         };
@@ -837,7 +875,13 @@ impl RaftKeeper {
         is_there
     }
 
-    fn answer(&mut self, request: LogRequest) {
+    /// The log is so long by now.
+    fn is_long(&mut self, bytes: u64) {
+        self.appends.log_bytes = bytes;
+        self.copying.is_long(bytes);
+    }
+
+    fn answer(&mut self, request: LogRequest, ctx: &mut Context<Self>) {
         match request {
             LogRequest::Watch => self.watches = true,
             LogRequest::Queue => self.is_queued = true,
@@ -859,10 +903,7 @@ impl RaftKeeper {
                     }
                 }
             }
-            LogRequest::FollowAnew => match self.member() {
-                Some(member) => member.follower.begin_anew(),
-                None => self.is_anew = true,
-            },
+            LogRequest::FollowAnew => self.begin_anew(ctx),
             LogRequest::Look => self.tell(LogEvent::Sighted(Sight::Follows)),
             LogRequest::Halt => {
                 self.set_stage(&RaftStage::Following, RaftStage::Halting);
@@ -901,8 +942,9 @@ impl RaftKeeper {
                 }
             }
             LogRequest::Abandon => self.appends.after_all(Milestone::Abandon),
-            // The other members know who leads; and no member compacts its log yet.
-            LogRequest::Declare { .. } | LogRequest::Weigh { .. } => {}
+            LogRequest::Weigh { live_bytes, log_bytes: _ } => self.weigh(live_bytes, ctx),
+            // The other members know who leads.
+            LogRequest::Declare { .. } => {}
         }
     }
 
@@ -965,11 +1007,56 @@ impl RaftKeeper {
         ctx.run_later(TICK, move |keeper, ctx| keeper.tick(now, ctx));
     }
 
+    /// Takes in what the disk has done.
+    fn disk_has(&mut self, done: DiskDone, ctx: &mut Context<Self>) {
+        match done {
+            DiskDone::Persisted(persisted) => {
+                self.is_long(persisted.log_bytes);
+                persisted.installed.into_iter().for_each(|installed| self.installed(installed, ctx));
+                let Some(member) = self.member() else { return };
+                for line in persisted.lines {
+                    // What a later leader does not have was cut.
+                    while member.lines.back().is_some_and(|last| last.version.seq >= line.version.seq) {
+                        member.lines.pop_back();
+                    }
+                    member.lines.push_back(line);
+                }
+                self.pending.extend(persisted.through.map(Event::Persisted));
+            }
+            DiskDone::Fetched { from, entries } => self.pending.push_back(Event::Fetched { from, entries }),
+            DiskDone::LinesRead(lines) => {
+                if let Some(member) = self.member() {
+                    member.follower.read(lines);
+                }
+            }
+            DiskDone::Surveyed(survey) => self.surveyed(survey, ctx),
+            DiskDone::Swapped(outcome) => self.swapped(outcome, ctx),
+            DiskDone::ChunkRead { to, base, offset, data, is_last } => {
+                self.pending.push_back(Event::ChunkRead { to, base, offset, data, is_last });
+            }
+            DiskDone::ChunkWritten(stream) => self.pending.push_back(Event::ChunkWritten(stream)),
+            DiskDone::StreamFailed(stream) => self.pending.push_back(Event::StreamFailed(stream)),
+            DiskDone::StreamSynced { stream, draft } => {
+                // Before the batch that makes it the log.
+                self.ask_disk(DiskJob::Arrived { stream, draft });
+                self.pending.push_back(Event::StreamSynced(stream));
+            }
+            DiskDone::Failed(error) => self.fail(error),
+        }
+    }
+
     /// Ends each turn.
     fn turn(&mut self, ctx: &mut Context<Self>) {
         self.settle();
         self.replay(ctx);
     }
+}
+
+/// What `encode` writes.
+fn encoded(encode: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
+    let mut body = Vec::new();
+    encode(&mut body);
+    body
 }
 
 /// Each member's number and address.
@@ -1009,7 +1096,7 @@ impl Handler<RequestsWait> for RaftKeeper {
         let turns = Rc::clone(&self.turns);
         let _turn = turns.begin("raft keeper");
         let requests = std::mem::take(&mut *self.requests.borrow_mut());
-        requests.into_iter().for_each(|request| self.answer(request));
+        requests.into_iter().for_each(|request| self.answer(request, ctx));
         self.turn(ctx);
     }
 }
@@ -1036,33 +1123,14 @@ impl Handler<FromMember> for RaftKeeper {
     }
 }
 
-impl Handler<DiskDone> for RaftKeeper {
+impl Handler<DiskReported> for RaftKeeper {
     type Result = ();
 
-    fn handle(&mut self, done: DiskDone, ctx: &mut Self::Context) {
+    fn handle(&mut self, _: DiskReported, ctx: &mut Self::Context) {
         let turns = Rc::clone(&self.turns);
         let _turn = turns.begin("raft keeper disk");
-        match done {
-            DiskDone::Persisted(persisted) => {
-                self.appends.log_bytes = persisted.log_bytes;
-                let Some(member) = self.member() else { return };
-                for line in persisted.lines {
-                    // What a later leader does not have was cut.
-                    while member.lines.back().is_some_and(|last| last.version.seq >= line.version.seq) {
-                        member.lines.pop_back();
-                    }
-                    member.lines.push_back(line);
-                }
-                self.pending.extend(persisted.through.map(Event::Persisted));
-            }
-            DiskDone::Fetched { from, entries } => self.pending.push_back(Event::Fetched { from, entries }),
-            DiskDone::LinesRead(lines) => {
-                if let Some(member) = self.member() {
-                    member.follower.read(lines);
-                }
-            }
-            DiskDone::Failed(error) => self.fail(error),
-        }
+        let Some(reports) = self.member().map(|member| member.done.clone()) else { return };
+        reports.take().into_iter().for_each(|done| self.disk_has(done, ctx));
         self.turn(ctx);
     }
 }

@@ -7,14 +7,17 @@ use dsm_consensus::LogEntry;
 use dsm_protocol::ids::{ClusterId, Reign, Seq, Version};
 use dsm_protocol::machine::log_scan::{self, Replay};
 use dsm_protocol::machine::master::ReignRecord;
-use dsm_protocol::record::{self, RecordError, Span};
+use dsm_protocol::record::{self, FileNumber, RecordError, Span};
 use std::io;
 use std::rc::Rc;
 use tokio::sync::oneshot;
 
 /// One line in so many bytes is in the index: 100 GB are 400,000 lines, of 16 bytes each in memory. To find an entry about as
 /// many bytes are read.
-const STRIDE_BYTES: u64 = 256 << 10;
+const STRIDE_BYTES_MAX: u64 = 256 << 10;
+
+/// A log that is compacted early has more of them, as it can be compacted through the line before one of these.
+const STRIDES_IN_COMPACT_MIN: u64 = 16;
 
 /// How much is read at once, unless a line is longer, in bytes.
 const READ_BYTES: usize = 256 << 10;
@@ -31,11 +34,25 @@ pub struct EntryLine {
 }
 
 impl EntryLine {
-    /// The line of an entry that begins after so many bytes of the file.
+    /// The line stands in that file now, so many bytes after `to` as it stood after `from`.
+    pub(super) fn moves(&mut self, file: FileNumber, (from, to): (u64, u64)) {
+        self.offset = self.offset - from + to;
+        for change in &mut self.changes {
+            if let Replay::Put { place, .. } = change {
+                (place.file, place.offset) = (file, place.offset - from + to);
+            }
+        }
+    }
+
+    /// The line of an entry that begins after so many bytes of that file.
     ///
     /// # Errors
     /// The entry's words are no record.
-    pub(super) fn of(entry: &LogEntry, offset: u64, cluster: ClusterId) -> Result<Self, RecordError> {
+    pub(super) fn of(
+        entry: &LogEntry,
+        (file, offset): (FileNumber, u64),
+        cluster: ClusterId,
+    ) -> Result<Self, RecordError> {
         let version = entry.version;
         let mut changes = Vec::new();
         if entry.data.is_empty() {
@@ -43,7 +60,7 @@ impl EntryLine {
             changes.push(Replay::Reign(ReignRecord { reign, first: version.seq, durable: true }));
         } else {
             let record = record::parse_words(&entry.data, version)?;
-            log_scan::replay(&record, Span { offset, ..Span::default() }, &mut changes);
+            log_scan::replay(&record, Span { file, offset, bytes: 0 }, &mut changes);
         }
         Ok(EntryLine { version, offset, changes })
     }
@@ -52,29 +69,60 @@ impl EntryLine {
 /// Entries and the places of their lines.
 pub(super) type PlacedEntries = Vec<(LogEntry, u64)>;
 
-/// Where some of the lines begin, in their order: the seq of the record, and the bytes before it.
+/// Where some of the lines begin.
 #[derive(Debug, Default)]
-pub(super) struct LineIndex(Vec<(Seq, u64)>);
+pub(super) struct LineIndex {
+    stride_bytes: u64,
+    /// The seq of the record, and the bytes before it, in their order.
+    lines: Vec<(Seq, u64)>,
+}
 
 impl LineIndex {
+    /// That of a log which is compacted when so much is superseded; 0: never.
+    pub(super) fn new(compact_min_bytes: u64) -> Self {
+        let stride_bytes = match compact_min_bytes / STRIDES_IN_COMPACT_MIN {
+            0 => STRIDE_BYTES_MAX,
+            stride => stride.min(STRIDE_BYTES_MAX),
+        };
+        LineIndex { stride_bytes, lines: Vec::new() }
+    }
+
+    /// Nothing of it counts any more.
+    pub(super) fn clear(&mut self) {
+        self.lines.clear();
+    }
+
     /// Takes a line that follows all that were taken, if it is far enough from the last one in the index.
     pub(super) fn note(&mut self, seq: Seq, offset: u64) {
-        if self.0.last().is_none_or(|(_, last)| offset >= last.saturating_add(STRIDE_BYTES)) {
-            self.0.push((seq, offset));
+        if self.lines.last().is_none_or(|(_, last)| offset >= last.saturating_add(self.stride_bytes)) {
+            self.lines.push((seq, offset));
         }
     }
 
     /// Everything after this seq is cut off.
     pub(super) fn cut_after(&mut self, seq: Seq) {
-        while self.0.last().is_some_and(|(last, _)| *last > seq) {
-            self.0.pop();
+        while self.lines.last().is_some_and(|(last, _)| *last > seq) {
+            self.lines.pop();
         }
+    }
+
+    /// The same lines of a copy, in which those after `base` begin at `end` and not at `offset`.
+    pub(super) fn moved(&self, (base, offset): (Seq, u64), end: u64) -> Self {
+        let after = self.lines.iter().filter(|(seq, _)| *seq > base);
+        let lines = after.map(|(seq, at)| (*seq, at - offset + end)).collect();
+        LineIndex { stride_bytes: self.stride_bytes, lines }
+    }
+
+    /// The last line in it that begins at this byte or before it: its seq.
+    pub(super) fn last_before(&self, offset: u64) -> Option<Seq> {
+        let after = self.lines.partition_point(|(_, indexed)| *indexed <= offset);
+        after.checked_sub(1).map(|at| self.lines[at].0)
     }
 
     /// Where to begin to read for the line of this seq: at it, or at one before it.
     fn before(&self, seq: Seq) -> u64 {
-        let after = self.0.partition_point(|(indexed, _)| *indexed <= seq);
-        after.checked_sub(1).map_or(0, |at| self.0[at].1)
+        let after = self.lines.partition_point(|(indexed, _)| *indexed <= seq);
+        after.checked_sub(1).map_or(0, |at| self.lines[at].1)
     }
 }
 

@@ -3,8 +3,9 @@
 //! [`RaftJournal`] is the journal that a master holds. Its `keeper` holds the machine of `dsm-consensus`, which decides
 //! everything, and brings its words and those of the port together; `appends` keeps the answers to a leader's appends in their order,
 //! `follower` what a follower is told, `changing`
-//! who waits for a change of the members, `acquaintances` who speaks that is none. [`disk`] is one member's log and vote file, served by the task in `disk_task`; [`start`] finds at a
-//! start what is there, `lines` an entry's line in the file.
+//! who waits for a change of the members, `acquaintances` who speaks that is none. [`disk`] is one member's log and vote file, served by
+//! the task in `disk_task`; [`start`] finds at a start what is there, `lines` an entry's line in the file. `compactor` makes a compacted
+//! copy, `arriving` writes a leader's, and `disk::swaps` puts either in the log's place.
 //!
 //! Members reach each other by [`MemberLinks`]: `dialed` has those of a node, each member dials all others, and what it hears comes over
 //! the links that they have opened, through [`RaftMembers`]. See *The seat* in `docs/ARCHITECTURE.md`.
@@ -14,7 +15,9 @@
 
 mod acquaintances;
 mod appends;
+mod arriving;
 mod changing;
+mod compactor;
 mod dialed;
 pub mod disk;
 mod disk_task;
@@ -84,6 +87,9 @@ pub struct RaftSetup {
     pub path: PathBuf,
     /// The longest line, in bytes.
     pub line_bytes_max: usize,
+    /// So much must be superseded before the log is compacted, in bytes, and at least so much is kept as entries. 0: it is never
+    /// compacted.
+    pub compact_min_bytes: u64,
     /// The address at which others reach this master.
     pub address: String,
     /// The masters that the settings name, in the same order on all machines, this one among them.
@@ -176,11 +182,13 @@ impl RaftMembers {
         let (port, env, fate, address) =
             (self.clone(), Rc::clone(env), (*fate).clone(), (*address).to_owned());
         let (path, line_bytes_max) = (config.log.clone(), *line_bytes_max);
+        let compact_min_bytes = config.compact_min.as_u64();
         let named = config.member_addresses();
         let introduction = dialed::MemberIntroduction::of(seat);
         Box::new(move |events, turns| {
             let links = dialed::DialedMembers::new(introduction, Rc::clone(&turns));
-            let setup = RaftSetup { env, path, line_bytes_max, address, named, fate, events };
+            let setup =
+                RaftSetup { env, path, line_bytes_max, compact_min_bytes, address, named, fate, events };
             let journal = RaftJournal::counting(setup, turns, Box::new(links));
             *port.0.port.borrow_mut() = Some(journal.port());
             Box::new(journal)

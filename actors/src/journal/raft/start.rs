@@ -3,10 +3,12 @@
 //! Owns the steps: the lock on the log's inode, the vote file, the replay of what is known to be committed, the torn end, what is
 //! written again, and the rest of the log for the machine. Never decides whether a machine may be a member.
 
+use super::arriving::stream_path;
 use super::disk::{RaftDisk, RaftDiskSetup};
 use super::lines::{EntryLine, LineIndex};
 use crate::config::Fsync;
 use crate::env::{File, FileIdentity, Group, OpenMode};
+use crate::journal::copying::draft_path;
 use crate::journal::mending::Mending;
 use crate::journal::{LogEvent, ReplayPart};
 use crate::node_error::NodeError;
@@ -17,9 +19,10 @@ use dsm_consensus::members::Members;
 use dsm_consensus::vote::{VoteFileError, VoteRecord, FILE_BYTES};
 use dsm_consensus::{LogEntry, Start};
 use dsm_protocol::ids::{ClusterId, Epoch, Seq, Version};
-use dsm_protocol::machine::log_scan::{EntriesSeen, LogPlace, LogScan, Part, Replay};
-use dsm_protocol::record::{self, BadLine, CrashKind, Position};
+use dsm_protocol::machine::log_scan::{BaseSeen, EntriesSeen, LogPlace, LogScan, Part, Replay};
+use dsm_protocol::record::{self, BadLine, CrashKind, FileNumber, Position};
 use std::io;
+use std::path::Path;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -41,6 +44,8 @@ pub struct StartedDisk {
     pub lines: Vec<EntryLine>,
     /// The place after what is known to be committed, all of which was told.
     pub end: Position,
+    /// The end of the compacted part.
+    pub base: BaseSeen,
 }
 
 /// So often the lock of the log is tried, with such pauses: five seconds in all.
@@ -71,8 +76,8 @@ pub async fn open(setup: RaftDiskSetup, events: &Recipient<LogEvent>) -> Result<
              acknowledged is lost here; put it back, or let another machine take the member's place"
         )));
     }
-    let log = disk.open(&setup.path, OpenMode::Write).await.map_err(error)?;
-    lock(&setup, &*log).await?;
+    let log = open_locked(&setup).await?;
+    remove_drafts(&setup).await;
     // Nobody else writes it from here on.
     let vote = match read_vote(&setup).await? {
         Some(Ok(vote)) => vote,
@@ -90,6 +95,39 @@ async fn read_vote(setup: &RaftDiskSetup) -> Result<Option<Result<VoteRecord, Vo
         read => {
             let bytes = read.map_err(|error| NodeError::file(setup.vote_path(), error))?;
             Ok(Some(VoteRecord::of_file(&bytes)))
+        }
+    }
+}
+
+/// Opens the log, and locks it. Another process may have put another file in its place before it was locked.
+async fn open_locked(setup: &RaftDiskSetup) -> Result<Rc<dyn File>, NodeError> {
+    let disk = setup.env.disk();
+    let error = |error| NodeError::file(&setup.path, error);
+    loop {
+        let log = disk.open(&setup.path, OpenMode::Write).await.map_err(error)?;
+        lock(setup, &*log).await?;
+        let identity = log.identity().await.map_err(error)?;
+        if disk.identity(&setup.path).await.map_err(error)? == Some(identity) {
+            return Ok(log);
+        }
+    }
+}
+
+/// A process that ended while another file was to become the log has left that, or the log as it was before.
+async fn remove_drafts(setup: &RaftDiskSetup) {
+    let disk = setup.env.disk();
+    let removing = async |path: &Path| -> io::Result<()> {
+        if let Some(identity) = disk.identity(path).await? {
+            if disk.remove(path, identity).await? {
+                log::info!("unfinished copy of the log removed path={}", path.display());
+            }
+        }
+        Ok(())
+    };
+    let Ok(place) = disk.resolve(&setup.path).await else { return };
+    for path in [draft_path(&place), stream_path(&place)] {
+        if let Err(error) = removing(&path).await {
+            log::warn!("unfinished copy of the log not removed path={} error={error}", path.display());
         }
     }
 }
@@ -245,6 +283,21 @@ struct Replayed {
     committed: Position,
     /// The last entry.
     last: Version,
+    /// The end of the part that is compacted.
+    base: BaseSeen,
+    /// A line that says that records are left out, and is in no such part.
+    gap: Option<Version>,
+}
+
+impl Replayed {
+    /// What was found so far is compacted through there.
+    fn begins_after(&mut self, base: BaseSeen) {
+        if self.base != base {
+            (self.base, self.last) = (base, base.version);
+            self.index.clear();
+            self.terms.clear();
+        }
+    }
 }
 
 impl<'e> Replaying<'e> {
@@ -266,8 +319,19 @@ impl<'e> Replaying<'e> {
         let path = self.setup.path.clone();
         let error = |error| NodeError::file(&path, error);
         let place = loop {
-            self.found = Replayed::default();
+            let index = LineIndex::new(self.setup.compact_min_bytes);
+            self.found = Replayed { index, ..Replayed::default() };
             let (place, bad) = self.replay().await?;
+            let base = self.found.base.version.seq;
+            if base > self.vote.commit {
+                // A crash has come between the file and its note. What is compacted is committed: it is told from the start.
+                self.vote = VoteRecord { number: self.vote.number + 1, commit: base, ..self.vote };
+                continue;
+            }
+            if let Some(gap) = self.found.gap {
+                let reason = format!("records before {gap} are left out, and not as a member does that");
+                return Err(self.setup.no_member(reason));
+            }
             if let Some(bad) = bad {
                 // What a member was told while it ran may have been lost by its disk: only SYNCED is proof.
                 mending.cut(&self.log, bad, CrashKind::MayHaveLostPower).await?;
@@ -322,11 +386,14 @@ impl<'e> Replaying<'e> {
 
     /// Notes the entries of a part.
     fn note(&mut self, part: &EntriesSeen, is_committed: bool) -> Result<(), NodeError> {
-        if let Some(gap) = part.gap {
-            let reason = format!("it was compacted through {gap}, which no member can start from yet");
-            return Err(self.setup.no_member(reason));
+        if part.base.is_some() {
+            self.found.gap = None;
         }
+        self.found.gap = part.gap.or(self.found.gap);
         for seen in &part.entries {
+            if let Some(base) = part.base.filter(|base| base.version.seq < seen.version.seq) {
+                self.found.begins_after(base);
+            }
             if seen.version.epoch == Epoch(0) {
                 return Err(self.setup.no_member("it has lines of the original program"));
             }
@@ -336,6 +403,7 @@ impl<'e> Replaying<'e> {
             }
             self.found.last = seen.version;
         }
+        part.base.into_iter().for_each(|base| self.found.begins_after(base));
         for (seq, text) in part.members.iter().filter(|_| is_committed) {
             let words = [b"MEMBERS ", &text[..]].concat();
             let members = Members::parse(&words).ok_or_else(|| {
@@ -374,14 +442,21 @@ impl<'e> Replaying<'e> {
 
     /// Gives what the machine starts with: the end of the log is read once more, as entries.
     async fn finish(self, position: Position) -> Result<StartedDisk, NodeError> {
-        let Replaying { setup, log, vote_file, vote, found, .. } = self;
-        let Replayed { index, terms, records, committed, last } = found;
+        let Replaying { setup, log, identity, vote_file, vote, found, .. } = self;
+        let Replayed { index, terms, records, committed, last, base, .. } = found;
         let disk = RaftDisk {
             setup,
             log,
             vote_file,
             vote,
             index,
+            identity,
+            number: FileNumber::default(),
+            base,
+            arrived: None,
+            forgotten: None,
+            room: Rc::default(),
+            shortest: u64::MAX,
             end: position.offset,
             last,
             synced: last.seq,
@@ -390,17 +465,17 @@ impl<'e> Replaying<'e> {
         };
         let mut tail = Vec::new();
         let mut lines = Vec::new();
-        if last.seq > Seq(0) {
+        if last.seq > base.version.seq {
             let from = vote.commit.next().min(last.seq);
             let found = disk.fetch(from, last.seq, u64::MAX).await?;
             for (entry, offset) in found.iter().filter(|(entry, _)| entry.version.seq > vote.commit) {
-                let line = EntryLine::of(entry, *offset, vote.cluster);
+                let line = EntryLine::of(entry, (disk.number, *offset), vote.cluster);
                 lines
                     .push(line.map_err(|error| disk.setup.no_member(format!("{}: {error}", entry.version)))?);
             }
             tail = found.into_iter().map(|(entry, _)| entry).collect();
         }
-        let start = Start { vote, base: Version::default(), records, terms, tail };
-        Ok(StartedDisk { disk, start, lines, end: committed })
+        let start = Start { vote, base: base.version, records, terms, tail };
+        Ok(StartedDisk { disk, start, lines, end: committed, base })
     }
 }

@@ -12,40 +12,23 @@
 //!
 //! Until the exchange nothing has changed, and a failure costs nothing but the copy.
 
-use super::log_tailer::next_piece;
 use super::log_writer::{GoOn, Handoff, Hold, LogEnd, LogWriter, MayGrow, NextLog, WhereEnds};
 use crate::env::{Env, File, FileIdentity, Group};
-use crate::journal::{CompactionNews, LogEvent, Replay};
+use crate::journal::copying::{check, draft_path, Draft, MasterAsked, NotCompacted};
+use crate::journal::{CompactionNews, LogEvent};
 use actix::prelude::*;
 use actix::WeakAddr;
-use dsm_protocol::ids::{Seq, Version};
+use dsm_protocol::ids::Seq;
 use dsm_protocol::machine::compaction::{after_round, Compaction, Leg, LogSizes, NextStep, Race};
-use dsm_protocol::machine::log_scan::{LogPlace, LogScan, Part};
+use dsm_protocol::machine::log_scan::{LogPlace, LogScan};
 use dsm_protocol::planted;
 use dsm_protocol::record::{self, Continuation, FileNumber, Operation, Rewriter, Trailer};
-use dsm_protocol::stored_key::StoredKey;
 use std::cell::{Cell, RefCell};
-use std::ffi::OsString;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::Duration;
-use thiserror::Error;
-use tokio::sync::{oneshot, Notify};
-
-/// How a compaction ends without a new log.
-#[derive(Debug, Error)]
-pub(super) enum NotCompacted {
-    /// The system refuses something, or a line cannot be read. The log is as it was.
-    #[error("{0}")]
-    Failed(#[from] io::Error),
-    /// The reign is about to end, or has.
-    #[error("the log is closed")]
-    GivenUp,
-    /// The files are exchanged, and it is not known which of them a restart finds.
-    #[error("{0}")]
-    Unknown(io::Error),
-}
+use tokio::sync::oneshot;
 
 /// What a compaction has come to. The writer is held until it is taken in.
 pub(super) struct Compacted {
@@ -73,7 +56,7 @@ pub(super) struct Compactor {
     /// The path of the log.
     pub(super) path: PathBuf,
     pub(super) line_bytes_max: usize,
-    pub(super) events: Recipient<LogEvent>,
+    pub(super) asked: MasterAsked,
     /// Not kept alive by this: the log stays locked as long as its writer lives.
     pub(super) writer: WeakAddr<LogWriter>,
     pub(super) handoff: Rc<RefCell<Handoff>>,
@@ -86,23 +69,6 @@ pub(super) struct Compactor {
     pub(super) rule: Rc<RefCell<Compaction>>,
     /// What is known of the log by now.
     pub(super) sizes: Rc<Cell<LogSizes>>,
-    /// Whether to stop.
-    pub(super) given_up: Rc<GivenUp>,
-}
-
-/// By which a compaction is told to stop.
-#[derive(Default)]
-pub(super) struct GivenUp {
-    is_given_up: Cell<bool>,
-    wake: Notify,
-}
-
-impl GivenUp {
-    /// Tells the compaction to stop at its next step.
-    pub(super) fn give_up(&self) {
-        self.is_given_up.set(true);
-        self.wake.notify_one();
-    }
 }
 
 /// Lets the log grow as its race with a copy allows, and without bound once this is dropped.
@@ -168,25 +134,6 @@ impl Drop for Pace {
     }
 }
 
-/// The new file.
-struct Draft {
-    file: Rc<dyn File>,
-    identity: FileIdentity,
-    path: PathBuf,
-    /// The path of the log itself, where symbolic links lead.
-    place: PathBuf,
-    bytes: u64,
-    lines: u64,
-    synced_bytes: u64,
-}
-
-/// The name of the new file while it is written, beside the log; and for a moment that of the old one.
-pub(super) fn draft_path(log: &Path) -> PathBuf {
-    let mut name = log.file_name().map_or_else(OsString::new, OsString::from);
-    name.push(".compact");
-    log.with_file_name(name)
-}
-
 impl Compactor {
     /// Compacts the log.
     ///
@@ -195,36 +142,29 @@ impl Compactor {
     pub(super) async fn run(self) -> Result<Compacted, NotCompacted> {
         let live_bytes = self.sizes.get().live_bytes;
         let place = self.env.disk().resolve(&self.path).await?;
-        let path = draft_path(&place);
-        let file = self.env.disk().create(&path, &place).await?;
-        let identity = file.identity().await?;
+        let draft = Draft::create(&self.env, draft_path(&place), place).await?;
         // Until it is removed nobody else's file may get its inode.
-        let held = Rc::clone(&file);
+        let held = Rc::clone(&draft.file);
         self.handoff.borrow_mut().is_full = false;
-        let draft = Draft { file, identity, path, place, bytes: 0, lines: 0, synced_bytes: 0 };
-        let path = draft.path.clone();
+        let (path, identity) = (draft.path.clone(), draft.identity);
         let compacted = self.write_and_exchange(draft, live_bytes).await;
         if let Err(NotCompacted::Failed(_) | NotCompacted::GivenUp) = &compacted {
-            if let Err(error) = self.env.disk().remove(&path, identity).await {
-                log::warn!("unfinished copy of the log not removed path={} error={error}", path.display());
-            }
+            Draft::remove(&self.env, &path, identity).await;
         }
         drop(held);
         compacted
     }
 
     async fn write_and_exchange(&self, mut draft: Draft, live_bytes: u64) -> Result<Compacted, NotCompacted> {
-        // Whoever finds it at the log's path must find it locked.
-        if !draft.file.try_lock()? {
-            return Err(io::Error::other("the new file is locked by another process").into());
-        }
+        draft.lock()?;
         let reserve_to = Some(self.rule.borrow().live_bytes(self.sizes.get()));
-        self.append(&mut draft, Vec::new(), reserve_to).await?;
+        draft.append(Vec::new(), reserve_to).await?;
         let end = self.where_ends().await?;
         let race = Race::new(Leg::Copying, end.offset, end.offset);
-        let mut pace = Pace::new(Some(self.writer.clone()), race, &self.rule, &self.sizes, &self.events);
+        let mut pace =
+            Pace::new(Some(self.writer.clone()), race, &self.rule, &self.sizes, &self.asked.events);
         pace.go_on(0, 0, end.offset);
-        self.settle(end.seq).await?;
+        self.asked.settle(end.seq).await?;
         let mut scan = self.copy_live(&mut draft, end.offset, &mut pace).await?;
         let copied_bytes = draft.bytes;
         for round in 0.. {
@@ -246,7 +186,7 @@ impl Compactor {
         // From here on it must live until the exchange is over.
         let writer = self.writer.upgrade().ok_or(NotCompacted::GivenUp)?;
         writer.do_send(Hold { answer });
-        let end = match self.await_answer(held).await {
+        let end = match self.asked.await_answer(held).await {
             Ok(end) => end,
             Err(error) => {
                 // It may have been held in the same moment.
@@ -294,22 +234,11 @@ impl Compactor {
             let (then, part) = self.old.scan(scan).await?;
             scan = then;
             check(&part, &scan, end)?;
-            let live = self.which_live(part.changes).await?;
-            let (bytes, damaged) = (part.bytes, part.damaged_marks);
-            let (answer, answered) = oneshot::channel();
-            let work = move || {
-                let mut out = Vec::new();
-                let rewritten = rewriter.rewrite(&bytes, &damaged, live.into_iter(), &mut out);
-                drop(answer.send((rewriter, rewritten.map(|()| out))));
-            };
-            draft.file.compute(Box::new(work)).await?;
-            let (then, rewritten) = answered.await.map_err(io::Error::other)?;
-            rewriter = then;
-            let out = rewritten.map_err(|bad| io::Error::other(bad.cause.to_string()))?;
-            self.append(draft, out, None).await?;
+            let live = self.asked.which_live(part.changes).await?;
+            rewriter = draft.rewrite_part(rewriter, (part.bytes, part.damaged_marks), live).await?;
             self.sync_at_times(draft, pace).await?;
-            let (bytes, of) = (scan.position().offset, end);
-            self.tell(CompactionNews::Copying { bytes, of });
+            self.asked.tell(&scan.position(), end);
+            let bytes = scan.position().offset;
             let log_bytes = self.where_ends().await?.offset;
             pace.go_on(bytes, 0, log_bytes);
             let rest = pace.rest(self.env.clock_us().saturating_sub(begun_us), bytes, log_bytes);
@@ -319,9 +248,9 @@ impl Compactor {
         }
         let mut joint = Vec::new();
         rewriter.join(&mut joint);
-        self.append(draft, joint, None).await?;
+        draft.append(joint, None).await?;
         draft.lines = rewriter.lines();
-        draft.file.sync().await?;
+        draft.sync().await?;
         Ok(scan)
     }
 
@@ -337,13 +266,12 @@ impl Compactor {
         scan.go_on_to(end);
         while scan.position().offset < end {
             self.stop_if_given_up()?;
-            scan = self.copy_part(draft, scan, end).await?;
+            scan = draft.copy_part(&*self.old, scan, end).await?;
             self.sync_at_times(draft, pace).await?;
             let log_bytes = self.where_ends().await?.offset;
             pace.go_on(scan.position().offset, round + 1, log_bytes);
         }
-        draft.file.sync().await?;
-        draft.synced_bytes = draft.bytes;
+        draft.sync().await?;
         Ok(scan)
     }
 
@@ -351,18 +279,9 @@ impl Compactor {
     async fn copy_rest(&self, draft: &mut Draft, mut scan: LogScan, end: u64) -> Result<(), NotCompacted> {
         scan.go_on_to(end);
         while scan.position().offset < end {
-            scan = self.copy_part(draft, scan, end).await?;
+            scan = draft.copy_part(&*self.old, scan, end).await?;
         }
         Ok(())
-    }
-
-    async fn copy_part(&self, draft: &mut Draft, scan: LogScan, end: u64) -> Result<LogScan, NotCompacted> {
-        let lines = scan.position().line;
-        let (scan, part) = self.old.scan(scan).await?;
-        check(&part, &scan, end)?;
-        draft.lines += scan.position().line - lines;
-        self.append(draft, part.bytes, None).await?;
-        Ok(scan)
     }
 
     /// With the writer held: makes the new file whole, and puts it in the place of the log. Gives the end of what was copied.
@@ -391,33 +310,13 @@ impl Compactor {
         let mut mark = Vec::new();
         let trailer = Trailer { fields: &fields, ..Trailer::new(end.seq, end.epoch, end.seq) };
         record::encode_with(&Operation::Synced, trailer, &mut mark);
-        self.append(draft, mark, None).await?;
+        draft.append(mark, None).await?;
         draft.lines += 1;
         if !planted!(CompactedNotSynced) {
             draft.file.sync().await?;
         }
         *grown = self.write_last_line(&moved, end).await?;
-        let disk = self.env.disk();
-        if let Err(error) = disk.exchange(&draft.path, &draft.place).await {
-            return Err(match disk.identity(&draft.place).await {
-                Ok(there) if there != Some(draft.identity) => error.into(),
-                Ok(_) | Err(_) => NotCompacted::Unknown(error),
-            });
-        }
-        // From here on nothing may be taken back but by another exchange.
-        if !planted!(ExchangeNotSynced) {
-            disk.sync_directory(&draft.place).await.map_err(NotCompacted::Unknown)?;
-        }
-        let came_out = disk.identity(&draft.path).await.map_err(NotCompacted::Unknown)?;
-        if came_out != Some(self.old_identity) {
-            disk.exchange(&draft.path, &draft.place).await.map_err(NotCompacted::Unknown)?;
-            disk.sync_directory(&draft.place).await.map_err(NotCompacted::Unknown)?;
-            let found = "another file stood at the log's path, and was put back";
-            return Err(io::Error::other(found).into());
-        }
-        if let Err(error) = disk.remove(&draft.path, self.old_identity).await {
-            log::warn!("old log not removed path={} error={error}", draft.path.display());
-        }
+        draft.take_place(&self.env, self.old_identity).await?;
         Ok(moved.offset)
     }
 
@@ -435,101 +334,25 @@ impl Compactor {
         Err(NotCompacted::Failed(appended.write_error.unwrap_or_else(|| io::ErrorKind::WriteZero.into())))
     }
 
-    async fn append(&self, draft: &mut Draft, bytes: Vec<u8>, reserve_to: Option<u64>) -> io::Result<()> {
-        let length = bytes.len();
-        if length == 0 && reserve_to.is_none() {
-            return Ok(());
-        }
-        let group = Group { offset: draft.bytes, bytes, reserve_to, ..Group::default() };
-        let appended = draft.file.append(group).await;
-        if appended.written < length || appended.write_error.is_some() {
-            return Err(appended.write_error.unwrap_or_else(|| io::ErrorKind::WriteZero.into()));
-        }
-        draft.bytes += length as u64;
-        Ok(())
-    }
-
-    async fn sync_at_times(&self, draft: &mut Draft, pace: &Pace) -> io::Result<()> {
-        if pace.race.is_sync_due(draft.bytes - draft.synced_bytes) {
-            draft.file.sync().await?;
-            draft.synced_bytes = draft.bytes;
-        }
-        Ok(())
-    }
-
     async fn where_ends(&self) -> Result<LogEnd, NotCompacted> {
         let (answer, answered) = oneshot::channel();
         self.writer.upgrade().ok_or(NotCompacted::GivenUp)?.do_send(WhereEnds { answer });
-        self.await_answer(answered).await
+        self.asked.await_answer(answered).await
     }
 
-    /// Waits for an answer, or until this is given up: a master whose reign has ended may give none.
-    async fn await_answer<T>(&self, answered: oneshot::Receiver<T>) -> Result<T, NotCompacted> {
-        tokio::select! {
-            answer = answered => answer.map_err(|_| NotCompacted::GivenUp),
-            () = self.given_up.wake.notified() => Err(NotCompacted::GivenUp),
+    async fn sync_at_times(&self, draft: &mut Draft, pace: &Pace) -> io::Result<()> {
+        if pace.race.is_sync_due(draft.unsynced_bytes()) {
+            draft.sync().await?;
         }
-    }
-
-    async fn settle(&self, through: Seq) -> Result<(), NotCompacted> {
-        let (answer, answered) = oneshot::channel();
-        if planted!(CompactedUnsettled) {
-            return Ok(());
-        }
-        self.tell_master(LogEvent::Settle { through, answer });
-        self.await_answer(answered).await
-    }
-
-    /// Which of the pairs that these changes write are the latest versions.
-    async fn which_live(&self, changes: Vec<Replay>) -> Result<Vec<bool>, NotCompacted> {
-        let mut live = Vec::with_capacity(changes.len());
-        let mut changes = changes.into_iter();
-        while changes.len() > 0 {
-            let keys: Vec<(StoredKey, Version)> = next_piece(&mut changes)
-                .into_iter()
-                .filter_map(|change| match change {
-                    Replay::Put { key, version, .. } => Some((key, version)),
-                    Replay::Delete { .. } | Replay::Reign(_) | Replay::GivenUp(_) | Replay::Time(_) => None,
-                })
-                .collect();
-            if !keys.is_empty() {
-                let (answer, answered) = oneshot::channel();
-                self.tell_master(LogEvent::WhichLive { keys, answer });
-                live.extend(self.await_answer(answered).await?);
-            }
-        }
-        Ok(live)
+        Ok(())
     }
 
     fn stop_if_given_up(&self) -> Result<(), NotCompacted> {
-        if self.given_up.is_given_up.get() {
-            return Err(NotCompacted::GivenUp);
-        }
+        self.asked.go_on()?;
         if self.handoff.borrow().is_full {
             // The room is the log's.
             return Err(io::Error::from(io::ErrorKind::StorageFull).into());
         }
         Ok(())
     }
-
-    fn tell(&self, news: CompactionNews) {
-        self.tell_master(LogEvent::Compaction(news));
-    }
-
-    fn tell_master(&self, event: LogEvent) {
-        // One that is gone answers nothing, and its dropped question says so.
-        self.events.do_send(event);
-    }
-}
-
-/// Whether all of a part could be read.
-pub(super) fn check(part: &Part, scan: &LogScan, end: u64) -> io::Result<()> {
-    if let Some(bad) = &part.bad {
-        let what = format!("byte {}, line {} cannot be read: {}", bad.offset, bad.line, bad.cause);
-        return Err(io::Error::new(io::ErrorKind::InvalidData, what));
-    }
-    if part.lost || (part.at_end && scan.position().offset < end) {
-        return Err(io::ErrorKind::UnexpectedEof.into());
-    }
-    Ok(())
 }

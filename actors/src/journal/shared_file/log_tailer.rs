@@ -7,6 +7,7 @@
 //! to say.
 
 use crate::env::{Displaced, Env, File, FileIdentity, OpenMode, Post, Stands, Watch};
+use crate::journal::pieces::next_piece;
 use crate::journal::shared_file::same_log::{Proof, ProofVerdict};
 use crate::journal::shared_file::volumes::Volumes;
 use crate::journal::{Replay, Sight};
@@ -28,12 +29,6 @@ use std::rc::Rc;
 use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
-
-/// So many keys are handed to the master at once.
-const CHANGES_MAX: usize = 1024;
-
-/// Or keys of so many bytes, and one more.
-const KEY_BYTES_MAX: usize = 256 * 1024;
 
 /// After a read the tailer rests this long, unless somebody asks, so that a busy log costs one wake for many groups.
 const REST: Duration = Duration::from_millis(10);
@@ -662,29 +657,9 @@ pub(crate) fn more_changes(changes: usize, part: Range<u64>, length: u64) -> usi
     usize::try_from(more).unwrap_or(usize::MAX)
 }
 
-/// Takes off as many changes as one turn may take in.
-pub(super) fn next_piece(changes: &mut std::vec::IntoIter<Replay>) -> Vec<Replay> {
-    let mut piece = Vec::with_capacity(changes.len().min(CHANGES_MAX));
-    let mut bytes = 0;
-    while piece.len() < CHANGES_MAX && bytes < KEY_BYTES_MAX {
-        let Some(change) = changes.next() else { break };
-        bytes += match &change {
-            Replay::Put { key, .. } | Replay::Delete { key } => key.len(),
-            Replay::Reign(_) | Replay::GivenUp(_) | Replay::Time(_) => 0,
-        };
-        piece.push(change);
-    }
-    piece
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn deletions(keys: usize, key_bytes: usize) -> std::vec::IntoIter<Replay> {
-        let deletion = |_| Replay::Delete { key: vec![b'k'; key_bytes].as_slice().into() };
-        (0..keys).map(deletion).collect::<Vec<_>>().into_iter()
-    }
 
     #[test]
     fn the_rest_of_a_log_is_expected_to_be_like_its_last_part() {
@@ -692,21 +667,5 @@ mod tests {
         assert_eq!(more_changes(10, 1000..2000, 2000), 0);
         assert_eq!(more_changes(10, 1000..2000, 1500), 0, "it was cut");
         assert_eq!(more_changes(0, 0..0, u64::MAX), 0);
-    }
-
-    #[test]
-    fn a_part_is_handed_over_in_pieces_of_bounded_keys_and_bytes() {
-        for (keys, key_bytes) in [(5 * CHANGES_MAX + 1, 10), (300, 64 * 1024), (1, 1), (0, 0)] {
-            let mut changes = deletions(keys, key_bytes);
-            let mut taken = 0;
-            while changes.len() > 0 {
-                let piece = next_piece(&mut changes);
-                assert!(!piece.is_empty() && piece.len() <= CHANGES_MAX, "{} changes", piece.len());
-                let in_front = (piece.len() - 1) * key_bytes;
-                assert!(in_front < KEY_BYTES_MAX, "{in_front} bytes and one key more");
-                taken += piece.len();
-            }
-            assert_eq!(taken, keys);
-        }
     }
 }

@@ -15,7 +15,7 @@ mod keeper;
 pub mod log_tailer;
 pub mod log_writer;
 pub(crate) mod recovery;
-mod relocator;
+pub(super) mod relocator;
 pub(crate) mod same_log;
 pub(crate) mod volumes;
 mod witness_notes;
@@ -227,7 +227,7 @@ impl Drop for SharedFile {
 
 /// What a master and its keeper both reach: the master in its own turn, the keeper when that changes.
 #[derive(Default)]
-struct Hot {
+pub(super) struct Hot {
     /// The lock, as long as it is held.
     guard: RefCell<Option<Box<dyn LockGuard>>>,
     /// The log before a reign, whole and locked.

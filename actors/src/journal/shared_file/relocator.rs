@@ -3,11 +3,12 @@
 //! Owns nothing. Reads the new file as far as it was made of the old one, and takes its time: meanwhile values are read from
 //! the old file, and neither a reign nor a takeover waits for this.
 
-use super::compactor::{check, Pace};
-use super::log_tailer::next_piece;
+use super::compactor::Pace;
 use super::log_writer::{LogWriter, WhereEnds};
 use super::Hot;
 use crate::env::{Env, File};
+use crate::journal::copying::check;
+use crate::journal::pieces::next_piece;
 use crate::journal::{LogEvent, Replay};
 use actix::prelude::*;
 use actix::WeakAddr;
@@ -21,24 +22,27 @@ use std::rc::Rc;
 use tokio::sync::oneshot;
 
 /// The new file.
-pub(super) struct Relocator {
-    pub(super) env: Env,
-    pub(super) events: Recipient<LogEvent>,
-    pub(super) file: Rc<dyn File>,
-    pub(super) number: FileNumber,
+pub(in crate::journal) struct Relocator {
+    pub(in crate::journal) env: Env,
+    pub(in crate::journal) events: Recipient<LogEvent>,
+    pub(in crate::journal) file: Rc<dyn File>,
+    pub(in crate::journal) number: FileNumber,
     /// Values before this offset are told of.
-    pub(super) through: u64,
+    pub(in crate::journal) through: u64,
     /// What the master has not taken in yet it would not find.
-    pub(super) settled: Option<Seq>,
-    pub(super) line_bytes_max: usize,
+    pub(in crate::journal) settled: Option<Seq>,
+    pub(in crate::journal) line_bytes_max: usize,
     /// The numbers of the old files.
-    pub(super) old: Vec<FileNumber>,
+    pub(in crate::journal) old: Vec<FileNumber>,
     /// Who writes the log, once this master leads: writes wait for this where the next compaction does.
-    pub(super) hot: Rc<Hot>,
+    /// None where nothing waits.
+    pub(in crate::journal) hot: Option<Rc<Hot>>,
+    /// Whether masters on several machines keep the log.
+    pub(in crate::journal) with_members: bool,
     /// How fast.
-    pub(super) rule: Rc<RefCell<Compaction>>,
+    pub(in crate::journal) rule: Rc<RefCell<Compaction>>,
     /// What is known of the log by now.
-    pub(super) sizes: Rc<Cell<LogSizes>>,
+    pub(in crate::journal) sizes: Rc<Cell<LogSizes>>,
 }
 
 impl Relocator {
@@ -46,15 +50,18 @@ impl Relocator {
     ///
     /// # Errors
     /// What the system says, or that a line cannot be read. The old files must stay open then.
-    pub(super) async fn run(self) -> io::Result<()> {
+    pub(in crate::journal) async fn run(self) -> io::Result<()> {
         if let Some(through) = self.settled {
             let (answer, answered) = oneshot::channel();
             self.events.do_send(LogEvent::Settle { through, answer });
             answered.await.map_err(io::Error::other)?;
         }
         let file = self.file.duplicate().await?;
-        let mut scan =
-            LogScan::new(&LogPlace::default(), self.line_bytes_max).in_file(self.number).up_to(self.through);
+        let scan = LogScan::new(&LogPlace::default(), self.line_bytes_max);
+        let mut scan = scan.in_file(self.number).up_to(self.through);
+        if self.with_members {
+            scan = scan.with_members();
+        }
         let race = Race::new(Leg::Relocating, self.log_bytes().await, self.through);
         let mut pace = Pace::new(self.writer(), race, &self.rule, &self.sizes, &self.events);
         while scan.position().offset < self.through {
@@ -87,13 +94,14 @@ impl Relocator {
     }
 
     fn writer(&self) -> Option<WeakAddr<LogWriter>> {
-        self.hot.writer().map(|(writer, _)| writer.downgrade())
+        self.hot.as_ref()?.writer().map(|(writer, _)| writer.downgrade())
     }
 
     /// How long the log is; at a standby, which does not know, how long it was when this began.
     async fn log_bytes(&self) -> u64 {
         let (answer, answered) = oneshot::channel();
-        let Some((writer, _)) = self.hot.writer() else { return self.through };
+        let writer = self.hot.as_ref().and_then(|hot| hot.writer());
+        let Some((writer, _)) = writer else { return self.through };
         writer.do_send(WhereEnds { answer });
         drop(writer);
         // A writer that closes the log says nothing.

@@ -23,12 +23,12 @@ impl Volumes {
     }
 
     /// Values are read by this handle of the log's file.
-    pub(super) fn read_by(&mut self, file: Rc<dyn File>) {
+    pub(in crate::journal) fn read_by(&mut self, file: Rc<dyn File>) {
         self.current = Some(file);
     }
 
     /// The log is let go: a handle of its file would keep it locked. Nothing is read any more.
-    pub(super) fn let_go(&mut self) {
+    pub(in crate::journal) fn let_go(&mut self) {
         self.current = None;
     }
 
@@ -51,12 +51,12 @@ impl Volumes {
     }
 
     /// A handle of the log's file.
-    pub(super) fn current(&self) -> Option<Rc<dyn File>> {
+    pub(in crate::journal) fn current(&self) -> Option<Rc<dyn File>> {
         self.current.clone()
     }
 
     /// A handle of that file, if it is open.
-    pub(super) fn file(&self, number: FileNumber) -> Option<Rc<dyn File>> {
+    pub(in crate::journal) fn file(&self, number: FileNumber) -> Option<Rc<dyn File>> {
         if number == self.number {
             return self.current.clone();
         }
@@ -64,12 +64,12 @@ impl Volumes {
     }
 
     /// The files that some place may still name beside the log's own.
-    pub(super) fn old(&self) -> Vec<FileNumber> {
+    pub(in crate::journal) fn old(&self) -> Vec<FileNumber> {
         self.old.iter().map(|(number, _)| *number).collect()
     }
 
     /// No place names this file any more.
-    pub(super) fn forget(&mut self, number: FileNumber) {
+    pub(in crate::journal) fn forget(&mut self, number: FileNumber) {
         self.old.retain(|(old, _)| *old != number);
     }
 }

@@ -242,6 +242,11 @@ impl Consensus {
         self.tell_engine(from, term, base, &members);
     }
 
+    /// The new file came to nothing. The leader hears nothing of it, and offers it again after a while.
+    pub(super) fn stream_failed(&mut self, number: StreamNumber) {
+        self.incoming.take_if(|stream| stream.number == number && stream.reception != Reception::Told);
+    }
+
     fn tell_engine(&mut self, from: MemberId, term: u64, base: Version, members: &Members) {
         let mut state = members.conf_state();
         if members.get(self.config.member).is_none() {

@@ -5,7 +5,8 @@
 
 use super::{log_id, KeeperStage, LogKeeper};
 use crate::env::{File, FileIdentity};
-use crate::journal::shared_file::compactor::{draft_path, Compacted, Compactor, GivenUp, NotCompacted};
+use crate::journal::copying::{draft_path, GivenUp, MasterAsked, NotCompacted};
+use crate::journal::shared_file::compactor::{Compacted, Compactor};
 use crate::journal::shared_file::log_tailer;
 use crate::journal::shared_file::log_writer::{GoOn, Handoff, LogWriter};
 use crate::journal::shared_file::relocator::Relocator;
@@ -108,7 +109,7 @@ impl LogKeeper {
                 env: Rc::clone(&setup.env),
                 path: setup.path.clone(),
                 line_bytes_max: setup.line_bytes_max,
-                events: setup.events.clone(),
+                asked: MasterAsked { events: setup.events.clone(), given_up },
                 writer,
                 handoff,
                 old,
@@ -116,7 +117,6 @@ impl LogKeeper {
                 number,
                 rule,
                 sizes,
-                given_up,
             };
             compactor.run().await
         };
@@ -211,7 +211,8 @@ impl LogKeeper {
             settled,
             line_bytes_max: self.setup.line_bytes_max,
             old: old.clone(),
-            hot: Rc::clone(&self.hot),
+            hot: Some(Rc::clone(&self.hot)),
+            with_members: false,
             rule: Rc::clone(&self.rule),
             sizes: Rc::clone(&self.sizes),
         };

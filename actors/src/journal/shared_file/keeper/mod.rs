@@ -7,7 +7,6 @@
 
 mod compacting;
 
-use super::compactor::GivenUp;
 use super::failover_watcher::{
     self, FailoverWatcher, FenceHolder, LockLooked, LockWon, WaitForLock, WatchLock,
 };
@@ -19,6 +18,7 @@ use super::recovery::{Recovered, Recovery};
 use super::witness_notes::{self, NotedFile};
 use super::{Hot, OpenLog, SharedFileSetup};
 use crate::env::{Env, FileIdentity, LockSeen, Locks, OpenMode, Post};
+use crate::journal::copying::GivenUp;
 use crate::journal::{LogEvent, LogId, ReplayPart};
 use crate::node_error::NodeError;
 use crate::supervision::{PanicGuard, Stop};
