@@ -58,7 +58,8 @@ impl MemberCompactor {
         let reserve_to = self.rule.borrow().live_bytes(self.sizes.get()) + self.kept_bytes;
         draft.append(Vec::new(), Some(reserve_to)).await?;
         self.asked.settle(self.survey.base.seq).await?;
-        let (mut scan, base) = self.copy_live(&mut draft).await?;
+        let race = Race::new(Leg::Copying, self.sizes.get().log_bytes, self.survey.offset);
+        let (mut scan, base) = self.copy_live(&mut draft, &race).await?;
         for round in 0.. {
             self.go_on()?;
             let end = self.log_bytes.get();
@@ -75,7 +76,7 @@ impl MemberCompactor {
             while scan.position().offset < end {
                 self.go_on()?;
                 scan = draft.copy_part(&*self.survey.old, scan, end).await?;
-                self.sync_at_times(&mut draft).await?;
+                sync_at_times(&mut draft, &race).await?;
             }
             draft.sync().await?;
         }
@@ -84,9 +85,8 @@ impl MemberCompactor {
     }
 
     /// Copies what is live through the base.
-    async fn copy_live(&self, draft: &mut Draft) -> Result<(LogScan, BaseSeen), NotCompacted> {
+    async fn copy_live(&self, draft: &mut Draft, race: &Race) -> Result<(LogScan, BaseSeen), NotCompacted> {
         let end = self.survey.offset;
-        let race = Race::new(Leg::Copying, self.sizes.get().log_bytes, end);
         let mut rewriter = Rewriter::new(self.line_bytes_max).with_members();
         let scan = LogScan::new(&LogPlace::default(), self.line_bytes_max);
         let mut scan = scan.with_members().keeping_bytes_to(end);
@@ -100,7 +100,7 @@ impl MemberCompactor {
             // What the master has forgotten, to be told it anew, it would call superseded.
             self.go_on()?;
             rewriter = draft.rewrite_part(rewriter, (part.bytes, part.damaged_marks), live).await?;
-            self.sync_at_times(draft).await?;
+            sync_at_times(draft, race).await?;
             self.asked.tell(&scan.position(), end);
             let log_bytes = self.log_bytes.get().saturating_sub(self.kept_bytes);
             let sizes = LogSizes { log_bytes, ..self.sizes.get() };
@@ -130,15 +130,11 @@ impl MemberCompactor {
         }
         Ok(())
     }
-
-    async fn sync_at_times(&self, draft: &mut Draft) -> io::Result<()> {
-        // The log's own syncs wait for what a copy has given to the disk.
-        if draft.unsynced_bytes() >= SYNC_BYTES {
-            draft.sync().await?;
-        }
-        Ok(())
-    }
 }
 
-/// The copy is brought to the disk each time so much was written.
-const SYNC_BYTES: u64 = 256 << 10;
+async fn sync_at_times(draft: &mut Draft, race: &Race) -> io::Result<()> {
+    if race.is_sync_due(draft.unsynced_bytes()) {
+        draft.sync().await?;
+    }
+    Ok(())
+}
